@@ -1,0 +1,7 @@
+//! Pure MQTT: bytes, records and `now` in; packets, records and actions out.
+//!
+//! Invariant: nothing here touches a clock, a file, a socket or a thread; the same inputs give the same outputs.
+//! Must not know: the log, the shell, or that more than one session exists at a time.
+
+pub mod packet;
+pub mod property;

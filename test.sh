@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Everything that proves Weir works. `./test.sh fast` (two minutes) is for every commit; `./test.sh` is what CI runs.
+# Output goes to the terminal and to target/test.log; the last line counts what passed and what failed.
+set -u
+cd "$(dirname "$0")"
+mode=${1:-full}
+case "$mode" in fast | full) ;; *) echo "usage: ./test.sh [fast]" >&2; exit 2 ;; esac
+mkdir -p target
+log=target/test.log
+: >"$log"
+passed=0
+failed=0
+
+# Runs one step, its output to a file (never a pipe: an orphan that holds one would hang us), then counts.
+step() {
+  local name=$1 out=target/step.log rc
+  shift
+  printf '== %s\n' "$name"
+  "$@" >"$out" 2>&1 </dev/null
+  rc=$?
+  cat "$out" >>"$log"
+  local p f
+  p=$(awk '/^test result:/ {n += $4} END {print n + 0}' "$out")
+  f=$(awk '/^test result:/ {n += $6} END {print n + 0}' "$out")
+  if [ "$rc" -eq 0 ]; then
+    # A step without tests of its own counts as one.
+    [ "$p" -eq 0 ] && p=1
+  else
+    grep -vE '^test .* \.\.\. ok$|^ *(Compiling|Checking|Running|Fresh)' "$out" | tail -n 60
+    [ "$f" -eq 0 ] && f=1
+  fi
+  passed=$((passed + p))
+  failed=$((failed + f))
+}
+
+step "format" cargo fmt --all --check
+step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+step "unit tests" cargo test --workspace --exclude weir-tests --locked
+if [ "$mode" = fast ]; then
+  step "arrows between crates" cargo test --locked -p weir-tests --test arrows
+else
+  step "peers" ./tests/install.sh
+  step "build" cargo build --locked -p weir
+  step "system tests" cargo test --locked -p weir-tests --tests -- --test-threads 2
+fi
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs the real peers that the system tests speak to, by name. Not root: says what to install and stops.
+set -eu
+cd "$(dirname "$0")/.."
+need=""
+command -v mosquitto_sub >/dev/null || need="$need mosquitto-clients"
+command -v strace >/dev/null || need="$need strace"
+if [ -n "$need" ]; then
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "missing packages; install them with: apt-get install$need" >&2
+    exit 1
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -q
+  # shellcheck disable=SC2086
+  apt-get install -q -y --no-install-recommends $need
+fi
