@@ -3,5 +3,8 @@
 //! Invariant: nothing here touches a clock, a file, a socket or a thread; the same inputs give the same outputs.
 //! Must not know: the log, the shell, or that more than one session exists at a time.
 
+pub mod codec;
 pub mod packet;
 pub mod property;
+pub mod topic;
+pub mod trie;
