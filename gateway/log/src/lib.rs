@@ -1,13 +1,44 @@
-//! The log as everything above it sees it: append records to a partition, be told when they are durable, read from an offset.
+//! The log as everything above it sees it: append records to a partition, be told when they are durable, read from an offset;
+//! and beside it the state store, the newest value of each key.
 //!
-//! Invariant: what a reader is given is durable, dense from below, and in offset order.
+//! Invariant: what a reader is given is durable, dense from below, and in offset order. What an append or a put was told to be
+//! appended survives a power cut (assumption A1, `ARCHITECTURE.md`).
 //! Must not know: MQTT, topics (a key is bytes), any async runtime, or who reads.
 
-use std::fmt;
+pub mod appender;
+pub mod batch;
+pub mod engine;
+mod error;
+mod partition;
+pub mod reader;
+pub mod record;
+mod recovery;
+pub mod segment;
+pub mod state;
+pub mod storage;
+#[cfg(test)]
+mod tests;
+
+pub use batch::{Batch, Record};
+pub use engine::{Engine, FileEngine, Options, Partition};
+pub use error::{AppendError, Failure, OpenError, ReadError};
+pub use reader::{Everything, Fetch, Fetched, Select, Wanted};
+pub use record::{Kind, Records};
+pub use segment::Limits;
+pub use state::{Entry, Put, State};
+
+use std::{fmt, sync::Arc};
 
 /// Place of a record in its partition. Dense, from 0, only grows; never given out twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(pub u64);
+
+impl Offset {
+    #[must_use]
+    pub fn plus(self, n: u64) -> Self {
+        Self(self.0 + n)
+    }
+}
 
 impl fmt::Display for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,3 +49,37 @@ impl fmt::Display for Offset {
 /// A partition, engine-wide: assigned ascending when it is created, never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(pub u32);
+
+/// What an append or a put hands out. Grows within its partition; durable once the watermark has reached it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Receipt(pub u64);
+
+/// How far a partition's appends are durable.
+#[derive(Clone, Debug)]
+pub enum Watermark {
+    /// Every receipt up to this one is durable.
+    Appended(Receipt),
+    /// A write or sync failed: nothing more will be durable until a restart (P8).
+    Failed(Arc<Failure>),
+}
+
+/// What of a partition can be read: `[start, durable)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    pub start: Offset,
+    pub durable: Offset,
+}
+
+/// Somebody who waits. Called from the log's threads; must return at once and may come more often than needed.
+pub trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// Durable batches in order, from the durable end at the time of `Engine::follow`. Dropped = stopped. A follower that does not take
+/// what there is holds the writer in the end: so memory stays bounded.
+pub trait Follow: Send {
+    /// Where it began.
+    fn start(&self) -> Offset;
+    /// The next batch, if there is one yet.
+    fn poll(&self) -> Option<Arc<Batch>>;
+}

@@ -1,0 +1,273 @@
+//! The writing end of one partition, without threads: `open` recovers it, `commit` makes one batch durable.
+//!
+//! Invariant: `commit` returns `Ok` only when the batch is on disk; after an error nothing more is written. Never a second batch
+//! before the sync of the one before returned (`recovery.rs` decides by this).
+//! Must not know: who waits, clocks, or threads. So a simulation drives it from one seed.
+
+use crate::{
+    Failure, Offset, OpenError, PartitionId,
+    batch::{self, BATCH_HEAD, Batch},
+    recovery,
+    segment::{self, BATCHES_AT, BLOCK, Limits, Segment, SegmentHead, Segments},
+    storage::{File, Name, Storage},
+};
+use std::{io, sync::Arc};
+
+/// Records that wait for the writer, with room for the batch header in front.
+#[derive(Debug)]
+pub struct Pending {
+    bytes: Vec<u8>,
+    starts: Vec<u32>,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self { bytes: vec![0; BATCH_HEAD], starts: Vec::new() }
+    }
+}
+
+impl Pending {
+    pub fn push(&mut self, records: &crate::Records) {
+        let at = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(records.bytes());
+        self.starts.extend(records.starts().iter().map(|s| s + at));
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len() - BATCH_HEAD
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+}
+
+/// How a partition is opened.
+pub struct Opening {
+    pub partition: PartitionId,
+    pub limits: Limits,
+    /// The process that wrote last said goodbye.
+    pub clean: bool,
+    /// The greatest end offset that a durable value names.
+    pub named: Offset,
+    pub now_ms: u64,
+    /// Gives a new random number per call.
+    pub random: fn() -> u64,
+}
+
+pub struct Appender<S: Storage> {
+    storage: Arc<S>,
+    limits: Limits,
+    random: fn() -> u64,
+    segments: Arc<Segments<S::File>>,
+    active: Arc<Segment<S::File>>,
+    /// Where the next batch will stand.
+    at: u64,
+    /// The bytes of its block before it.
+    tail: Vec<u8>,
+    next: Offset,
+    time_ms: u64,
+    /// Scratch for the batch CRC.
+    heads: Vec<u8>,
+    failed: bool,
+    /// What recovery cut.
+    torn_bytes: u64,
+}
+
+impl<S: Storage> Appender<S> {
+    /// Recovers the partition: reads its newest segment, decides what it holds, and stands ready to append. After an unclean stop
+    /// the segment is sealed at the cut and a fresh one is begun.
+    pub fn open(storage: Arc<S>, o: &Opening) -> Result<Self, OpenError> {
+        let here = storage.describe();
+        let mut bases = Vec::new();
+        for name in storage.names().map_err(OpenError::io(format!("listing {here}")))? {
+            match name {
+                Name::Segment(base) => bases.push(base),
+                // Prepared and never used.
+                Name::Spare(_) => storage.remove(name).map_err(OpenError::io(format!("removing {here}/{name}")))?,
+            }
+        }
+        bases.sort_unstable();
+        let mut segments = Vec::new();
+        for base in &bases {
+            segments.push(Arc::new(open_segment(&*storage, *base, o)?));
+        }
+        let Some(active) = segments.last().cloned() else { return Self::create(storage, o) };
+        let found = recovery::scan(&active)?;
+        if o.named > found.end {
+            return Err(OpenError::Missing { partition: here, end: found.end, named: o.named });
+        }
+        let mut appender = Self {
+            storage,
+            limits: o.limits,
+            random: o.random,
+            segments: Arc::new(Segments::new(segments)),
+            active,
+            at: found.at,
+            tail: found.tail,
+            next: found.end,
+            time_ms: found.time_ms,
+            heads: Vec::new(),
+            failed: false,
+            torn_bytes: found.torn_bytes,
+        };
+        if !o.clean {
+            appender.seal_at_cut(o.now_ms).map_err(OpenError::io(format!("beginning a new segment in {here}")))?;
+        }
+        Ok(appender)
+    }
+
+    fn create(storage: Arc<S>, o: &Opening) -> Result<Self, OpenError> {
+        let here = storage.describe();
+        if o.named > Offset(0) {
+            return Err(OpenError::Missing { partition: here, end: Offset(0), named: o.named });
+        }
+        let head = SegmentHead {
+            salt: (o.random)(),
+            log_id: (o.random)(),
+            base: Offset(0),
+            partition: o.partition,
+            segment_bytes: o.limits.segment_bytes,
+            created_ms: o.now_ms,
+        };
+        let active = segment::create(&*storage, head).map_err(OpenError::io(format!("creating the first segment in {here}")))?;
+        let active = Arc::new(active);
+        Ok(Self {
+            storage,
+            limits: o.limits,
+            random: o.random,
+            segments: Arc::new(Segments::new(vec![active.clone()])),
+            active,
+            at: BATCHES_AT,
+            tail: Vec::new(),
+            next: Offset(0),
+            time_ms: 0,
+            heads: Vec::new(),
+            failed: false,
+            torn_bytes: 0,
+        })
+    }
+
+    /// Never writes after a cut in the same file: what stands behind the cut could be taken for its own later.
+    fn seal_at_cut(&mut self, now_ms: u64) -> io::Result<()> {
+        if self.next == self.active.head.base {
+            // Nothing in it yet: a fresh file takes its name.
+            self.segments.take_newest();
+        } else {
+            self.active.file.truncate(self.at.next_multiple_of(BLOCK))?;
+            self.active.file.sync_data()?;
+        }
+        self.begin_segment(now_ms)
+    }
+
+    fn begin_segment(&mut self, now_ms: u64) -> io::Result<()> {
+        let head = SegmentHead {
+            salt: (self.random)(),
+            base: self.next,
+            segment_bytes: self.limits.segment_bytes,
+            created_ms: now_ms,
+            ..self.active.head
+        };
+        self.active = Arc::new(segment::create(&*self.storage, head)?);
+        self.segments.push(self.active.clone());
+        self.at = BATCHES_AT;
+        self.tail.clear();
+        Ok(())
+    }
+
+    /// Where the next batch will stand in its segment.
+    #[cfg(test)]
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Offset of the next record.
+    #[must_use]
+    pub fn next(&self) -> Offset {
+        self.next
+    }
+
+    #[must_use]
+    pub fn log_id(&self) -> u64 {
+        self.active.head.log_id
+    }
+
+    /// Bytes that recovery cut from the tail.
+    #[must_use]
+    pub fn torn_bytes(&self) -> u64 {
+        self.torn_bytes
+    }
+
+    pub(crate) fn segments(&self) -> &Arc<Segments<S::File>> {
+        &self.segments
+    }
+
+    /// Writes `pending` as one batch and syncs it. On an error the partition is over: what is on disk is unknown until it is opened anew.
+    pub fn commit(&mut self, pending: Pending, now_ms: u64) -> Result<Batch, Failure> {
+        let failure = |what: &str, name: &str, error| Failure { what: format!("{what} {name}"), error };
+        if self.failed {
+            return Err(failure("an earlier write to", &self.active.name, io::Error::other("stopped")));
+        }
+        self.failed = true;
+        let Pending { mut bytes, starts } = pending;
+        if (self.at + bytes.len() as u64).next_multiple_of(BLOCK) > u64::from(self.active.head.segment_bytes) {
+            self.begin_segment(now_ms).map_err(|e| failure("beginning a segment after", &self.active.name, e))?;
+        }
+        self.time_ms = self.time_ms.max(now_ms);
+        let head = &self.active.head;
+        batch::seal(&mut bytes, &starts, head.salt, head.base, self.next, self.time_ms, &mut self.heads);
+
+        // One write of [front of the tail block, batch, zeros]: the front is rewritten with equal bytes.
+        let end = self.at + bytes.len() as u64;
+        let zeros = [0; BLOCK as usize];
+        let pad = (end.next_multiple_of(BLOCK) - end) as usize;
+        let parts = [io::IoSlice::new(&self.tail), io::IoSlice::new(&bytes), io::IoSlice::new(&zeros[..pad])];
+        self.active.file.write_at(&parts, self.at - self.tail.len() as u64).map_err(|e| failure("writing", &self.active.name, e))?;
+        self.active.file.sync_data().map_err(|e| failure("syncing", &self.active.name, e))?;
+
+        let delta = (self.next.0 - head.base.0) as u32;
+        self.active.wrote(self.at, delta, &starts, bytes.len() as u32, self.time_ms);
+        self.advance(&bytes, end);
+        self.next = self.next.plus(starts.len() as u64);
+        self.failed = false;
+        Ok(Batch::sealed(bytes, starts, self.active.head.base, self.time_ms))
+    }
+
+    /// Remembers the block in which the next batch begins.
+    fn advance(&mut self, bytes: &[u8], end: u64) {
+        let at = end.next_multiple_of(8);
+        let block = at - at % BLOCK;
+        if block >= self.at {
+            self.tail.clear();
+            let from = (block - self.at) as usize;
+            self.tail.extend_from_slice(bytes.get(from..).unwrap_or_default());
+        } else {
+            self.tail.extend_from_slice(bytes);
+        }
+        self.tail.resize((at - block) as usize, 0);
+        self.at = at;
+    }
+}
+
+fn open_segment<S: Storage>(storage: &S, base: Offset, o: &Opening) -> Result<Segment<S::File>, OpenError> {
+    let name = format!("{}/{}", storage.describe(), Name::Segment(base));
+    let damaged = |what: String| OpenError::Damaged { file: name.clone(), at: 0, what };
+    let file = storage.open(Name::Segment(base)).map_err(OpenError::io(format!("opening {name}")))?;
+    let mut bytes = vec![0; BLOCK as usize];
+    let n = file.read_at(&mut bytes, 0).map_err(OpenError::io(format!("reading {name}")))?;
+    let head = SegmentHead::parse(bytes.get(..n).unwrap_or_default()).map_err(damaged)?;
+    if head.base != base {
+        return Err(damaged(format!("its header says it begins at record {}", head.base)));
+    }
+    if head.partition != o.partition {
+        return Err(damaged(format!("its header says it belongs to partition {}, not {}", head.partition.0, o.partition.0)));
+    }
+    Ok(Segment::new(head, file, name, None))
+}

@@ -1,0 +1,377 @@
+//! The engine: everything above meets the log here. `FileEngine` is the one on local files; a replicated one would implement the same.
+//!
+//! Invariant: one process per data directory; what `open` refuses it refuses before it has changed anything.
+//! Must not know: MQTT. No path or file is in the trait.
+
+use crate::{
+    AppendError, Batch, Fetch, Fetched, Follow, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records, Span, Wake, Watermark,
+    appender::{Appender, Opening},
+    partition::{self, now_ms},
+    reader,
+    segment::Limits,
+    state::{self, Directory, Job, State, StateStore},
+    storage::FileStorage,
+};
+use parking_lot::{Condvar, Mutex};
+use std::{
+    collections::VecDeque,
+    fs,
+    hash::{BuildHasher, Hasher, RandomState},
+    io::{Read, Seek, Write},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+/// A partition as others see it; fixed while the engine runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    pub id: PartitionId,
+    pub stream: String,
+    /// Its number within the stream.
+    pub number: u32,
+    /// Random when it was created: names the life of the log.
+    pub log_id: u64,
+}
+
+/// The end offsets that a stored value (key, value) names.
+pub type Named<'a> = dyn FnMut(&[u8], &[u8]) -> Vec<(PartitionId, Offset)> + 'a;
+
+pub type FetchDone = Box<dyn FnOnce(Result<Fetched, ReadError>) + Send>;
+
+/// Completion-based and neutral to any runtime. A partition id that is not of `partitions` is the caller's bug and panics.
+pub trait Engine: Send + Sync + 'static {
+    fn partitions(&self) -> &[Partition];
+    fn span(&self, p: PartitionId) -> Span;
+    /// Takes all records, which get consecutive offsets, or none. `who` is woken when they are durable, and after `Full` when there is room.
+    fn append(&self, p: PartitionId, records: &mut Records, who: &Arc<dyn Wake>) -> Result<Receipt, AppendError>;
+    fn appended(&self, p: PartitionId) -> Watermark;
+    /// Durable batches from now on; `who` is woken at each.
+    fn follow(&self, p: PartitionId, who: Arc<dyn Wake>) -> Box<dyn Follow>;
+    /// The batches that hold these offsets, as far as they are still in memory.
+    fn recent(&self, p: PartitionId, offsets: &[Offset]) -> Vec<Option<Arc<Batch>>>;
+    /// First offset that is still in memory.
+    fn recent_start(&self, p: PartitionId) -> Offset;
+    /// Reads on a thread of the log's own and calls back there.
+    fn fetch(&self, fetch: Fetch, done: FetchDone);
+    fn state(&self) -> &dyn State;
+    /// Makes everything accepted durable, notes that the end was clean, ends the threads. Blocks; later appends are refused.
+    fn stop(&self);
+}
+
+/// Two threads are enough to keep one disk and two cores busy.
+const READERS: usize = 2;
+/// The state store's partition in segment headers.
+const STATE: PartitionId = PartitionId(u32::MAX);
+/// The state store is read by key, not followed: its ring only bridges a commit.
+const STATE_RING_BYTES: usize = 1 << 20;
+const CLEAN: &[u8] = b"clean";
+
+pub struct Options {
+    pub directory: PathBuf,
+    pub limits: Limits,
+    /// Names and numbers of partitions, in order.
+    pub streams: Vec<(String, u32)>,
+}
+
+pub struct FileEngine {
+    partitions: Vec<Partition>,
+    data: Vec<partition::Partition<FileStorage>>,
+    state: StateStore<FileStorage>,
+    readers: Arc<Readers>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The state partition ended cleanly, or not yet.
+    stopped: Mutex<bool>,
+    torn_bytes: u64,
+    _lock: fs::File,
+}
+
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self) {}
+}
+
+impl FileEngine {
+    /// Opens or creates the log. `named` reports every end offset that a stored value (key, value) names: records below it were
+    /// acknowledged, so if they are missing the log is not opened.
+    pub fn open(o: &Options, named: &mut Named<'_>) -> Result<Self, OpenError> {
+        let lock = claim(&o.directory)?;
+        let io = |what: &str| OpenError::io(format!("{what} {}", o.directory.display()));
+        let storage = Arc::new(FileStorage::new(&o.directory.join("state")).map_err(io("creating state in"))?);
+        let limits = Limits { ring_bytes: STATE_RING_BYTES, ..o.limits };
+        // What the state store held is known only when it is open, so it is always sealed and begun anew.
+        let opening = Opening { partition: STATE, limits, clean: false, named: Offset(0), now_ms: now_ms(), random };
+        let mut appender = Appender::open(storage.clone(), &opening)?;
+        let read = |e: ReadError| OpenError::Damaged { file: "state".into(), at: 0, what: e.to_string() };
+        let mut directory = Directory::load(appender.segments(), appender.next()).map_err(read)?;
+
+        let mut ends = std::collections::HashMap::new();
+        let mut clean = false;
+        let mut streams = std::collections::HashMap::new();
+        let mut name = |p: PartitionId, end: Offset| {
+            let known: &mut Offset = ends.entry(p).or_default();
+            *known = (*known).max(end);
+        };
+        state::scan(&directory, appender.segments(), appender.next(), &mut |key, _, value| {
+            if key == CLEAN {
+                clean = true;
+                parse_ends(value).into_iter().for_each(|(p, end)| name(p, end));
+            } else if let Some(stream) = key.strip_prefix(b"stream/") {
+                streams.insert(stream.to_vec(), parse_stream(value));
+            } else {
+                named(key, value).into_iter().for_each(|(p, end)| name(p, end));
+            }
+        })
+        .map_err(read)?;
+
+        let plan = plan(&o.streams, &streams)?;
+        let mut opened = Vec::new();
+        for (stream, first, count) in &plan {
+            for number in 0..*count {
+                let id = PartitionId(first + number);
+                let path = o.directory.join("streams").join(stream).join(number.to_string());
+                let storage = Arc::new(FileStorage::new(&path).map_err(OpenError::io(format!("creating {}", path.display())))?);
+                let named = ends.get(&id).copied().unwrap_or_default();
+                let opening = Opening { partition: id, limits: o.limits, clean, named, now_ms: now_ms(), random };
+                let appender = Appender::open(storage, &opening)?;
+                opened.push((Partition { id, stream: stream.clone(), number, log_id: appender.log_id() }, appender));
+            }
+        }
+        // Nothing can be refused any more. The goodbye of the last run is gone before anything is appended; new streams are known
+        // before their first record.
+        let mut puts = vec![(CLEAN.to_vec(), None)];
+        for (stream, first, count) in &plan {
+            if !streams.contains_key(stream.as_bytes()) {
+                puts.push((format!("stream/{stream}").into_bytes(), Some([&[1][..], &first.to_le_bytes(), &count.to_le_bytes()].concat())));
+            }
+        }
+        let puts: Vec<_> = puts.iter().map(|(key, value)| Put { key, tag: 0, value: value.as_deref() }).collect();
+        let mut pending = crate::appender::Pending::default();
+        let put = directory.put(&puts, |r| {
+            pending.push(r);
+            Ok(Receipt(0))
+        });
+        put.map_err(|e| OpenError::Io { what: "naming streams".into(), error: std::io::Error::other(e.to_string()) })?;
+        appender.commit(pending, now_ms()).map_err(|f| OpenError::Io { what: f.what, error: f.error })?;
+
+        let mut torn_bytes = appender.torn_bytes();
+        let state = partition::Partition::start(STATE, limits, appender, "state").map_err(io("starting a thread for"))?;
+        let (mut partitions, mut data) = (Vec::new(), Vec::new());
+        for (p, appender) in opened {
+            torn_bytes += appender.torn_bytes();
+            let name = format!("{}-{}", p.stream, p.number);
+            data.push(partition::Partition::start(p.id, o.limits, appender, &name).map_err(io("starting a thread for"))?);
+            partitions.push(p);
+        }
+        let readers = Arc::new(Readers::default());
+        let threads = Readers::start(&readers).map_err(io("starting a thread for"))?;
+        let submit = readers.clone();
+        let state = StateStore::start(storage, limits, directory, state, Arc::new(move |job| submit.submit(job)));
+        let state = state.map_err(io("starting a thread for"))?;
+        Ok(Self { partitions, data, state, readers, threads: Mutex::new(threads), stopped: Mutex::new(false), torn_bytes, _lock: lock })
+    }
+
+    /// Bytes that recovery cut: batches that were begun and never acknowledged.
+    #[must_use]
+    pub fn torn_bytes(&self) -> u64 {
+        self.torn_bytes
+    }
+
+    fn partition(&self, p: PartitionId) -> &partition::Partition<FileStorage> {
+        let i = self.partitions.iter().position(|known| known.id == p);
+        &self.data[i.expect("a partition of this engine")]
+    }
+
+    fn put_clean(&self) {
+        let mut value = vec![1];
+        for (p, d) in self.partitions.iter().zip(&self.data) {
+            if d.shared.failed() {
+                return;
+            }
+            value.extend_from_slice(&p.id.0.to_le_bytes());
+            value.extend_from_slice(&d.shared.durable().0.to_le_bytes());
+        }
+        let nobody: Arc<dyn Wake> = Arc::new(Nobody);
+        let put = [Put { key: CLEAN, tag: 0, value: Some(&value) }];
+        while let Err(AppendError::Full) = self.state.put(&put, &nobody) {
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}
+
+impl Engine for FileEngine {
+    fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
+    fn span(&self, p: PartitionId) -> Span {
+        self.partition(p).span()
+    }
+
+    fn append(&self, p: PartitionId, records: &mut Records, who: &Arc<dyn Wake>) -> Result<Receipt, AppendError> {
+        self.partition(p).shared.append(records, who)
+    }
+
+    fn appended(&self, p: PartitionId) -> Watermark {
+        self.partition(p).shared.appended()
+    }
+
+    fn follow(&self, p: PartitionId, who: Arc<dyn Wake>) -> Box<dyn Follow> {
+        Box::new(self.partition(p).follow(who))
+    }
+
+    fn recent(&self, p: PartitionId, offsets: &[Offset]) -> Vec<Option<Arc<Batch>>> {
+        self.partition(p).shared.recent(offsets)
+    }
+
+    fn recent_start(&self, p: PartitionId) -> Offset {
+        self.partition(p).shared.recent_start()
+    }
+
+    fn fetch(&self, fetch: Fetch, done: FetchDone) {
+        let partition = self.partition(fetch.partition);
+        let (segments, shared) = (partition.segments.clone(), partition.shared.clone());
+        self.readers.submit(Box::new(move || done(reader::fetch(&segments, shared.durable(), &fetch))));
+    }
+
+    fn state(&self) -> &dyn State {
+        &self.state
+    }
+
+    fn stop(&self) {
+        let mut stopped = self.stopped.lock();
+        if std::mem::replace(&mut *stopped, true) {
+            return;
+        }
+        self.data.iter().for_each(partition::Partition::stop);
+        self.put_clean();
+        self.state.stop();
+        self.readers.stop();
+        self.threads.lock().drain(..).for_each(|t| {
+            let _printed_by_its_thread = t.join();
+        });
+    }
+}
+
+impl Drop for FileEngine {
+    fn drop(&mut self) {
+        // Dropped without `stop`: an unclean end, as after a crash; the threads end all the same.
+        self.readers.stop();
+    }
+}
+
+/// Jobs for the reader threads, first come first served.
+#[derive(Default)]
+struct Readers {
+    queue: Mutex<(VecDeque<Job>, bool)>,
+    work: Condvar,
+}
+
+impl Readers {
+    fn start(readers: &Arc<Self>) -> std::io::Result<Vec<JoinHandle<()>>> {
+        let start = |n: usize| {
+            let readers = readers.clone();
+            thread::Builder::new().name(format!("log-reader-{n}")).spawn(move || readers.run())
+        };
+        (0..READERS).map(start).collect()
+    }
+
+    fn submit(&self, job: Job) {
+        self.queue.lock().0.push_back(job);
+        self.work.notify_one();
+    }
+
+    fn stop(&self) {
+        self.queue.lock().1 = true;
+        self.work.notify_all();
+    }
+
+    fn run(&self) {
+        loop {
+            let mut queue = self.queue.lock();
+            let job = loop {
+                match queue.0.pop_front() {
+                    Some(job) => break job,
+                    None if queue.1 => return,
+                    None => self.work.wait(&mut queue),
+                }
+            };
+            drop(queue);
+            job();
+        }
+    }
+}
+
+/// Takes the directory for this process, or says who has it and what else is wrong with it.
+fn claim(directory: &Path) -> Result<fs::File, OpenError> {
+    let io = |what: &str| OpenError::io(format!("{what} data directory {}", directory.display()));
+    fs::create_dir_all(directory).map_err(io("creating"))?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(io("reading"))? {
+        found.push(entry.map_err(io("reading"))?.file_name().to_string_lossy().into_owned());
+    }
+    let foreign = found.iter().find(|f| !["lock", "state", "streams", "lost+found"].contains(&f.as_str()));
+    if let Some(foreign) = foreign {
+        return Err(OpenError::Foreign { directory: directory.into(), found: foreign.clone() });
+    }
+    let path = directory.join("lock");
+    let mut file = fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(OpenError::io(format!("opening {}", path.display())))?;
+    if rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        let read = file.read_to_string(&mut pid);
+        let pid = read.ok().and_then(|_| pid.trim().parse().ok());
+        return Err(OpenError::Locked { directory: directory.into(), pid });
+    }
+    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(OpenError::io(format!("writing {}", path.display())))?;
+    Ok(file)
+}
+
+/// Which partitions each stream has: what is stored must be what is wanted; a new stream takes the next ids.
+fn plan(
+    wanted: &[(String, u32)],
+    stored: &std::collections::HashMap<Vec<u8>, Option<(u32, u32)>>,
+) -> Result<Vec<(String, u32, u32)>, OpenError> {
+    let mut next = stored.values().flatten().map(|(first, count)| first + count).max().unwrap_or(0);
+    let mut plan = Vec::new();
+    for (name, count) in wanted {
+        match stored.get(name.as_bytes()) {
+            Some(Some((first, n))) if n == count => plan.push((name.clone(), *first, *count)),
+            Some(known) => {
+                return Err(OpenError::Streams { name: name.clone(), stored: known.map_or(0, |(_, n)| n), wanted: *count });
+            }
+            None => {
+                plan.push((name.clone(), next, *count));
+                next += count;
+            }
+        }
+    }
+    Ok(plan)
+}
+
+fn parse_stream(value: &[u8]) -> Option<(u32, u32)> {
+    let (format, rest) = value.split_first()?;
+    let (first, rest) = rest.split_first_chunk()?;
+    let (count, _) = rest.split_first_chunk()?;
+    (*format == 1).then_some((u32::from_le_bytes(*first), u32::from_le_bytes(*count)))
+}
+
+fn parse_ends(value: &[u8]) -> Vec<(PartitionId, Offset)> {
+    let entry = |b: &[u8]| {
+        let (p, rest) = b.split_first_chunk()?;
+        Some((PartitionId(u32::from_le_bytes(*p)), Offset(u64::from_le_bytes(*rest.first_chunk()?))))
+    };
+    value.get(1..).unwrap_or_default().chunks_exact(12).filter_map(entry).collect()
+}

@@ -1,0 +1,151 @@
+//! What can go wrong, one type per operation, each in words that name the file and the way out.
+
+use crate::Offset;
+use std::{fmt, io, path::PathBuf, sync::Arc};
+
+/// Why a partition stopped for good.
+#[derive(Debug)]
+pub struct Failure {
+    /// What was being done, with its file.
+    pub what: String,
+    pub error: io::Error,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed: {}; nothing more is acknowledged there. Repair the disk, then restart", self.what, self.error)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum AppendError {
+    /// The byte budget of the pending batch is used up. Nothing was taken; the caller is woken when there is room.
+    Full,
+    /// The records of one call are larger than a segment can take.
+    TooLarge { bytes: usize, bytes_max: usize },
+    /// The partition stopped after a failed write or sync.
+    Failed(Arc<Failure>),
+    /// The log is stopping.
+    Stopping,
+}
+
+impl fmt::Display for AppendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the pending batch is full"),
+            Self::TooLarge { bytes, bytes_max } => {
+                write!(f, "{bytes} bytes of records in one append, at most {bytes_max} fit in a segment")
+            }
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Stopping => f.write_str("the log is stopping"),
+        }
+    }
+}
+
+impl std::error::Error for AppendError {}
+
+#[derive(Debug)]
+pub enum ReadError {
+    Io {
+        file: String,
+        at: u64,
+        error: io::Error,
+    },
+    /// Bytes that are not the record that must stand there.
+    Damaged {
+        file: String,
+        at: u64,
+        offset: Offset,
+    },
+    Stopping,
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { file, at, error } => write!(f, "reading {file} at byte {at}: {error}"),
+            Self::Damaged { file, at, offset } => write!(f, "{file} is damaged at byte {at}, where record {offset} should stand"),
+            Self::Stopping => f.write_str("the log is stopping"),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+/// Why a data directory cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    Io {
+        what: String,
+        error: io::Error,
+    },
+    /// Another process holds the directory.
+    Locked {
+        directory: PathBuf,
+        pid: Option<u32>,
+    },
+    /// There is something in the directory, and it is not ours.
+    Foreign {
+        directory: PathBuf,
+        found: String,
+    },
+    /// Bytes before the end of the log that are not what was written.
+    Damaged {
+        file: String,
+        at: u64,
+        what: String,
+    },
+    /// A durable value names records that the log does not hold.
+    Missing {
+        partition: String,
+        end: Offset,
+        named: Offset,
+    },
+    /// The streams on disk differ from those asked for.
+    Streams {
+        name: String,
+        stored: u32,
+        wanted: u32,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |error| Self::Io { what, error }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { what, error } => write!(f, "{what}: {error}"),
+            Self::Locked { directory, pid } => {
+                write!(f, "data directory {} is in use by ", directory.display())?;
+                match pid {
+                    Some(pid) => write!(f, "process {pid}")?,
+                    None => f.write_str("another process")?,
+                }
+                f.write_str(": stop it, or choose another directory with --data")
+            }
+            Self::Foreign { directory, found } => write!(
+                f,
+                "{} is not a Weir data directory: it holds {found}. Choose an empty or a new directory with --data",
+                directory.display()
+            ),
+            Self::Damaged { file, at, what } => write!(
+                f,
+                "{file} is damaged at byte {at}: {what}. Records after it were acknowledged, so nothing is cut: restore the file from a copy"
+            ),
+            Self::Missing { partition, end, named } => write!(
+                f,
+                "partition {partition} ends at offset {end}, but records up to {named} were acknowledged: its newest segment is missing or cut. Restore it from a copy"
+            ),
+            Self::Streams { name, stored, wanted } => {
+                write!(f, "stream {name} has {stored} partitions on disk and {wanted} are asked for: a topic would change its partition")
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}

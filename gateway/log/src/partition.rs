@@ -1,0 +1,352 @@
+//! A partition at work: what waits for the writer, the writer's thread, the newest batches in memory, and who follows them.
+//!
+//! Invariant: `durable` moves only after the sync; then the ring has the batch, then everybody who waits is woken. Whoever registers
+//! for a wake-up and then looks at the watermark misses nothing.
+//! Must not know: keys, or what a waiter waits for.
+
+use crate::{
+    AppendError, Batch, Failure, Follow, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
+    appender::{Appender, Pending},
+    segment::{Limits, Segments},
+    storage::Storage,
+};
+use parking_lot::{Condvar, Mutex};
+use std::{
+    collections::VecDeque,
+    mem,
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Milliseconds since 1970. A clock before that counts as 0; batch times never go back in any case.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+type Then = Box<dyn FnOnce() + Send>;
+
+struct Queue {
+    pending: Pending,
+    /// Counts batches, so that an appender is registered once in each.
+    number: u64,
+    /// One past the last accepted record.
+    end: Offset,
+    wakes: Vec<Arc<dyn Wake>>,
+    /// Those that found the batch full.
+    full: Vec<Arc<dyn Wake>>,
+    /// To run once this offset is durable (or the partition has failed).
+    then: Vec<(Offset, Then)>,
+    stopping: bool,
+}
+
+struct Ring {
+    batches: VecDeque<Arc<Batch>>,
+    bytes: usize,
+    followers: Vec<Follower>,
+    next_follower: u64,
+}
+
+struct Follower {
+    id: u64,
+    next: Offset,
+    wake: Arc<dyn Wake>,
+}
+
+pub(crate) struct Shared {
+    id: PartitionId,
+    limits: Limits,
+    queue: Mutex<Queue>,
+    work: Condvar,
+    durable: AtomicU64,
+    failed: OnceLock<Arc<Failure>>,
+    ring: Mutex<Ring>,
+    /// A follower has moved on.
+    moved: Condvar,
+}
+
+impl Ring {
+    /// Drops the oldest batches that are too many and that every follower has.
+    fn shrink(&mut self, bytes_max: usize) {
+        let needed = self.followers.iter().map(|f| f.next).min();
+        while self.bytes > bytes_max && self.batches.len() > 1 {
+            let Some(oldest) = self.batches.front() else { return };
+            if needed.is_some_and(|n| n < oldest.end()) {
+                return;
+            }
+            self.bytes -= oldest.memory();
+            self.batches.pop_front();
+        }
+    }
+
+    /// Index of the batch that holds `offset`.
+    fn find(&self, offset: Offset) -> Option<usize> {
+        let i = self.batches.partition_point(|b| b.first() <= offset).checked_sub(1)?;
+        (offset < self.batches[i].end()).then_some(i)
+    }
+}
+
+impl Shared {
+    pub fn append(&self, records: &mut Records, who: &Arc<dyn Wake>) -> Result<Receipt, AppendError> {
+        let (bytes, bytes_max) = (records.bytes().len(), self.limits.append_bytes_max());
+        if bytes > bytes_max {
+            return Err(AppendError::TooLarge { bytes, bytes_max });
+        }
+        let mut q = self.queue.lock();
+        if let Some(failure) = self.failed.get() {
+            return Err(AppendError::Failed(failure.clone()));
+        }
+        if q.stopping {
+            return Err(AppendError::Stopping);
+        }
+        let budget = self.limits.pending_bytes_max.min(bytes_max);
+        if !q.pending.is_empty() && q.pending.bytes() + bytes > budget {
+            q.full.push(who.clone());
+            return Err(AppendError::Full);
+        }
+        let first = q.pending.is_empty();
+        q.pending.push(records);
+        q.end = q.end.plus(records.len() as u64);
+        let registration = Some((self.id, q.number));
+        if records.registered != registration {
+            records.registered = registration;
+            q.wakes.push(who.clone());
+        }
+        let receipt = Receipt(q.end.0);
+        drop(q);
+        if first {
+            self.work.notify_one();
+        }
+        Ok(receipt)
+    }
+
+    pub fn appended(&self) -> Watermark {
+        match self.failed.get() {
+            Some(failure) => Watermark::Failed(failure.clone()),
+            None => Watermark::Appended(Receipt(self.durable.load(Ordering::Acquire))),
+        }
+    }
+
+    pub fn failed(&self) -> bool {
+        self.failed.get().is_some()
+    }
+
+    pub fn durable(&self) -> Offset {
+        Offset(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Runs `then` when everything before `offset` is durable, or the partition has failed.
+    pub fn when_durable(&self, offset: Offset, then: Then) {
+        let mut q = self.queue.lock();
+        if self.durable() >= offset || self.failed.get().is_some() {
+            drop(q);
+            then();
+        } else {
+            q.then.push((offset, then));
+        }
+    }
+
+    fn run_then(&self) {
+        let durable = self.durable();
+        let mut q = self.queue.lock();
+        if q.then.is_empty() {
+            return;
+        }
+        let all = self.failed.get().is_some();
+        let (ready, rest): (Vec<_>, Vec<_>) = mem::take(&mut q.then).into_iter().partition(|(o, _)| all || *o <= durable);
+        q.then = rest;
+        drop(q);
+        ready.into_iter().for_each(|(_, then)| then());
+    }
+
+    /// The batches that hold these offsets, as far as they are still in memory.
+    pub fn recent(&self, offsets: &[Offset]) -> Vec<Option<Arc<Batch>>> {
+        let ring = self.ring.lock();
+        offsets.iter().map(|o| ring.find(*o).map(|i| ring.batches[i].clone())).collect()
+    }
+
+    /// First offset that is still in memory.
+    pub fn recent_start(&self) -> Offset {
+        let ring = self.ring.lock();
+        ring.batches.front().map_or_else(|| self.durable(), |b| b.first())
+    }
+
+    fn push(&self, batch: Arc<Batch>) -> Vec<Arc<dyn Wake>> {
+        let mut ring = self.ring.lock();
+        ring.bytes += batch.memory();
+        ring.batches.push_back(batch);
+        ring.shrink(self.limits.ring_bytes);
+        ring.followers.iter().map(|f| f.wake.clone()).collect()
+    }
+
+    /// Waits until a lagging follower has let go of enough: memory stays bounded.
+    fn wait_for_room(&self) {
+        let mut ring = self.ring.lock();
+        loop {
+            ring.shrink(self.limits.ring_bytes);
+            if ring.bytes <= self.limits.ring_bytes || ring.batches.len() <= 1 {
+                return;
+            }
+            self.moved.wait(&mut ring);
+        }
+    }
+
+    /// The next work for the writer; `None` when it shall end.
+    fn take(&self) -> Option<(Pending, Vec<Arc<dyn Wake>>)> {
+        let mut q = self.queue.lock();
+        while q.pending.is_empty() {
+            if q.stopping {
+                return None;
+            }
+            self.work.wait(&mut q);
+        }
+        let pending = mem::take(&mut q.pending);
+        let wakes = mem::take(&mut q.wakes);
+        let full = mem::take(&mut q.full);
+        q.number += 1;
+        drop(q);
+        full.iter().for_each(|w| w.wake());
+        Some((pending, wakes))
+    }
+
+    fn fail(&self, failure: Failure) {
+        let failure = Arc::new(failure);
+        let _first_failure_stays = self.failed.set(failure);
+        let mut q = self.queue.lock();
+        let (wakes, full) = (mem::take(&mut q.wakes), mem::take(&mut q.full));
+        drop(q);
+        wakes.iter().chain(&full).for_each(|w| w.wake());
+        let followers: Vec<_> = self.ring.lock().followers.iter().map(|f| f.wake.clone()).collect();
+        followers.iter().for_each(|w| w.wake());
+        self.run_then();
+    }
+
+    fn write<S: Storage>(&self, mut appender: Appender<S>) {
+        loop {
+            self.wait_for_room();
+            let Some((pending, wakes)) = self.take() else { return };
+            match appender.commit(pending, now_ms()) {
+                Ok(batch) => {
+                    self.durable.store(batch.end().0, Ordering::Release);
+                    let followers = self.push(Arc::new(batch));
+                    wakes.iter().chain(&followers).for_each(|w| w.wake());
+                    self.run_then();
+                }
+                Err(failure) => {
+                    self.fail(failure);
+                    wakes.iter().for_each(|w| w.wake());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A partition with its writer thread; dropped or stopped, the thread finishes what pends and ends.
+pub(crate) struct Partition<S: Storage> {
+    pub shared: Arc<Shared>,
+    pub segments: Arc<Segments<S::File>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl<S: Storage> Partition<S> {
+    pub fn start(id: PartitionId, limits: Limits, appender: Appender<S>, name: &str) -> std::io::Result<Self> {
+        let end = appender.next();
+        let segments = appender.segments().clone();
+        let queue =
+            Queue { pending: Pending::default(), number: 0, end, wakes: Vec::new(), full: Vec::new(), then: Vec::new(), stopping: false };
+        let ring = Ring { batches: VecDeque::new(), bytes: 0, followers: Vec::new(), next_follower: 0 };
+        let shared = Arc::new(Shared {
+            id,
+            limits,
+            queue: Mutex::new(queue),
+            work: Condvar::new(),
+            durable: AtomicU64::new(end.0),
+            failed: OnceLock::new(),
+            ring: Mutex::new(ring),
+            moved: Condvar::new(),
+        });
+        let thread = shared.clone();
+        let write = move || {
+            if panic::catch_unwind(AssertUnwindSafe(|| thread.write(appender))).is_err() {
+                // Printed by its thread. What it was writing may not pass as durable, and nobody may wait for it.
+                thread.fail(Failure { what: "the writer".into(), error: std::io::Error::other("it panicked") });
+            }
+        };
+        let writer = thread::Builder::new().name(format!("log-{name}")).spawn(write)?;
+        Ok(Self { shared, segments, writer: Mutex::new(Some(writer)) })
+    }
+
+    pub fn span(&self) -> Span {
+        Span { start: self.segments.start(), durable: self.shared.durable() }
+    }
+
+    pub fn follow(&self, wake: Arc<dyn Wake>) -> Following {
+        let mut ring = self.shared.ring.lock();
+        // Under the ring's lock: a batch that is pushed later is seen by this follower, one that was pushed before is not.
+        let next = ring.batches.back().map_or_else(|| self.shared.durable(), |b| b.end());
+        let id = ring.next_follower;
+        ring.next_follower += 1;
+        ring.followers.push(Follower { id, next, wake });
+        drop(ring);
+        Following { shared: self.shared.clone(), id, start: next }
+    }
+
+    /// Makes everything accepted durable and ends the writer; later appends are refused.
+    pub fn stop(&self) {
+        self.shared.queue.lock().stopping = true;
+        self.shared.work.notify_all();
+        let Some(writer) = self.writer.lock().take() else { return };
+        // A follower that is never polled again must not hold the writer now.
+        {
+            let mut ring = self.shared.ring.lock();
+            ring.followers.clear();
+            self.shared.moved.notify_all();
+        }
+        let _caught_inside = writer.join();
+        self.shared.run_then();
+    }
+}
+
+impl<S: Storage> Drop for Partition<S> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A reader of the ring. While it does not take what there is, the ring keeps it; a full ring holds the writer.
+pub(crate) struct Following {
+    shared: Arc<Shared>,
+    id: u64,
+    start: Offset,
+}
+
+impl Follow for Following {
+    fn start(&self) -> Offset {
+        self.start
+    }
+
+    fn poll(&self) -> Option<Arc<Batch>> {
+        let mut ring = self.shared.ring.lock();
+        let next = ring.followers.iter().find(|f| f.id == self.id)?.next;
+        let batch = ring.batches[ring.find(next)?].clone();
+        let end = batch.end();
+        if let Some(follower) = ring.followers.iter_mut().find(|f| f.id == self.id) {
+            follower.next = end;
+        }
+        drop(ring);
+        self.shared.moved.notify_one();
+        Some(batch)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.shared.ring.lock().followers.retain(|f| f.id != self.id);
+        self.shared.moved.notify_one();
+    }
+}

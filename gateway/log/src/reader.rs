@@ -1,0 +1,146 @@
+//! Reading: a range of a partition through a selector, or exact offsets.
+//!
+//! Invariant: never past the durable end; every record's CRC is checked before anybody sees it; a fetch examines all records before
+//! `next` or fails.
+//! Must not know: who reads, or what a key means.
+
+use crate::{
+    Batch, Offset, PartitionId, ReadError,
+    batch::parse,
+    segment::{PLACE_BYTES, Scan, Segments},
+    storage::File,
+};
+use std::sync::Arc;
+
+/// Chooses records by key. Called on the log's reader threads.
+pub trait Select: Send + Sync {
+    fn matches(&self, key: &[u8]) -> bool;
+}
+
+/// Every record.
+pub struct Everything;
+
+impl Select for Everything {
+    fn matches(&self, _key: &[u8]) -> bool {
+        true
+    }
+}
+
+#[derive(Clone)]
+pub enum Wanted {
+    /// Records of `[from, to)` that `select` chooses.
+    Range { from: Offset, to: Offset, select: Arc<dyn Select> },
+    /// These records, ascending.
+    Exactly(Vec<Offset>),
+}
+
+#[derive(Clone)]
+pub struct Fetch {
+    pub partition: PartitionId,
+    pub wanted: Wanted,
+    pub records_max: u32,
+    /// Stop after this many bytes of chosen records; one record is always given.
+    pub bytes_max: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// Chosen records in offset order.
+    pub batch: Batch,
+    /// Everything wanted before this offset was examined: go on here. At least `to`, or past the last offset wanted, when the fetch is complete.
+    pub next: Offset,
+}
+
+/// Serves `fetch` from the segments of its partition, up to `durable`.
+pub(crate) fn fetch<F: File>(segments: &Segments<F>, durable: Offset, fetch: &Fetch) -> Result<Fetched, ReadError> {
+    let mut out = Out { fetched: Fetched::default(), records_max: fetch.records_max.max(1), bytes_max: fetch.bytes_max as usize };
+    match &fetch.wanted {
+        Wanted::Range { from, to, select } => range(segments, *from, (*to).min(durable), &**select, &mut out)?,
+        Wanted::Exactly(offsets) => exactly(segments, durable, offsets, &mut out)?,
+    }
+    Ok(out.fetched)
+}
+
+struct Out {
+    fetched: Fetched,
+    records_max: u32,
+    bytes_max: usize,
+}
+
+impl Out {
+    fn is_full(&self) -> bool {
+        let batch = &self.fetched.batch;
+        !batch.is_empty() && (batch.len() as u32 >= self.records_max || batch.bytes() >= self.bytes_max)
+    }
+}
+
+fn range<F: File>(segments: &Segments<F>, from: Offset, to: Offset, select: &dyn Select, out: &mut Out) -> Result<(), ReadError> {
+    let mut at = from.max(segments.start());
+    // A run of equal keys is judged once.
+    let mut last: Option<(Vec<u8>, bool)> = None;
+    while at < to {
+        let Some((segment, after)) = segments.find(at) else { break };
+        let end = after.unwrap_or(to).min(to);
+        let Some(place) = segment.place(at, after.unwrap_or(to))? else { break };
+        let mut scan = Scan::new(&segment, place);
+        while scan.next() < end {
+            if out.is_full() {
+                out.fetched.next = at;
+                return Ok(());
+            }
+            let wanted = scan.next() >= at;
+            let (raw, time_ms) = scan.step()?;
+            if !wanted {
+                continue;
+            }
+            at = at.plus(1);
+            let Some((_, _, [_, key, ..])) = parse(raw) else { continue };
+            let chosen = match &last {
+                Some((k, chosen)) if k == key => *chosen,
+                _ => {
+                    let chosen = select.matches(key);
+                    last = Some((key.to_vec(), chosen));
+                    chosen
+                }
+            };
+            if chosen {
+                out.fetched.batch.push(raw, segment.head.base, time_ms);
+            }
+        }
+        at = at.max(end);
+    }
+    out.fetched.next = at.max(from);
+    Ok(())
+}
+
+fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset], out: &mut Out) -> Result<(), ReadError> {
+    let mut wanted = offsets.iter().copied().filter(|o| *o < durable).peekable();
+    out.fetched.next = offsets.last().map_or(Offset(0), |o| o.plus(1));
+    while let Some(&first) = wanted.peek() {
+        let Some((segment, after)) = segments.find(first) else {
+            // Older than the oldest segment.
+            wanted.next();
+            continue;
+        };
+        let end = after.unwrap_or(durable);
+        let Some(place) = segment.place(first, end)? else { break };
+        let mut scan = Scan::new(&segment, place);
+        while let Some(&offset) = wanted.peek() {
+            // Far ahead: a new place is nearer than reading on.
+            if offset >= end || offset.0 > scan.next().0 + u64::from(PLACE_BYTES) / 64 && scan.next() > first {
+                break;
+            }
+            if out.is_full() {
+                out.fetched.next = offset;
+                return Ok(());
+            }
+            while scan.next() < offset {
+                scan.step()?;
+            }
+            let (raw, time_ms) = scan.step()?;
+            out.fetched.batch.push(raw, segment.head.base, time_ms);
+            wanted.next();
+        }
+    }
+    Ok(())
+}

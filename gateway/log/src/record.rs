@@ -1,0 +1,166 @@
+//! Records in the making, encoded as they will lie on disk.
+//!
+//! Invariant: nothing in a record depends on its place but `delta`, which the writer fills in; so records are encoded, with their
+//! CRC, by the tasks that append and outside of any lock.
+//! Must not know: files, or what flags, meta, headers and values mean.
+//!
+//! One record, little-endian where not said otherwise:
+//!
+//! | at | field |
+//! |---|---|
+//! | 0 | u32 `len`, from here to the last byte |
+//! | 4 | u32 `delta`: offset less the base offset of the segment |
+//! | 8 | u32 CRC-32C of bytes 12..`len` |
+//! | 12 | u8 kind, u8 flags, u16 `meta_len` |
+//! | 16 | meta |
+//! | … | u16 big-endian key length, key, two zero bytes, varint header length, headers, value: the body of an MQTT 5 PUBLISH |
+
+use crate::PartitionId;
+use std::fmt;
+
+/// Bytes of a record before its meta.
+pub const RECORD_HEAD: usize = 16;
+/// Bytes of a record that the batch CRC covers.
+pub const RECORD_SEAL: usize = 12;
+/// Keys longer than this cannot be stored: prefixed keys of the state store must fit in a u16 with room to spare.
+pub const KEY_BYTES_MAX: usize = 65_000;
+/// Meta is a few fixed fields.
+pub const META_BYTES_MAX: usize = 1_024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Message = 0,
+    /// Takes an offset and is seen by the fold only.
+    Note = 1,
+    /// Deletes its key.
+    Tombstone = 2,
+}
+
+impl Kind {
+    pub(crate) fn from_byte(b: u8) -> Option<Self> {
+        match b {
+            0 => Some(Self::Message),
+            1 => Some(Self::Note),
+            2 => Some(Self::Tombstone),
+            _ => None,
+        }
+    }
+}
+
+/// A record that the log does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    KeyTooLong { bytes: usize },
+    MetaTooLong { bytes: usize },
+    TooLong { bytes: usize },
+}
+
+impl fmt::Display for PushError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyTooLong { bytes } => write!(f, "a key of {bytes} bytes, at most {KEY_BYTES_MAX}"),
+            Self::MetaTooLong { bytes } => write!(f, "meta of {bytes} bytes, at most {META_BYTES_MAX}"),
+            Self::TooLong { bytes } => write!(f, "a record of {bytes} bytes, at most {}", u32::MAX / 4),
+        }
+    }
+}
+
+impl std::error::Error for PushError {}
+
+pub(crate) fn crc(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// Records to append: pushed, appended with one call, cleared and used again.
+#[derive(Debug, Default)]
+pub struct Records {
+    bytes: Vec<u8>,
+    starts: Vec<u32>,
+    /// Partition and batch in which the owner was registered for a wake-up: once per batch is enough.
+    pub(crate) registered: Option<(PartitionId, u64)>,
+}
+
+impl Records {
+    pub fn push(&mut self, kind: Kind, flags: u8, meta: &[u8], key: &[u8], headers: &[u8], value: &[u8]) -> Result<(), PushError> {
+        if key.len() > KEY_BYTES_MAX {
+            return Err(PushError::KeyTooLong { bytes: key.len() });
+        }
+        if meta.len() > META_BYTES_MAX {
+            return Err(PushError::MetaTooLong { bytes: meta.len() });
+        }
+        let len = RECORD_HEAD + meta.len() + 2 + key.len() + 2 + varint_len(headers.len()) + headers.len() + value.len();
+        if len > (u32::MAX / 4) as usize || self.bytes.len() + len > (u32::MAX / 2) as usize {
+            return Err(PushError::TooLong { bytes: len });
+        }
+        let start = self.bytes.len();
+        self.starts.push(start as u32);
+        let b = &mut self.bytes;
+        b.reserve(len);
+        b.extend_from_slice(&(len as u32).to_le_bytes());
+        b.extend_from_slice(&[0; 8]);
+        b.extend_from_slice(&[kind as u8, flags]);
+        b.extend_from_slice(&(meta.len() as u16).to_le_bytes());
+        b.extend_from_slice(meta);
+        b.extend_from_slice(&(key.len() as u16).to_be_bytes());
+        b.extend_from_slice(key);
+        b.extend_from_slice(&[0, 0]);
+        varint(b, headers.len());
+        b.extend_from_slice(headers);
+        b.extend_from_slice(value);
+        let sum = crc(&b[start + RECORD_SEAL..]);
+        b[start + 8..start + RECORD_SEAL].copy_from_slice(&sum.to_le_bytes());
+        Ok(())
+    }
+
+    /// A record that was read before, as it is.
+    pub(crate) fn push_raw(&mut self, raw: &[u8]) {
+        self.starts.push(self.bytes.len() as u32);
+        self.bytes.extend_from_slice(raw);
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.starts.clear();
+        // A buffer that one large message stretched is not kept for the life of an idle connection.
+        if self.bytes.capacity() > 256 * 1024 {
+            self.bytes = Vec::new();
+        }
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn starts(&self) -> &[u32] {
+        &self.starts
+    }
+}
+
+fn varint_len(n: usize) -> usize {
+    match n {
+        0..0x80 => 1,
+        0x80..0x4000 => 2,
+        0x4000..0x20_0000 => 3,
+        _ => 4,
+    }
+}
+
+fn varint(out: &mut Vec<u8>, mut n: usize) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}

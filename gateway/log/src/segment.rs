@@ -1,0 +1,329 @@
+//! Segments: the files of a partition, their header, and where to begin reading in them.
+//!
+//! Invariant: a file with a segment's name has a whole header (it is written and synced under a spare's name first).
+//! Must not know: what a record means, or who appends.
+//!
+//! Header, little-endian, in the first 4,096 bytes; batches begin at 12,288 (the two blocks between are for tail copies):
+//!
+//! | at | field |
+//! |---|---|
+//! | 0 | magic `WEIS`, u16 version 1, u16 zero |
+//! | 8 | u64 `salt`, random at every use of the file |
+//! | 16 | u64 `log_id`, random when the partition is created |
+//! | 24 | u64 base offset |
+//! | 32 | u32 partition, u32 `segment_bytes` |
+//! | 40 | u64 created (ms), u32 CRC of 0..48, zeros |
+
+use crate::{
+    Offset, PartitionId, ReadError,
+    batch::{BATCH_HEAD, BatchHead},
+    record::{RECORD_HEAD, crc},
+    storage::{File, Name, Storage},
+};
+use parking_lot::RwLock;
+use std::{io, sync::Arc};
+
+pub const BLOCK: u64 = 4096;
+/// Where the first batch begins.
+pub const BATCHES_AT: u64 = 3 * BLOCK;
+/// One place to begin reading per this many bytes.
+pub const PLACE_BYTES: u32 = 64 * 1024;
+
+/// Sizes of a log, with the reason for each default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// 64 MiB: recovery reads one segment, retention removes one.
+    pub segment_bytes: u32,
+    /// 8 MiB: what may wait for the writer; one commit's greatest size.
+    pub pending_bytes_max: usize,
+    /// 64 MiB: newest batches in memory, from which live readers are served.
+    pub ring_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, pending_bytes_max: 8 << 20, ring_bytes: 64 << 20 }
+    }
+}
+
+impl Limits {
+    /// Greatest size of the records of one append: a batch of them must fit in a segment.
+    #[must_use]
+    pub fn append_bytes_max(&self) -> usize {
+        self.segment_bytes as usize - (BATCHES_AT + BLOCK) as usize - BATCH_HEAD
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHead {
+    pub salt: u64,
+    pub log_id: u64,
+    pub base: Offset,
+    pub partition: PartitionId,
+    pub segment_bytes: u32,
+    pub created_ms: u64,
+}
+
+impl SegmentHead {
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut b = vec![0; BLOCK as usize];
+        b[..4].copy_from_slice(b"WEIS");
+        b[4] = 1;
+        b[8..16].copy_from_slice(&self.salt.to_le_bytes());
+        b[16..24].copy_from_slice(&self.log_id.to_le_bytes());
+        b[24..32].copy_from_slice(&self.base.0.to_le_bytes());
+        b[32..36].copy_from_slice(&self.partition.0.to_le_bytes());
+        b[36..40].copy_from_slice(&self.segment_bytes.to_le_bytes());
+        b[40..48].copy_from_slice(&self.created_ms.to_le_bytes());
+        let sum = crc(&b[..48]);
+        b[48..52].copy_from_slice(&sum.to_le_bytes());
+        b
+    }
+
+    /// Reads a header; the error says what is wrong with it.
+    pub fn parse(b: &[u8]) -> Result<Self, String> {
+        let b: &[u8; 52] = b.get(..52).and_then(|b| b.try_into().ok()).ok_or("shorter than a segment header")?;
+        let word = |at: usize| u64::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]]);
+        let half = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        if b[..4] != *b"WEIS" {
+            return Err("not a segment of a Weir log".into());
+        }
+        let version = u16::from_le_bytes([b[4], b[5]]);
+        if version != 1 {
+            return Err(format!("segment format version {version}; this program reads version 1"));
+        }
+        if half(48) != crc(&b[..48]) {
+            return Err("the header's checksum is wrong".into());
+        }
+        Ok(Self {
+            salt: word(8),
+            log_id: word(16),
+            base: Offset(word(24)),
+            partition: PartitionId(half(32)),
+            segment_bytes: half(36),
+            created_ms: word(40),
+        })
+    }
+}
+
+/// Where reading can begin: a record, and the batch around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub delta: u32,
+    pub position: u32,
+    pub batch_end: u32,
+    pub time_ms: u64,
+}
+
+/// An open segment, shared by the writer and the readers.
+pub struct Segment<F> {
+    pub head: SegmentHead,
+    pub file: F,
+    pub name: String,
+    /// `None` until somebody reads a segment of an earlier run.
+    places: RwLock<Option<Vec<Place>>>,
+}
+
+impl<F: File> Segment<F> {
+    pub(crate) fn new(head: SegmentHead, file: F, name: String, places: Option<Vec<Place>>) -> Self {
+        Self { head, file, name, places: RwLock::new(places) }
+    }
+
+    pub(crate) fn damaged(&self, at: u64, offset: Offset) -> ReadError {
+        ReadError::Damaged { file: self.name.clone(), at, offset }
+    }
+
+    pub(crate) fn io(&self, at: u64) -> impl FnOnce(io::Error) -> ReadError + '_ {
+        move |error| ReadError::Io { file: self.name.clone(), at, error }
+    }
+
+    /// Notes the records of a batch that was just written at `at`: one place per 64 KiB.
+    pub(crate) fn wrote(&self, at: u64, first_delta: u32, starts: &[u32], len: u32, time_ms: u64) {
+        let mut places = self.places.write();
+        let places = places.get_or_insert_default();
+        let mut next = places.last().map_or(0, |p| p.position + PLACE_BYTES);
+        for (i, start) in starts.iter().enumerate() {
+            let position = at as u32 + start;
+            if position >= next {
+                places.push(Place { delta: first_delta + i as u32, position, batch_end: at as u32 + len, time_ms });
+                next = position + PLACE_BYTES;
+            }
+        }
+    }
+
+    /// The last place at or before `offset`; `None` in a segment without records. The first call on a segment of an earlier run
+    /// hops over its batch headers, up to `end`.
+    pub(crate) fn place(&self, offset: Offset, end: Offset) -> Result<Option<Place>, ReadError> {
+        if self.places.read().is_none() {
+            let found = self.hop(end)?;
+            *self.places.write() = Some(found);
+        }
+        let places = self.places.read();
+        let places = places.as_deref().unwrap_or_default();
+        let i = places.partition_point(|p| self.head.base.0 + u64::from(p.delta) <= offset.0);
+        Ok(i.checked_sub(1).and_then(|i| places.get(i)).copied())
+    }
+
+    fn hop(&self, end: Offset) -> Result<Vec<Place>, ReadError> {
+        let mut places: Vec<Place> = Vec::new();
+        let (mut at, mut offset) = (BATCHES_AT, self.head.base);
+        while offset < end {
+            let mut b = [0; BATCH_HEAD];
+            self.file.read_at(&mut b, at).map_err(self.io(at))?;
+            let head = BatchHead::parse(&b, self.head.salt).filter(|h| h.first == offset && h.count > 0);
+            let head = head.ok_or_else(|| self.damaged(at, offset))?;
+            let position = at as u32 + BATCH_HEAD as u32;
+            if places.last().is_none_or(|p| position >= p.position + PLACE_BYTES) {
+                let delta = (offset.0 - self.head.base.0) as u32;
+                places.push(Place { delta, position, batch_end: at as u32 + head.len, time_ms: head.time_ms });
+            }
+            at = (at + u64::from(head.len)).next_multiple_of(8);
+            offset = offset.plus(u64::from(head.count));
+        }
+        Ok(places)
+    }
+}
+
+/// Makes a new segment ready for its first batch: header into a spare, sync, rename, sync of the directory. Whatever crash comes
+/// between leaves a spare or a whole segment.
+pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead) -> io::Result<Segment<S::File>> {
+    let file = storage.create(Name::Spare(0), u64::from(head.segment_bytes))?;
+    file.write_at(&[io::IoSlice::new(&head.encode())], 0)?;
+    file.sync_data()?;
+    let name = Name::Segment(head.base);
+    storage.rename(Name::Spare(0), name)?;
+    storage.sync_names()?;
+    Ok(Segment::new(head, file, format!("{}/{name}", storage.describe()), Some(Vec::new())))
+}
+
+/// The segments of a partition in order of base offset, with the end of what may be read.
+pub struct Segments<F> {
+    list: RwLock<Vec<Arc<Segment<F>>>>,
+}
+
+impl<F: File> Segments<F> {
+    pub(crate) fn new(list: Vec<Arc<Segment<F>>>) -> Self {
+        Self { list: RwLock::new(list) }
+    }
+
+    pub(crate) fn push(&self, segment: Arc<Segment<F>>) {
+        self.list.write().push(segment);
+    }
+
+    /// Takes the newest segment away: a fresh file is about to take its name.
+    pub(crate) fn take_newest(&self) {
+        self.list.write().pop();
+    }
+
+    /// Takes the oldest segment away, unless it is the only one.
+    pub(crate) fn take_oldest(&self) -> Option<Arc<Segment<F>>> {
+        let mut list = self.list.write();
+        (list.len() > 1).then(|| list.remove(0))
+    }
+
+    /// The oldest segment and where it ends, unless it is the active one.
+    pub(crate) fn oldest_sealed(&self) -> Option<(Arc<Segment<F>>, Offset)> {
+        let list = self.list.read();
+        Some((list.first()?.clone(), list.get(1)?.head.base))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.read().len()
+    }
+
+    pub(crate) fn start(&self) -> Offset {
+        self.list.read().first().map_or(Offset(0), |s| s.head.base)
+    }
+
+    /// The segment that holds `offset` and the base of the one after it, if any.
+    pub(crate) fn find(&self, offset: Offset) -> Option<(Arc<Segment<F>>, Option<Offset>)> {
+        let list = self.list.read();
+        let i = list.partition_point(|s| s.head.base <= offset).checked_sub(1)?;
+        Some((list.get(i)?.clone(), list.get(i + 1).map(|s| s.head.base)))
+    }
+}
+
+/// A window over a file: short reads from one buffered one.
+pub(crate) struct Window<'f, F> {
+    file: &'f F,
+    buffer: Vec<u8>,
+    at: u64,
+}
+
+impl<'f, F: File> Window<'f, F> {
+    /// Bytes read ahead: enough that a scan is bound by memory and not by calls.
+    const AHEAD: usize = 128 * 1024;
+
+    pub fn new(file: &'f F) -> Self {
+        Self { file, buffer: Vec::new(), at: 0 }
+    }
+
+    /// `n` bytes at `at`, fewer at the end of the file.
+    pub fn get(&mut self, at: u64, n: usize) -> io::Result<&[u8]> {
+        let inside = at >= self.at && at + n as u64 <= self.at + self.buffer.len() as u64;
+        if !inside {
+            self.buffer.resize(n.max(Self::AHEAD), 0);
+            let read = self.file.read_at(&mut self.buffer, at)?;
+            self.buffer.truncate(read);
+            self.at = at;
+        }
+        let from = (at - self.at) as usize;
+        let to = (from + n).min(self.buffer.len());
+        Ok(&self.buffer[from..to])
+    }
+}
+
+/// One step of a scan: the next record's place, or the batch header before it.
+pub(crate) struct Scan<'s, F> {
+    segment: &'s Segment<F>,
+    window: Window<'s, F>,
+    position: u64,
+    batch_end: u64,
+    time_ms: u64,
+    next: Offset,
+}
+
+impl<'s, F: File> Scan<'s, F> {
+    pub fn new(segment: &'s Segment<F>, place: Place) -> Self {
+        Self {
+            segment,
+            window: Window::new(&segment.file),
+            position: u64::from(place.position),
+            batch_end: u64::from(place.batch_end),
+            time_ms: place.time_ms,
+            next: segment.head.base.plus(u64::from(place.delta)),
+        }
+    }
+
+    /// Offset of the record that `step` gives next.
+    pub fn next(&self) -> Offset {
+        self.next
+    }
+
+    /// The next whole record, its CRC checked. The caller knows that there is one: it stops at a durable end.
+    pub fn step(&mut self) -> Result<(&[u8], u64), ReadError> {
+        let (segment, next) = (self.segment, self.next);
+        if self.position >= self.batch_end {
+            let at = self.position.next_multiple_of(8);
+            let bytes = self.window.get(at, BATCH_HEAD).map_err(segment.io(at))?;
+            let head = BatchHead::parse(bytes, segment.head.salt).filter(|h| h.first == next && h.count > 0);
+            let head = head.ok_or_else(|| segment.damaged(at, next))?;
+            self.position = at + BATCH_HEAD as u64;
+            self.batch_end = at + u64::from(head.len);
+            self.time_ms = head.time_ms;
+        }
+        let at = self.position;
+        let head = self.window.get(at, RECORD_HEAD).map_err(segment.io(at))?;
+        let whole = crate::batch::len_and_delta(head)
+            .filter(|(len, delta)| at + *len as u64 <= self.batch_end && segment.head.base.plus(u64::from(*delta)) == next);
+        let (len, _) = whole.ok_or_else(|| segment.damaged(at, next))?;
+        let raw = self.window.get(at, len).map_err(segment.io(at))?;
+        if !crate::batch::record_is_whole(raw) {
+            return Err(segment.damaged(at, next));
+        }
+        self.position += len as u64;
+        self.next = next.plus(1);
+        Ok((raw, self.time_ms))
+    }
+}

@@ -1,0 +1,409 @@
+//! The state store: the newest value of each key, on the same segments and the same writer as the data.
+//!
+//! Invariant: a put moves the directory entry under the same lock that appends it, so the order of the directory is the order of the
+//! log; the puts of one call become durable in order. A value is given out only when it is durable.
+//! Must not know: what a key or a value means. No promise needs two keys to change together.
+//!
+//! Cleaning is re-append: when less than half of the files is live, the records of the oldest segment that the directory still
+//! points at are appended again, version and tag kept, and the segment goes when the copies are durable. Tombstones of the oldest
+//! segment delete nothing any more and go with it.
+
+use crate::{
+    AppendError, Kind, Offset, ReadError, Receipt, Records, Wake, Watermark,
+    batch::parse,
+    partition::Partition,
+    reader::{self, Fetch, Wanted},
+    record::PushError,
+    segment::{Limits, Scan, Segment, Segments},
+    storage::{File, Name, Storage},
+};
+use parking_lot::{Condvar, Mutex};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// Copies per lock while cleaning: a put waits no longer than this takes.
+const COPY_BYTES: usize = 256 * 1024;
+
+/// One change: a new value, or `None` to delete the key.
+#[derive(Clone, Copy, Debug)]
+pub struct Put<'a> {
+    pub key: &'a [u8],
+    /// A number that a scan gives without looking into the value.
+    pub tag: u32,
+    pub value: Option<&'a [u8]>,
+}
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub tag: u32,
+    pub value: Vec<u8>,
+}
+
+pub type GetDone = Box<dyn FnOnce(Result<Option<Entry>, ReadError>) + Send>;
+
+/// Takes key, tag and value.
+pub type Each<'a> = dyn FnMut(&[u8], u32, &[u8]) + 'a;
+
+pub trait State: Send + Sync {
+    /// `AppendError::Full`: nothing was taken, `who` is woken when there is room.
+    fn put(&self, puts: &[Put<'_>], who: &Arc<dyn Wake>) -> Result<Receipt, AppendError>;
+    /// The newest put, once that is durable. Called back on a thread of the log's own, or at once.
+    fn get(&self, key: &[u8], done: GetDone);
+    fn appended(&self) -> Watermark;
+    /// Every key with its tag and value, in no order. Reads the whole store: for the start.
+    fn scan(&self, each: &mut Each<'_>) -> Result<(), ReadError>;
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Located {
+    offset: Offset,
+    len: u32,
+}
+
+/// Where the newest record of each key lies. Whole keys, not hashes of them: 40 B more a key, and no collision to refuse.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    map: HashMap<Box<[u8]>, Located>,
+    live_bytes: u64,
+    /// Offset of the next record.
+    next: Offset,
+    scratch: Records,
+}
+
+const META: usize = 12;
+
+impl Directory {
+    /// Reads all segments in order.
+    pub fn load<F: File>(segments: &Segments<F>, end: Offset) -> Result<Self, ReadError> {
+        let mut directory = Self { next: segments.start(), ..Self::default() };
+        each_record(segments, end, &mut |offset, raw| {
+            directory.next = offset;
+            directory.note(raw);
+            directory.next = offset.plus(1);
+        })?;
+        directory.next = end;
+        Ok(directory)
+    }
+
+    /// Moves the entry of the record `raw`, which stands at `next`.
+    fn note(&mut self, raw: &[u8]) {
+        let Some((kind, _, [_, key, ..])) = parse(raw) else { return };
+        let old = if kind == Kind::Tombstone {
+            self.map.remove(key)
+        } else {
+            self.live_bytes += raw.len() as u64;
+            self.map.insert(key.into(), Located { offset: self.next, len: raw.len() as u32 })
+        };
+        self.live_bytes -= old.map_or(0, |o| u64::from(o.len));
+    }
+
+    fn holds(&self, raw: &[u8], offset: Offset) -> bool {
+        parse(raw).is_some_and(|(kind, _, [_, key, ..])| kind != Kind::Tombstone && self.map.get(key).is_some_and(|l| l.offset == offset))
+    }
+
+    /// Appends `puts` and moves their entries, or does nothing.
+    pub fn put(
+        &mut self,
+        puts: &[Put<'_>],
+        append: impl FnOnce(&mut Records) -> Result<Receipt, AppendError>,
+    ) -> Result<Receipt, AppendError> {
+        let mut records = std::mem::take(&mut self.scratch);
+        records.clear();
+        for (i, p) in puts.iter().enumerate() {
+            let version = self.next.plus(i as u64 + 1).0;
+            let mut meta = [0; META];
+            meta[..4].copy_from_slice(&p.tag.to_le_bytes());
+            meta[4..].copy_from_slice(&version.to_le_bytes());
+            let kind = if p.value.is_some() { Kind::Message } else { Kind::Tombstone };
+            let pushed = records.push(kind, 0, &meta, p.key, &[], p.value.unwrap_or_default());
+            if let Err(PushError::KeyTooLong { bytes } | PushError::MetaTooLong { bytes } | PushError::TooLong { bytes }) = pushed {
+                return Err(AppendError::TooLarge { bytes, bytes_max: crate::record::KEY_BYTES_MAX });
+            }
+        }
+        let receipt = self.append(&mut records, append);
+        self.scratch = records;
+        receipt
+    }
+
+    fn append(
+        &mut self,
+        records: &mut Records,
+        append: impl FnOnce(&mut Records) -> Result<Receipt, AppendError>,
+    ) -> Result<Receipt, AppendError> {
+        let receipt = append(records)?;
+        for (i, start) in records.starts().iter().enumerate() {
+            let end = records.starts().get(i + 1).map_or(records.bytes().len(), |e| *e as usize);
+            self.note(&records.bytes()[*start as usize..end]);
+            self.next = self.next.plus(1);
+        }
+        Ok(receipt)
+    }
+
+    /// Re-appends those of `candidates` that are still the newest of their key. Gives back what `append` gave, `None` if none is.
+    pub fn copy(
+        &mut self,
+        candidates: &[(Offset, Vec<u8>)],
+        append: impl FnOnce(&mut Records) -> Result<Receipt, AppendError>,
+    ) -> Result<Option<Receipt>, AppendError> {
+        let mut records = Records::default();
+        candidates.iter().filter(|(offset, raw)| self.holds(raw, *offset)).for_each(|(_, raw)| records.push_raw(raw));
+        if records.is_empty() {
+            return Ok(None);
+        }
+        self.append(&mut records, append).map(Some)
+    }
+
+    /// Less than half of `segments` files is live.
+    pub fn wants_cleaning(&self, segments: usize, limits: &Limits) -> bool {
+        segments > 1 && self.live_bytes * 2 < segments as u64 * u64::from(limits.segment_bytes)
+    }
+
+    #[cfg(test)]
+    pub fn located(&self, key: &[u8]) -> Option<Offset> {
+        self.map.get(key).map(|l| l.offset)
+    }
+}
+
+fn each_record<F: File>(segments: &Segments<F>, end: Offset, each: &mut dyn FnMut(Offset, &[u8])) -> Result<(), ReadError> {
+    let mut at = segments.start();
+    while at < end {
+        let Some((segment, after)) = segments.find(at) else { break };
+        let to = after.unwrap_or(end).min(end);
+        each_of(&segment, to, each)?;
+        at = to.max(at.plus(1));
+    }
+    Ok(())
+}
+
+fn each_of<F: File>(segment: &Segment<F>, end: Offset, each: &mut dyn FnMut(Offset, &[u8])) -> Result<(), ReadError> {
+    let Some(place) = segment.place(segment.head.base, end)? else { return Ok(()) };
+    let mut scan = Scan::new(segment, place);
+    while scan.next() < end {
+        let offset = scan.next();
+        let (raw, _) = scan.step()?;
+        each(offset, raw);
+    }
+    Ok(())
+}
+
+/// Appends what of a piece of a segment is still live.
+type AppendCopies<'a> = dyn FnMut(&[(Offset, Vec<u8>)]) -> Result<Option<Receipt>, AppendError> + 'a;
+
+/// Copies what is live in the oldest sealed segment, in pieces through `append`. Gives the offset that must be durable before the
+/// segment may go; `None` if there is no sealed segment.
+pub(crate) fn clean_oldest<F: File>(segments: &Segments<F>, append: &mut AppendCopies<'_>) -> Result<Option<Receipt>, CleanError> {
+    let Some((segment, end)) = segments.oldest_sealed() else { return Ok(None) };
+    let mut piece: Vec<(Offset, Vec<u8>)> = Vec::new();
+    let mut bytes = 0;
+    let mut last = Receipt(0);
+    let mut failed = None;
+    each_of(&segment, end, &mut |offset, raw| {
+        if failed.is_some() {
+            return;
+        }
+        bytes += raw.len();
+        piece.push((offset, raw.to_vec()));
+        if bytes >= COPY_BYTES {
+            match append(&piece) {
+                Ok(receipt) => last = receipt.unwrap_or(last),
+                Err(e) => failed = Some(e),
+            }
+            piece.clear();
+            bytes = 0;
+        }
+    })
+    .map_err(CleanError::Read)?;
+    if let Some(e) = failed {
+        return Err(CleanError::Append(e));
+    }
+    last = append(&piece).map_err(CleanError::Append)?.unwrap_or(last);
+    Ok(Some(last))
+}
+
+#[derive(Debug)]
+pub(crate) enum CleanError {
+    Read(ReadError),
+    Append(AppendError),
+}
+
+/// Removes the oldest segment, durably: a removal that came back after a crash would bring back what later tombstones deleted.
+pub(crate) fn remove_oldest<S: Storage>(storage: &S, segments: &Segments<S::File>) -> std::io::Result<()> {
+    let Some(oldest) = segments.take_oldest() else { return Ok(()) };
+    storage.remove(Name::Segment(oldest.head.base))?;
+    storage.sync_names()
+}
+
+/// A job for the log's reader threads.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Submit = Arc<dyn Fn(Job) + Send + Sync>;
+
+struct Inner<S: Storage> {
+    storage: Arc<S>,
+    limits: Limits,
+    directory: Mutex<Directory>,
+    partition: Partition<S>,
+    submit: Submit,
+    stopping: Mutex<bool>,
+    stop: Condvar,
+}
+
+/// The state store at work.
+pub(crate) struct StateStore<S: Storage> {
+    inner: Arc<Inner<S>>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self) {}
+}
+
+impl<S: Storage> StateStore<S> {
+    pub fn start(storage: Arc<S>, limits: Limits, directory: Directory, partition: Partition<S>, submit: Submit) -> std::io::Result<Self> {
+        let inner = Arc::new(Inner {
+            storage,
+            limits,
+            directory: Mutex::new(directory),
+            partition,
+            submit,
+            stopping: Mutex::new(false),
+            stop: Condvar::new(),
+        });
+        let keeper = inner.clone();
+        let keeper = thread::Builder::new().name("log-keeper".into()).spawn(move || keeper.keep())?;
+        Ok(Self { inner, keeper: Mutex::new(Some(keeper)) })
+    }
+
+    pub fn stop(&self) {
+        *self.inner.stopping.lock() = true;
+        self.inner.stop.notify_all();
+        if let Some(keeper) = self.keeper.lock().take() {
+            let _nothing_to_do_after_a_panic = keeper.join();
+        }
+        self.inner.partition.stop();
+    }
+}
+
+impl<S: Storage> Drop for StateStore<S> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl<S: Storage> Inner<S> {
+    /// Looks once a second whether the store wants cleaning. A failure is printed and tried again: cleaning only gives back space.
+    fn keep(&self) {
+        loop {
+            {
+                let mut stopping = self.stopping.lock();
+                if !*stopping {
+                    self.stop.wait_for(&mut stopping, Duration::from_secs(1));
+                }
+                if *stopping {
+                    return;
+                }
+            }
+            while !*self.stopping.lock() && self.directory.lock().wants_cleaning(self.partition.segments.len(), &self.limits) {
+                if let Err(e) = self.clean() {
+                    eprintln!("cleaning the state store: {e}; it is tried again");
+                    break;
+                }
+            }
+        }
+    }
+
+    fn clean(&self) -> Result<(), String> {
+        let segments = &self.partition.segments;
+        let nobody: Arc<dyn Wake> = Arc::new(Nobody);
+        let mut append = |piece: &[(Offset, Vec<u8>)]| {
+            loop {
+                let copied = self.directory.lock().copy(piece, |r| self.partition.shared.append(r, &nobody));
+                match copied {
+                    // The writer is busy with others: they go first.
+                    Err(AppendError::Full) => thread::sleep(Duration::from_millis(5)),
+                    other => return other,
+                }
+            }
+        };
+        let receipt = clean_oldest(segments, &mut append).map_err(|e| match e {
+            CleanError::Read(e) => e.to_string(),
+            CleanError::Append(e) => e.to_string(),
+        })?;
+        let Some(receipt) = receipt else { return Ok(()) };
+        let (tx, rx) = std::sync::mpsc::channel::<()>();
+        self.partition.shared.when_durable(Offset(receipt.0), Box::new(move || drop(tx)));
+        let _disconnects_when_durable = rx.recv();
+        if self.partition.shared.durable() < Offset(receipt.0) {
+            return Err("the store has failed".into());
+        }
+        remove_oldest(&*self.storage, segments).map_err(|e| e.to_string())
+    }
+
+    fn read(self: &Arc<Self>, key: Vec<u8>, done: GetDone) {
+        let located = self.directory.lock().map.get(&key[..]).map(|l| l.offset);
+        // What is deleted is gone only when the tombstone is durable, so an absent key waits too.
+        let needed = located.map_or_else(|| self.directory.lock().next, |o| o.plus(1));
+        let this = self.clone();
+        let then = move || {
+            if this.partition.shared.durable() < needed {
+                return done(Err(ReadError::Stopping));
+            }
+            let Some(offset) = located else { return done(Ok(None)) };
+            let submit = this.submit.clone();
+            submit(Box::new(move || this.read_at(key, offset, done)));
+        };
+        self.partition.shared.when_durable(needed, Box::new(then));
+    }
+
+    fn read_at(self: &Arc<Self>, key: Vec<u8>, offset: Offset, done: GetDone) {
+        let fetch = Fetch { partition: crate::PartitionId(u32::MAX), wanted: Wanted::Exactly(vec![offset]), records_max: 1, bytes_max: 1 };
+        match reader::fetch(&self.partition.segments, self.partition.shared.durable(), &fetch) {
+            Err(e) => done(Err(e)),
+            Ok(fetched) => match fetched.batch.iter().next() {
+                Some(r) => done(Ok(Some(Entry { tag: tag(r.meta), value: r.value.to_vec() }))),
+                // Cleaning moved it meanwhile.
+                None => self.read(key, done),
+            },
+        }
+    }
+}
+
+fn tag(meta: &[u8]) -> u32 {
+    meta.first_chunk::<4>().map_or(0, |b| u32::from_le_bytes(*b))
+}
+
+impl<S: Storage> State for StateStore<S> {
+    fn put(&self, puts: &[Put<'_>], who: &Arc<dyn Wake>) -> Result<Receipt, AppendError> {
+        self.inner.directory.lock().put(puts, |r| self.inner.partition.shared.append(r, who))
+    }
+
+    fn get(&self, key: &[u8], done: GetDone) {
+        self.inner.read(key.to_vec(), done);
+    }
+
+    fn appended(&self) -> Watermark {
+        self.inner.partition.shared.appended()
+    }
+
+    fn scan(&self, each: &mut Each<'_>) -> Result<(), ReadError> {
+        let directory = self.inner.directory.lock();
+        scan(&directory, &self.inner.partition.segments, self.inner.partition.shared.durable(), each)
+    }
+}
+
+/// Gives every live key with its tag and value.
+pub(crate) fn scan<F: File>(directory: &Directory, segments: &Segments<F>, end: Offset, each: &mut Each<'_>) -> Result<(), ReadError> {
+    each_record(segments, end, &mut |offset, raw| {
+        if directory.holds(raw, offset)
+            && let Some((_, _, [meta, key, _, value])) = parse(raw)
+        {
+            each(key, tag(meta), value);
+        }
+    })
+}

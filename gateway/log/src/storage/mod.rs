@@ -1,0 +1,70 @@
+//! The one door to the disk. Everything that touches a file goes through these two traits, so that every fault can be had in a test.
+//!
+//! Invariant: no path above this trait; a directory is a set of `Name`s.
+//! Must not know: what is in the files.
+
+mod file;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+
+pub use file::FileStorage;
+
+use crate::Offset;
+use std::{fmt, io};
+
+/// A file of a partition's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Name {
+    /// `%020d.log`, by its base offset.
+    Segment(Offset),
+    /// `spare-N`: a prepared file of no meaning.
+    Spare(u32),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Segment(base) => write!(f, "{base:020}.log"),
+            Self::Spare(n) => write!(f, "spare-{n}"),
+        }
+    }
+}
+
+impl Name {
+    /// The name that `text` stands for; `None` for files that are not ours.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let name = match text.strip_suffix(".log") {
+            Some(n) => Self::Segment(Offset(n.parse().ok()?)),
+            None => Self::Spare(text.strip_prefix("spare-")?.parse().ok()?),
+        };
+        (name.to_string() == text).then_some(name)
+    }
+}
+
+/// The directory of one partition.
+pub trait Storage: Send + Sync + 'static {
+    type File: File;
+    /// Where it is, for messages.
+    fn describe(&self) -> String;
+    fn names(&self) -> io::Result<Vec<Name>>;
+    /// A new file of `bytes` zeros; one that was there is replaced.
+    fn create(&self, name: Name, bytes: u64) -> io::Result<Self::File>;
+    fn open(&self, name: Name) -> io::Result<Self::File>;
+    /// Replaces `to` if it exists.
+    fn rename(&self, from: Name, to: Name) -> io::Result<()>;
+    fn remove(&self, name: Name) -> io::Result<()>;
+    /// Makes creations, renames and removals durable.
+    fn sync_names(&self) -> io::Result<()>;
+}
+
+/// An open file.
+pub trait File: Send + Sync + 'static {
+    /// Reads as much as there is, up to the length of `into`.
+    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize>;
+    /// Writes all parts, one after the other.
+    fn write_at(&self, parts: &[io::IoSlice<'_>], at: u64) -> io::Result<()>;
+    fn sync_data(&self) -> io::Result<()>;
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+    fn bytes(&self) -> io::Result<u64>;
+}

@@ -1,0 +1,199 @@
+//! Power cuts and failing writes on the simulated disk, from one seed each. The fault model stands in `storage/sim.rs`.
+//!
+//! Checked after every restart: the log opens; every acknowledged record is there, unchanged, in order; beyond them at most the one
+//! batch that was in flight, whole; and the log takes more.
+
+use super::*;
+use crate::{
+    OpenError,
+    storage::{Name, sim::SimStorage},
+};
+
+type Stored = (u64, Vec<u8>);
+
+fn stored(batch: &Batch) -> Vec<Stored> {
+    batch.iter().map(|r| (r.offset.0, r.value.to_vec())).collect()
+}
+
+fn batch_of(rng: &mut Rng, from: u64) -> Vec<Records> {
+    let count = 1 + rng.below(5);
+    let mut one = |i| {
+        let longest = if rng.chance(20) { 6_000 } else { 300 };
+        message(from + i + (rng.below(200) << 32), rng.below(longest) as usize)
+    };
+    (0..count).map(&mut one).collect()
+}
+
+/// Writes until a fault stops it. Gives what was in flight then.
+fn run(a: &mut Appender<SimStorage>, rng: &mut Rng, acknowledged: &mut Vec<Stored>) -> Vec<Stored> {
+    for _ in 0..60 {
+        let records = batch_of(rng, a.next().0);
+        let in_flight: Vec<Stored> = {
+            let base = a.next().0;
+            let sealed = Batch::sealed(
+                records.iter().flat_map(|r| r.bytes().to_vec()).collect(),
+                records.iter().scan(0, |at, r| Some(std::mem::replace(at, *at + r.bytes().len() as u32))).collect(),
+                Offset(0),
+                0,
+            );
+            sealed.iter().enumerate().map(|(i, r)| (base + i as u64, r.value.to_vec())).collect()
+        };
+        match a.commit(pending(&records), rng.below(1_000_000)) {
+            Ok(batch) => {
+                assert_eq!(stored(&batch), in_flight);
+                acknowledged.extend(in_flight);
+            }
+            Err(_) => {
+                assert!(a.commit(pending(&records), 0).is_err(), "nothing is written after a failure");
+                return in_flight;
+            }
+        }
+    }
+    Vec::new()
+}
+
+fn check(a: &Appender<SimStorage>, acknowledged: &mut Vec<Stored>, in_flight: &[Stored], what: &str) {
+    let got = stored(&everything(a));
+    assert!(got.len() >= acknowledged.len(), "{what}: {} of {} acknowledged records", got.len(), acknowledged.len());
+    assert_eq!(got[..acknowledged.len()], acknowledged[..], "{what}: acknowledged records");
+    let more = &got[acknowledged.len()..];
+    assert!(more.is_empty() || more == in_flight, "{what}: {} records that nobody wrote", more.len());
+    *acknowledged = got;
+}
+
+#[test]
+fn a_power_cut_at_any_sync_loses_nothing_acknowledged() {
+    for seed in 0..crash_seeds() {
+        seed_random(seed);
+        let mut rng = Rng::new(seed);
+        let storage = Arc::new(SimStorage::new(seed));
+        let mut acknowledged = Vec::new();
+        for life in 0..4 {
+            storage.cut_at_sync(1 + rng.below(40));
+            let in_flight = match Appender::open(storage.clone(), &opening(false, Offset(0))) {
+                Ok(mut a) => run(&mut a, &mut rng, &mut acknowledged),
+                Err(_) => Vec::new(),
+            };
+            storage.restart();
+            let a = open(&storage, false);
+            check(&a, &mut acknowledged, &in_flight, &format!("seed {seed}, life {life}"));
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_or_sync_stops_the_partition_and_loses_nothing_acknowledged() {
+    for seed in 0..crash_seeds() {
+        seed_random(seed);
+        let mut rng = Rng::new(seed ^ 0xE10);
+        let storage = Arc::new(SimStorage::new(seed));
+        let mut acknowledged = Vec::new();
+        let mut a = open(&storage, false);
+        storage.fail_at_op(1 + rng.below(80));
+        let in_flight = run(&mut a, &mut rng, &mut acknowledged);
+        if rng.chance(50) {
+            storage.restart();
+        }
+        drop(a);
+        let a = open(&storage, false);
+        check(&a, &mut acknowledged, &in_flight, &format!("seed {seed}"));
+    }
+}
+
+/// Where the batches of the first segment stand.
+fn batches(a: &mut Appender<SimStorage>, count: u64) -> Vec<u64> {
+    let mut at = Vec::new();
+    for n in 0..count {
+        at.push(a.at());
+        a.commit(pending(&[message(n, 500)]), n).expect("commits");
+    }
+    at
+}
+
+#[test]
+fn damage_before_the_tail_is_refused_with_file_and_byte() {
+    for (byte, damaged) in [(0, 2), (20, 2), (4, 5), (60, 3), (300, 4)] {
+        seed_random(byte);
+        let storage = Arc::new(SimStorage::new(1));
+        let mut a = open(&storage, true);
+        let at = batches(&mut a, 10);
+        storage.damage(Name::Segment(Offset(0)), (at[damaged] + byte) as usize);
+        for clean in [true, false] {
+            match Appender::open(storage.clone(), &opening(clean, Offset(0))) {
+                Err(OpenError::Damaged { file, at: found, .. }) => {
+                    assert_eq!((file.as_str(), found), ("sim/00000000000000000000.log", at[damaged]));
+                }
+                other => panic!("byte {byte}: {:?}", other.map(|a| a.next())),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reader_finds_damage_in_a_sealed_segment() {
+    seed_random(5);
+    let storage = Arc::new(SimStorage::new(1));
+    let mut a = open(&storage, true);
+    let at = batches(&mut a, 10);
+    drop(a);
+    let a = open(&storage, false);
+    storage.damage(Name::Segment(Offset(0)), (at[4] + 200) as usize);
+    let wanted = crate::Wanted::Range { from: Offset(0), to: a.next(), select: Arc::new(crate::Everything) };
+    let fetch = crate::Fetch { partition: PartitionId(3), wanted, records_max: 100, bytes_max: u32::MAX };
+    let error = crate::reader::fetch(a.segments(), a.next(), &fetch).expect_err("damaged");
+    assert!(matches!(error, crate::ReadError::Damaged { offset: Offset(4), .. }), "{error}");
+}
+
+#[test]
+fn a_value_that_names_records_beyond_the_end_refuses_the_log() {
+    seed_random(9);
+    let storage = Arc::new(SimStorage::new(1));
+    let mut a = open(&storage, true);
+    batches(&mut a, 3);
+    assert!(Appender::open(storage.clone(), &opening(false, Offset(3))).is_ok());
+    let error = Appender::open(storage, &opening(false, Offset(4))).err().expect("refused");
+    assert!(matches!(error, OpenError::Missing { end: Offset(3), named: Offset(4), .. }), "{error}");
+}
+
+#[test]
+fn what_was_cut_never_comes_back() {
+    // A torn batch, then shorter lives: its stale bytes must not be taken for records later.
+    for seed in 0..crash_seeds() {
+        seed_random(seed);
+        let mut rng = Rng::new(seed ^ 0x57A1E);
+        let storage = Arc::new(SimStorage::new(seed));
+        let mut acknowledged = Vec::new();
+        for life in 0..6 {
+            // The segment header and its name take two syncs in each life.
+            storage.cut_at_sync(3 + rng.below(3));
+            let mut a = match Appender::open(storage.clone(), &opening(false, Offset(0))) {
+                Ok(a) => a,
+                Err(_) => {
+                    storage.restart();
+                    continue;
+                }
+            };
+            let in_flight = run(&mut a, &mut rng, &mut acknowledged);
+            storage.restart();
+            let a = open(&storage, false);
+            check(&a, &mut acknowledged, &in_flight, &format!("seed {seed}, life {life}"));
+        }
+    }
+}
+
+#[test]
+fn after_an_unclean_stop_a_fresh_segment_and_after_a_clean_one_the_same() {
+    seed_random(11);
+    let storage = Arc::new(SimStorage::new(1));
+    let mut a = open(&storage, true);
+    batches(&mut a, 3);
+    let end = a.at();
+    drop(a);
+    let a = open(&storage, true);
+    assert_eq!((a.segments().len(), a.at()), (1, end));
+    let a = open(&storage, false);
+    assert_eq!((a.segments().len(), a.at(), a.next()), (2, crate::segment::BATCHES_AT, Offset(3)));
+    // A segment without records gives its name to the fresh one.
+    let a = open(&storage, false);
+    assert_eq!((a.segments().len(), a.next()), (2, Offset(3)));
+}

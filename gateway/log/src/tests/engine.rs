@@ -1,0 +1,227 @@
+//! The engine with its threads, on real files.
+
+use super::*;
+use crate::{AppendError, Engine, Everything, Fetch, FileEngine, OpenError, Options, Put, Receipt, Wake, Wanted, Watermark};
+use parking_lot::{Condvar, Mutex};
+use std::{
+    path::Path,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    change: Condvar,
+}
+
+impl Wake for Bell {
+    fn wake(&self) {
+        *self.rung.lock() = true;
+        self.change.notify_all();
+    }
+}
+
+impl Bell {
+    fn wait(&self) {
+        let mut rung = self.rung.lock();
+        if !*rung {
+            assert!(!self.change.wait_for(&mut rung, Duration::from_secs(10)).timed_out(), "nobody rang");
+        }
+        *rung = false;
+    }
+}
+
+fn options(dir: &Path) -> Options {
+    Options { directory: dir.join("data"), limits: SMALL, streams: vec![("default".into(), 1)] }
+}
+
+fn open(dir: &Path) -> FileEngine {
+    FileEngine::open(&options(dir), &mut |_, _| Vec::new()).expect("opens")
+}
+
+const P: PartitionId = PartitionId(0);
+
+/// Registers, then looks: as everybody must who waits.
+fn wait_for(engine: &FileEngine, bell: &Bell, receipt: Receipt) {
+    loop {
+        match engine.appended(P) {
+            Watermark::Appended(at) if at >= receipt => return,
+            Watermark::Failed(f) => panic!("{f}"),
+            Watermark::Appended(_) => bell.wait(),
+        }
+    }
+}
+
+fn read_all(engine: &FileEngine) -> Vec<(u64, Vec<u8>)> {
+    let (tx, rx) = mpsc::channel();
+    let wanted = Wanted::Range { from: Offset(0), to: Offset(u64::MAX), select: Arc::new(Everything) };
+    let fetch = Fetch { partition: P, wanted, records_max: u32::MAX, bytes_max: u32::MAX };
+    engine.fetch(fetch, Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
+    let fetched = rx.recv_timeout(Duration::from_secs(10)).expect("an answer");
+    fetched.batch.iter().map(|r| (r.offset.0, r.meta.to_vec())).collect()
+}
+
+#[test]
+fn many_appenders_one_order_and_a_follower_sees_it_all() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = Arc::new(open(dir.path()));
+    let bell = Arc::new(Bell::default());
+    let following = engine.follow(P, bell.clone());
+    let threads: Vec<_> = (0..4u64)
+        .map(|t| {
+            let engine = engine.clone();
+            std::thread::spawn(move || {
+                let bell = Arc::new(Bell::default());
+                let who: Arc<dyn Wake> = bell.clone();
+                let mut records = Records::default();
+                for n in 0..500u64 {
+                    records.clear();
+                    let meta = (t << 32 | n).to_le_bytes();
+                    records.push(Kind::Message, 0, &meta, b"k", &[], &[7; 100]).expect("small");
+                    let receipt = loop {
+                        match engine.append(P, &mut records, &who) {
+                            Ok(receipt) => break receipt,
+                            Err(AppendError::Full) => bell.wait(),
+                            Err(e) => panic!("{e}"),
+                        }
+                    };
+                    if n % 50 == 49 {
+                        wait_for(&engine, &bell, receipt);
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut seen = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while seen.len() < 2_000 {
+        while let Some(batch) = following.poll() {
+            seen.extend(batch.iter().map(|r| (r.offset.0, r.meta.to_vec())));
+            let first = batch.first();
+            assert!(engine.recent(P, &[first])[0].as_ref().is_some_and(|b| b.first() == first), "the newest batch is in memory");
+        }
+        assert!(Instant::now() < deadline, "only {} records followed", seen.len());
+        if seen.len() < 2_000 {
+            bell.wait();
+        }
+    }
+    threads.into_iter().for_each(|t| t.join().expect("no panic"));
+    assert!(seen.iter().enumerate().all(|(i, (offset, _))| *offset == i as u64), "dense");
+    for t in 0..4u64 {
+        let mine: Vec<u64> =
+            seen.iter().map(|(_, m)| u64::from_le_bytes(m[..].try_into().expect("8 bytes"))).filter(|m| m >> 32 == t).collect();
+        assert!(mine.is_sorted() && mine.len() == 500, "each appender's records keep their order");
+    }
+    assert_eq!(read_all(&engine), seen);
+    engine.stop();
+    drop(following);
+    drop(engine);
+    assert_eq!(read_all(&open(dir.path())), seen);
+}
+
+#[test]
+fn a_follower_that_takes_nothing_holds_the_writer_and_memory_stays_bounded() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = open(dir.path());
+    let bell = Arc::new(Bell::default());
+    let who: Arc<dyn Wake> = bell.clone();
+    let following = engine.follow(P, bell.clone());
+    let mut records = Records::default();
+    records.push(Kind::Message, 0, &[], b"k", &[], &[7; 2_000]).expect("small");
+    let mut accepted = 0u64;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(600) {
+        match engine.append(P, &mut records, &who) {
+            Ok(_) => accepted += 1,
+            Err(AppendError::Full) => std::thread::sleep(Duration::from_millis(5)),
+            Err(e) => panic!("{e}"),
+        }
+    }
+    let bound = (SMALL.ring_bytes + 2 * SMALL.pending_bytes_max) as u64 / 2_000 + 2;
+    assert!(accepted <= bound, "{accepted} records taken, at most {bound} fit");
+    let mut followed = 0;
+    while followed < accepted {
+        match following.poll() {
+            Some(batch) => followed += batch.len() as u64,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    assert_eq!(followed, accepted);
+}
+
+#[test]
+fn state_is_put_got_scanned_and_survives_an_end_without_goodbye() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = open(dir.path());
+    let who: Arc<dyn Wake> = Arc::new(Bell::default());
+    for n in 0..2_000u32 {
+        let (key, value) = (format!("c/{}", n % 50), n.to_le_bytes());
+        let put = [Put { key: key.as_bytes(), tag: n, value: (n % 7 != 0).then_some(&value[..]) }];
+        while let Err(AppendError::Full) = engine.state().put(&put, &who) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let get = |engine: &FileEngine, key: &str| {
+        let (tx, rx) = mpsc::channel();
+        engine.state().get(key.as_bytes(), Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
+        rx.recv_timeout(Duration::from_secs(10)).expect("an answer").map(|e| e.tag)
+    };
+    let newest = |k: u32| (0..2_000).rev().find(|n| n % 50 == k).filter(|n| n % 7 != 0);
+    for k in 0..50 {
+        assert_eq!(get(&engine, &format!("c/{k}")), newest(k), "c/{k}");
+    }
+    assert_eq!(get(&engine, "c/none"), None);
+    drop(engine);
+    let engine = open(dir.path());
+    let mut scanned = std::collections::BTreeMap::new();
+    engine
+        .state()
+        .scan(&mut |key, tag, _| {
+            scanned.insert(String::from_utf8_lossy(key).into_owned(), tag);
+        })
+        .expect("scans");
+    let want: std::collections::BTreeMap<_, _> = (0..50).filter_map(|k| newest(k).map(|n| (format!("c/{k}"), n))).collect();
+    scanned.retain(|k, _| k.starts_with("c/"));
+    assert_eq!(scanned, want);
+}
+
+#[test]
+fn refusals_name_the_thing_and_the_way_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = open(dir.path());
+    let again = FileEngine::open(&options(dir.path()), &mut |_, _| Vec::new()).err().expect("held by this process");
+    assert!(matches!(&again, OpenError::Locked { pid: Some(pid), .. } if *pid == std::process::id()), "{again}");
+    assert!(again.to_string().contains("--data"));
+    drop(engine);
+
+    let other = Options { streams: vec![("default".into(), 4)], ..options(dir.path()) };
+    let error = FileEngine::open(&other, &mut |_, _| Vec::new()).err().expect("other partitions");
+    assert!(matches!(error, OpenError::Streams { stored: 1, wanted: 4, .. }), "{error}");
+
+    let foreign = Options { directory: dir.path().join("foreign"), ..options(dir.path()) };
+    std::fs::create_dir(&foreign.directory).expect("creates");
+    std::fs::write(foreign.directory.join("holiday.jpg"), b"x").expect("writes");
+    let error = FileEngine::open(&foreign, &mut |_, _| Vec::new()).err().expect("foreign").to_string();
+    assert!(error.contains("holiday.jpg") && error.contains("--data"), "{error}");
+}
+
+#[test]
+fn a_clean_end_says_how_far_the_log_went() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = open(dir.path());
+    let bell = Arc::new(Bell::default());
+    let who: Arc<dyn Wake> = bell.clone();
+    let mut records = message(1, 100);
+    let receipt = engine.append(P, &mut records, &who).expect("room");
+    wait_for(&engine, &bell, receipt);
+    engine.stop();
+    drop(engine);
+    // Somebody removes the newest records while the process is down.
+    let segment = dir.path().join("data/streams/default/0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&segment).expect("reads");
+    bytes[12_288..].fill(0);
+    std::fs::write(&segment, bytes).expect("writes");
+    let error = FileEngine::open(&options(dir.path()), &mut |_, _| Vec::new()).err().expect("records are gone");
+    assert!(matches!(error, OpenError::Missing { end: Offset(0), named: Offset(1), .. }), "{error}");
+}

@@ -1,0 +1,72 @@
+//! What tries to prove the log wrong: crashes of a simulated disk, random operations against a model, the engine with its threads.
+
+mod bytes;
+mod crash;
+mod engine;
+mod state;
+
+use crate::{
+    Batch, Kind, Limits, Offset, PartitionId, Records,
+    appender::{Appender, Opening, Pending},
+    storage::{Storage, sim::Rng},
+};
+use std::{cell::Cell, sync::Arc};
+
+pub(crate) const SMALL: Limits = Limits { segment_bytes: 64 * 1024, pending_bytes_max: 16 * 1024, ring_bytes: 64 * 1024 };
+
+thread_local! {
+    static RANDOM: Cell<u64> = const { Cell::new(1) };
+}
+
+/// Salts that follow the seed of the test.
+fn random() -> u64 {
+    RANDOM.with(|r| {
+        let next = Rng::new(r.get()).next_u64();
+        r.set(next);
+        next
+    })
+}
+
+fn seed_random(seed: u64) {
+    RANDOM.with(|r| r.set(seed + 1));
+}
+
+/// Seeds of `./test.sh`; more with WEIR_SEEDS.
+fn crash_seeds() -> u64 {
+    std::env::var("WEIR_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(200)
+}
+
+fn opening(clean: bool, named: Offset) -> Opening {
+    Opening { partition: PartitionId(3), limits: SMALL, clean, named, now_ms: 1_000, random }
+}
+
+fn open<S: Storage>(storage: &Arc<S>, clean: bool) -> Appender<S> {
+    Appender::open(storage.clone(), &opening(clean, Offset(0))).expect("opens without faults")
+}
+
+/// A message whose key and value follow from `n`.
+fn message(n: u64, value_len: usize) -> Records {
+    let mut records = Records::default();
+    let value: Vec<u8> = (0..value_len).map(|i| (n as usize + i) as u8).collect();
+    records.push(Kind::Message, 1, &n.to_le_bytes(), format!("k/{}", n % 7).as_bytes(), b"hh", &value).expect("small");
+    records
+}
+
+fn pending(all: &[Records]) -> Pending {
+    let mut p = Pending::default();
+    all.iter().for_each(|r| p.push(r));
+    p
+}
+
+/// Everything that can be read.
+fn everything<S: Storage>(a: &Appender<S>) -> Batch {
+    let fetch = crate::Fetch {
+        partition: PartitionId(3),
+        wanted: crate::Wanted::Range { from: Offset(0), to: a.next(), select: Arc::new(crate::Everything) },
+        records_max: u32::MAX,
+        bytes_max: u32::MAX,
+    };
+    let fetched = crate::reader::fetch(a.segments(), a.next(), &fetch).expect("reads without faults");
+    assert_eq!(fetched.next, a.next());
+    fetched.batch
+}
