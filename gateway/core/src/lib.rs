@@ -4,7 +4,12 @@
 //! Must not know: the log, the shell, or that more than one session exists at a time.
 
 pub mod codec;
+pub mod directory;
+pub mod fanout;
+pub mod ids;
+pub mod message;
 pub mod packet;
 pub mod property;
+pub mod retained;
 pub mod topic;
 pub mod trie;

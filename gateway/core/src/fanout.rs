@@ -1,0 +1,355 @@
+//! The hand-over between the tail of a partition, which offers what is new, and a connection, which reads at its own speed.
+//!
+//! | who | when | does |
+//! |---|---|---|
+//! | tail | a batch matches and the reader is live | `Inbox::offer`; refused: the reader is behind from this batch on |
+//! | connection | the head of its entries has left memory | `Reader::fall_behind`; `next` stays |
+//! | connection | behind, no entries | fetch `[next, durable)`; once `next` is in memory: ask to join |
+//! | tail | join | `Inbox::join`: live from here on, `joined` = where |
+//! | connection | `next < joined`, in any mode | fetch `[next, joined)` first, only then entries |
+//! | connection | record below `next` | skip: `next` is the one truth |
+//!
+//! Invariant: the records sent are exactly those that match, in offset order, each once per connection. A join may be late, doubled or
+//! stale: it only says where offers begin.
+//! Must not know: batches (an entry holds the offset of its first record, never the batch: a stuck reader would pin its memory), locks.
+
+use crate::ids::Offset;
+use std::{collections::VecDeque, ops::Range};
+
+/// Entries in an inbox: enough for a reader that is woken late, little enough that a stuck one costs nothing.
+#[cfg(not(test))]
+pub const INBOX_ENTRIES_MAX: usize = 64;
+/// Small in tests, so that random steps fill it often.
+#[cfg(test)]
+pub const INBOX_ENTRIES_MAX: usize = 3;
+
+/// Records of one batch that match: offsets, ascending, and what the batch covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Offsets of the batch; the first names it.
+    pub batch: Range<Offset>,
+    /// Runs of indices into the batch.
+    pub runs: Vec<Range<u32>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mode {
+    #[default]
+    Behind,
+    Live,
+}
+
+/// What the tail and a connection share about one reader and partition; the shell keeps it under a lock.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    mode: Mode,
+    entries: VecDeque<Entry>,
+    joined: Offset,
+    /// Joins so far: tells an answered request from an open one.
+    joins: u64,
+    /// The batch that found the inbox full: everything that matches before it is in the entries.
+    refused: Option<Offset>,
+}
+
+impl Inbox {
+    /// The tail offers; false: the reader is behind, offer no more until it joins.
+    pub fn offer(&mut self, entry: Entry) -> bool {
+        if self.mode == Mode::Behind {
+            return false;
+        }
+        if self.entries.len() >= INBOX_ENTRIES_MAX {
+            self.mode = Mode::Behind;
+            self.refused = Some(entry.batch.start);
+            return false;
+        }
+        self.entries.push_back(entry);
+        true
+    }
+
+    /// The tail offers everything from `tail` on.
+    pub fn join(&mut self, tail: Offset) {
+        *self = Self { mode: Mode::Live, entries: VecDeque::new(), joined: tail, joins: self.joins + 1, refused: None };
+    }
+}
+
+/// What a connection does next for one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing until somebody wakes it.
+    Wait,
+    /// Read these offsets from the log; answer with `Reader::fetched`.
+    Fetch(Range<Offset>),
+    /// Ask the tail to join.
+    Join,
+    /// Send the first entry; answer with `Reader::sent`, or with `fall_behind` if its batch has left memory.
+    Send,
+}
+
+/// A connection's place in one partition.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// Everything before it was sent, or did not match.
+    pub next: Offset,
+    entries: VecDeque<Entry>,
+    fetching: bool,
+    /// Joins that had been answered when it asked for one.
+    joining: Option<u64>,
+    live: bool,
+    /// Joins seen.
+    joins: u64,
+    /// QoS 0 records from here on are sent: they came while the reader kept up.
+    pub live_from: Offset,
+}
+
+impl Reader {
+    #[must_use]
+    pub fn new(next: Offset, live_from: Offset) -> Self {
+        Self { next, live_from, ..Self::default() }
+    }
+
+    /// Decides; takes what the inbox holds. `durable`: the end of what can be read; `recent`: first offset still in memory.
+    pub fn step(&mut self, inbox: &mut Inbox, durable: Offset, recent: Offset) -> Step {
+        if self.joining.is_some_and(|asked| inbox.joins > asked) {
+            self.joining = None;
+        }
+        self.note_mode(inbox);
+        if self.fetching {
+            return Step::Wait;
+        }
+        if self.next < inbox.joined {
+            self.fetching = true;
+            return Step::Fetch(self.next..inbox.joined);
+        }
+        self.drop_sent();
+        if self.entries.is_empty() {
+            std::mem::swap(&mut self.entries, &mut inbox.entries);
+            self.drop_sent();
+        }
+        if !self.entries.is_empty() {
+            return Step::Send;
+        }
+        if inbox.mode == Mode::Live || self.joining.is_some() {
+            return Step::Wait;
+        }
+        if let Some(refused) = inbox.refused.take() {
+            self.next = self.next.max(refused);
+        }
+        if self.next < recent && self.next < durable {
+            self.fetching = true;
+            return Step::Fetch(self.next..durable);
+        }
+        self.joining = Some(inbox.joins);
+        Step::Join
+    }
+
+    fn drop_sent(&mut self) {
+        while self.entries.front().is_some_and(|e| e.batch.end <= self.next) {
+            self.entries.pop_front();
+        }
+    }
+
+    fn note_mode(&mut self, inbox: &Inbox) {
+        if inbox.joins > self.joins {
+            self.joins = inbox.joins;
+            self.live = true;
+            self.live_from = self.live_from.min(inbox.joined);
+        }
+        if self.live && inbox.mode == Mode::Behind {
+            self.live = false;
+            self.live_from = Offset(u64::MAX);
+        }
+    }
+
+    /// The entry that `Step::Send` is about.
+    #[must_use]
+    pub fn entry(&self) -> Option<&Entry> {
+        self.entries.front()
+    }
+
+    /// Everything before `next` of what was fetched or offered was sent or did not match.
+    pub fn sent(&mut self, next: Offset) {
+        self.next = self.next.max(next);
+    }
+
+    /// The fetch that `step` asked for has ended; what it found was sent up to `next`.
+    pub fn fetched(&mut self) {
+        self.fetching = false;
+    }
+
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// The batch of the first entry has left memory: the log has it still.
+    pub fn fall_behind(&mut self, inbox: &mut Inbox) {
+        self.entries.clear();
+        inbox.entries.clear();
+        inbox.mode = Mode::Behind;
+        inbox.refused = None;
+        self.note_mode(inbox);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Batches of a log in which record n matches if `n % every == 0`, a tail over them, and a reader; driven in any order.
+    struct World {
+        batches: Vec<Range<u64>>,
+        every: u64,
+        /// Batches in memory: from this index on.
+        memory: usize,
+        /// Batches the tail has seen.
+        tail: usize,
+        inbox: Inbox,
+        reader: Reader,
+        live: bool,
+        join_queue: u32,
+        fetch: Option<Range<Offset>>,
+        sent: Vec<u64>,
+    }
+
+    impl World {
+        fn offset(&self, batch: usize) -> Offset {
+            Offset(self.batches.get(batch).map_or_else(|| self.batches.last().map_or(0, |b| b.end), |b| b.start))
+        }
+
+        fn tail_step(&mut self) {
+            if self.tail == self.batches.len() {
+                return;
+            }
+            let b = self.batches[self.tail].clone();
+            self.tail += 1;
+            let matching: Vec<u32> = b.clone().filter(|n| n % self.every == 0).map(|n| (n - b.start) as u32).collect();
+            if self.live && !matching.is_empty() {
+                let runs = matching.iter().map(|i| *i..i + 1).collect();
+                self.live = self.inbox.offer(Entry { batch: Offset(b.start)..Offset(b.end), runs });
+            }
+        }
+
+        fn tail_command(&mut self) {
+            if self.join_queue > 0 {
+                self.join_queue -= 1;
+                let at = self.offset(self.tail);
+                self.inbox.join(at);
+                self.live = true;
+            }
+        }
+
+        /// `room`: records that may be sent in this step.
+        fn connection(&mut self, mut room: usize) {
+            let (durable, recent) = (self.offset(self.batches.len()), self.offset(self.memory));
+            match self.reader.step(&mut self.inbox, durable, recent) {
+                Step::Wait => {}
+                Step::Join => self.join_queue += 1,
+                Step::Fetch(range) => {
+                    assert!(range.start < range.end);
+                    self.fetch = Some(range);
+                }
+                Step::Send => {
+                    let entry = self.reader.entry().expect("an entry").clone();
+                    if entry.batch.start < recent {
+                        self.reader.fall_behind(&mut self.inbox);
+                        return;
+                    }
+                    for i in entry.runs.into_iter().flatten() {
+                        let offset = Offset(entry.batch.start.0 + u64::from(i));
+                        if offset < self.reader.next {
+                            continue;
+                        }
+                        if room == 0 {
+                            return;
+                        }
+                        room -= 1;
+                        self.sent.push(offset.0);
+                        self.reader.sent(Offset(offset.0 + 1));
+                    }
+                    self.reader.sent(entry.batch.end);
+                }
+            }
+        }
+
+        /// A fetch ends, perhaps early.
+        fn fetch_ends(&mut self, room: usize) {
+            let Some(range) = self.fetch.take() else { return };
+            let mut next = range.start.0;
+            let mut left = room;
+            while next < range.end.0 {
+                if next % self.every == 0 {
+                    if left == 0 {
+                        break;
+                    }
+                    left -= 1;
+                    self.sent.push(next);
+                }
+                next += 1;
+            }
+            self.reader.sent(Offset(next));
+            self.reader.fetched();
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn sends_exactly_what_matches_once_and_in_order(
+            every in 1u64..4,
+            start in 0u64..20,
+            steps in proptest::collection::vec((0u8..9, 1u64..8), 0..400),
+        ) {
+            let mut w = World {
+                batches: Vec::new(), every, memory: 0, tail: 0, inbox: Inbox::default(),
+                reader: Reader::new(Offset(start), Offset(0)), live: false, join_queue: 0, fetch: None, sent: Vec::new(),
+            };
+            for (what, n) in steps {
+                match what {
+                    0 | 1 => {
+                        let from = w.offset(w.batches.len()).0;
+                        w.batches.push(from..from + n);
+                    }
+                    2 => (0..n).for_each(|_| w.tail_step()),
+                    3 => w.tail_command(),
+                    // A stale or doubled join.
+                    4 => w.join_queue += u32::from(n == 1),
+                    5 | 6 => w.connection(n as usize),
+                    7 => w.fetch_ends(n as usize),
+                    // Memory lets go of what the tail has seen.
+                    _ => w.memory = w.memory.max(w.tail.saturating_sub(n as usize)),
+                }
+            }
+            // Left alone, it catches up: enough rounds for one record each.
+            let total = w.offset(w.batches.len()).0;
+            for _ in 0..(3 * total + 300) {
+                w.tail_step();
+                w.tail_command();
+                w.connection(1);
+                w.fetch_ends(1);
+            }
+            let want: Vec<u64> = (start..total.max(start)).filter(|n| n % every == 0).collect();
+            prop_assert_eq!(w.sent, want);
+        }
+    }
+
+    #[test]
+    fn a_full_inbox_makes_the_reader_behind_and_only_a_join_live_again() {
+        let (mut inbox, mut reader) = (Inbox::default(), Reader::default());
+        let entry = |n: u64| Entry { batch: Offset(n)..Offset(n + 1), runs: Vec::new() };
+        assert!(!inbox.offer(entry(0)), "nobody has joined");
+        inbox.join(Offset(0));
+        let taken = (0..200).filter(|n| inbox.offer(entry(*n))).count();
+        assert_eq!(taken, INBOX_ENTRIES_MAX);
+        for n in 0..INBOX_ENTRIES_MAX as u64 {
+            assert_eq!(reader.step(&mut inbox, Offset(200), Offset(0)), Step::Send);
+            reader.sent(Offset(n + 1));
+        }
+        assert_eq!(reader.step(&mut inbox, Offset(200), Offset(0)), Step::Join, "what was refused is still in memory");
+        assert_eq!((reader.is_live(), reader.live_from), (false, Offset(u64::MAX)), "QoS 0 is not sent while behind");
+        inbox.join(Offset(200));
+        assert_eq!(reader.step(&mut inbox, Offset(200), Offset(0)), Step::Fetch(Offset(INBOX_ENTRIES_MAX as u64)..Offset(200)));
+        assert_eq!(reader.live_from, Offset(200));
+    }
+}

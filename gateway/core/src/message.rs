@@ -1,0 +1,207 @@
+//! A message on its way into the log and out of it: what stands in a record's flags and meta.
+//!
+//! Invariant: what must be atomic with a message stands in its record; `Stored::parse` gives back what `Message` put in.
+//! Must not know: files, or who gets it.
+//!
+//! Flags: bits 0–1 QoS, 2 retain, 3 sid block, 4 expiry, 5 will. Meta, little-endian: client hash 8; with a sid block sid 8, packet id 2,
+//! sequence 8 (a will: packet id 0, connection number); with expiry absolute ms 8. Headers are the properties without expiry and alias.
+
+use crate::{
+    ids::Offset,
+    packet::{Publish, Qos, Will},
+    property::{Properties, PropertiesBuf, Property},
+};
+use std::borrow::Cow;
+
+const RETAIN: u8 = 1 << 2;
+const SID: u8 = 1 << 3;
+const EXPIRY: u8 = 1 << 4;
+const WILL: u8 = 1 << 5;
+
+/// xxh3-64, seed 0. Partitions and origins rest on it: it never changes.
+#[must_use]
+pub fn hash(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
+}
+
+/// Who published: the will of which connection of which session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WillMark {
+    pub sid: u64,
+    pub connection: u64,
+}
+
+/// A message to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    pub topic: &'a str,
+    pub qos: Qos,
+    pub retain: bool,
+    pub client_hash: u64,
+    pub expires_ms: Option<u64>,
+    pub will: Option<WillMark>,
+    pub headers: Cow<'a, [u8]>,
+    pub payload: &'a [u8],
+}
+
+/// Flags and meta of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub flags: u8,
+    bytes: [u8; 34],
+    len: usize,
+}
+
+impl Meta {
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+}
+
+/// Properties without expiry and topic alias, and the expiry: borrowed where there is nothing to leave out.
+fn headers(properties: Properties<'_>) -> (Cow<'_, [u8]>, Option<u32>) {
+    let left_out =
+        |p: &Property<'_>| matches!(p, Property::MessageExpiryInterval(_) | Property::TopicAlias(_) | Property::WillDelayInterval(_));
+    if properties.is_empty() || !properties.iter().any(|p| left_out(&p)) {
+        return (Cow::Borrowed(properties.raw()), None);
+    }
+    let kept: PropertiesBuf = properties.iter().filter(|p| !left_out(p)).collect();
+    let expiry = properties.iter().find_map(|p| if let Property::MessageExpiryInterval(s) = p { Some(s) } else { None });
+    (Cow::Owned(kept.as_properties().raw().to_vec()), expiry)
+}
+
+impl<'a> Message<'a> {
+    /// `topic` is the packet's, or the one its alias stands for.
+    #[must_use]
+    pub fn of_publish(p: &Publish<'a>, topic: &'a str, client_hash: u64, wall_ms: u64) -> Self {
+        let (headers, expiry) = headers(p.properties);
+        let expires_ms = expiry.map(|s| wall_ms + u64::from(s) * 1000);
+        Self { topic, qos: p.qos, retain: p.retain, client_hash, expires_ms, will: None, headers, payload: p.payload }
+    }
+
+    #[must_use]
+    pub fn of_will(w: &Will<'a>, mark: WillMark, client_hash: u64, wall_ms: u64) -> Self {
+        let (headers, expiry) = headers(w.properties);
+        let expires_ms = expiry.map(|s| wall_ms + u64::from(s) * 1000);
+        Self { topic: w.topic, qos: w.qos, retain: w.retain, client_hash, expires_ms, will: Some(mark), headers, payload: w.payload }
+    }
+
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        let mut meta = Meta { flags: self.qos as u8 | if self.retain { RETAIN } else { 0 }, bytes: [0; 34], len: 0 };
+        meta.put(&self.client_hash.to_le_bytes());
+        if let Some(will) = self.will {
+            meta.flags |= SID | WILL;
+            meta.put(&will.sid.to_le_bytes());
+            meta.put(&[0, 0]);
+            meta.put(&will.connection.to_le_bytes());
+        }
+        if let Some(ms) = self.expires_ms {
+            meta.flags |= EXPIRY;
+            meta.put(&ms.to_le_bytes());
+        }
+        meta
+    }
+}
+
+/// A message as read from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored<'a> {
+    pub offset: Offset,
+    /// When it was written, ms since 1970.
+    pub time_ms: u64,
+    pub qos: Qos,
+    pub retain: bool,
+    pub client_hash: u64,
+    pub will: Option<WillMark>,
+    pub expires_ms: Option<u64>,
+    /// UTF-8, as it was when it was published.
+    pub topic: &'a [u8],
+    pub headers: Properties<'a>,
+    pub payload: &'a [u8],
+}
+
+impl<'a> Stored<'a> {
+    /// `None`: not a message of this format.
+    #[must_use]
+    pub fn parse(
+        offset: Offset,
+        time_ms: u64,
+        flags: u8,
+        meta: &[u8],
+        topic: &'a [u8],
+        headers: &'a [u8],
+        payload: &'a [u8],
+    ) -> Option<Self> {
+        let word = |b: &[u8; 8]| u64::from_le_bytes(*b);
+        let (hash, mut meta) = meta.split_first_chunk::<8>()?;
+        let mut will = None;
+        if flags & SID != 0 {
+            let (sid, rest) = meta.split_first_chunk::<8>()?;
+            let (connection, rest) = rest.get(2..)?.split_first_chunk::<8>()?;
+            will = (flags & WILL != 0).then_some(WillMark { sid: word(sid), connection: word(connection) });
+            meta = rest;
+        }
+        let expires_ms = if flags & EXPIRY != 0 { Some(word(meta.first_chunk()?)) } else { None };
+        Some(Self {
+            offset,
+            time_ms,
+            qos: Qos::from_bits(flags & 3)?,
+            retain: flags & RETAIN != 0,
+            client_hash: word(hash),
+            will,
+            expires_ms,
+            topic,
+            headers: Properties::from_stored(headers),
+            payload,
+        })
+    }
+
+    #[must_use]
+    pub fn is_expired(&self, wall_ms: u64) -> bool {
+        self.expires_ms.is_some_and(|at| at <= wall_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let properties: PropertiesBuf =
+            [Property::ContentType("t"), Property::MessageExpiryInterval(5), Property::UserProperty(("a", "b"))].into_iter().collect();
+        let publish = Publish {
+            dup: false,
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            topic: "a/b",
+            packet_id: None,
+            properties: properties.as_properties(),
+            payload: b"x",
+        };
+        let message = Message::of_publish(&publish, publish.topic, 7, 1_000);
+        let (meta, kept) = (message.meta(), [Property::ContentType("t"), Property::UserProperty(("a", "b"))]);
+        let stored = Stored::parse(Offset(9), 2, meta.flags, meta.bytes(), b"a/b", &message.headers, b"x").expect("whole");
+        assert_eq!((stored.qos, stored.retain, stored.client_hash, stored.expires_ms), (Qos::AtLeastOnce, true, 7, Some(6_000)));
+        assert!(stored.headers.iter().eq(kept) && stored.will.is_none());
+        assert!(stored.is_expired(6_000) && !stored.is_expired(5_999));
+
+        let will = Will { qos: Qos::AtMostOnce, retain: false, properties: properties.as_properties(), topic: "w", payload: b"" };
+        let mark = WillMark { sid: 1 << 40 | 3, connection: 4 };
+        let message = Message::of_will(&will, mark, 7, 0);
+        let meta = message.meta();
+        assert_eq!(meta.flags, SID | EXPIRY | WILL);
+        let stored = Stored::parse(Offset(9), 2, meta.flags, meta.bytes(), b"w", &message.headers, b"").expect("whole");
+        assert_eq!((stored.will, stored.expires_ms), (Some(mark), Some(5_000)));
+        for cut in 0..meta.bytes().len() {
+            assert!(Stored::parse(Offset(9), 2, meta.flags, &meta.bytes()[..cut], b"w", &[], b"").is_none());
+        }
+    }
+}
