@@ -11,5 +11,6 @@ pub mod message;
 pub mod packet;
 pub mod property;
 pub mod retained;
+pub mod session;
 pub mod topic;
 pub mod trie;

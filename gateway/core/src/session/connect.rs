@@ -1,0 +1,186 @@
+//! The first packet: what it asks, what it is answered.
+//!
+//! Invariant: a refusal is a CONNACK in the peer's own version, and nothing after it [MQTT-3.1.4-2].
+//! Must not know: who else is connected.
+
+use super::{
+    Action, INFLIGHT_MAX, KEY_BYTES_MAX, Life, Outbound, OwnedWill, PACKET_BYTES_MAX, PartitionReader, RECEIVE_MAXIMUM, Session,
+    Subscriptions,
+    inbound::{Inbound, Reply, Until},
+};
+use crate::{
+    codec::encode,
+    fanout::Reader,
+    ids::{Now, Offset, PartitionId},
+    packet::{ConnAck, Connect, Packet, ReasonCode, Version},
+    property::{Properties, PropertiesBuf, Property},
+};
+
+/// What a CONNECT asks, kept while its session is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectRequest {
+    pub version: Version,
+    /// Empty: the server names it.
+    pub client_id: String,
+    pub clean_start: bool,
+    pub expiry_s: u32,
+    keep_alive_s: u16,
+    receive_maximum: usize,
+    packet_bytes_max: usize,
+    will: Option<OwnedWill>,
+    assigned: bool,
+}
+
+/// A CONNECT that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub version: Version,
+    pub reason: ReasonCode,
+}
+
+/// Appends the CONNACK that says no.
+pub fn refuse(refusal: Refusal, out: &mut Vec<u8>) {
+    let reason = match (refusal.version, refusal.reason) {
+        (Version::V5, reason) => reason,
+        (_, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION) => ReasonCode(1),
+        (_, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID) => ReasonCode(2),
+        (_, ReasonCode::BAD_USER_NAME_OR_PASSWORD) => ReasonCode(4),
+        (_, ReasonCode::NOT_AUTHORIZED) => ReasonCode(5),
+        _ => ReasonCode(3),
+    };
+    encode(&Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::default() }), refusal.version, out);
+}
+
+pub(super) fn session_expiry(properties: Properties<'_>) -> Option<u32> {
+    properties.iter().find_map(|p| if let Property::SessionExpiryInterval(s) = p { Some(s) } else { None })
+}
+
+impl ConnectRequest {
+    pub fn read(c: &Connect<'_>) -> Result<Self, Refusal> {
+        let refusal = |reason| Refusal { version: c.version, reason };
+        // A session of a client without a name could never be found again [MQTT-3.1.3-8 (3.1.1)].
+        if c.client_id.is_empty() && c.version == Version::V311 && !c.clean_start || c.client_id.len() > KEY_BYTES_MAX {
+            return Err(refusal(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID));
+        }
+        if c.will.is_some_and(|w| w.qos > crate::packet::Qos::AtLeastOnce) {
+            return Err(refusal(ReasonCode::QOS_NOT_SUPPORTED));
+        }
+        if c.will.is_some_and(|w| w.topic.starts_with("$SYS") || w.topic.len() > KEY_BYTES_MAX) {
+            return Err(refusal(ReasonCode::TOPIC_NAME_INVALID));
+        }
+        let mut request = Self {
+            version: c.version,
+            client_id: c.client_id.into(),
+            clean_start: c.clean_start,
+            expiry_s: if c.version == Version::V311 && !c.clean_start { u32::MAX } else { 0 },
+            keep_alive_s: c.keep_alive_s,
+            receive_maximum: INFLIGHT_MAX,
+            packet_bytes_max: usize::MAX,
+            will: c.will.map(|w| OwnedWill::of(&w)),
+            assigned: false,
+        };
+        for property in c.properties.iter() {
+            match property {
+                Property::SessionExpiryInterval(s) => request.expiry_s = s,
+                Property::ReceiveMaximum(n) => request.receive_maximum = usize::from(n),
+                Property::MaximumPacketSize(n) => request.packet_bytes_max = n as usize,
+                Property::AuthenticationMethod(_) => return Err(refusal(ReasonCode::BAD_AUTHENTICATION_METHOD)),
+                _ => {}
+            }
+        }
+        Ok(request)
+    }
+
+    /// Gives a name to a client that has none [MQTT-3.1.3-6].
+    pub fn assign(&mut self, client_id: String) {
+        self.client_id = client_id;
+        self.assigned = true;
+    }
+}
+
+/// What a session joins when it is connected.
+#[derive(Clone, Copy, Debug)]
+pub struct Joining<'a> {
+    /// Id for a session that begins now.
+    pub sid: u64,
+    pub boot: u64,
+    /// Each partition and its durable end.
+    pub partitions: &'a [(PartitionId, Offset)],
+    /// This was a session before: read from the store, or handed over.
+    pub resumed: bool,
+    /// The store has a value of this client id.
+    pub in_store: bool,
+}
+
+impl Session {
+    /// A connection takes the session. The CONNACK follows when what it says is durable.
+    pub fn connect(&mut self, now: Now, request: &ConnectRequest, joining: &Joining<'_>, out: &mut Vec<u8>) {
+        let present = joining.resumed && !request.clean_start;
+        if !present {
+            self.sid = joining.sid;
+            self.connection = 0;
+            self.subscriptions = Subscriptions::default();
+            self.outbound = Outbound::default();
+            self.paging.clear();
+            self.readers.clear();
+        }
+        self.version = request.version;
+        self.expiry_s = request.expiry_s;
+        self.boot = joining.boot;
+        self.connection += 1;
+        self.since_ms = now.wall_ms;
+        self.was_connected = true;
+        self.will.clone_from(&request.will);
+        self.life = Life::Connected;
+        self.in_store = joining.in_store;
+        self.inbound = Inbound::default();
+        self.actions.clear();
+        self.connack_sent = false;
+        self.keep_alive_ms = u64::from(request.keep_alive_s) * 1_500;
+        self.heard_ms = now.monotonic_ms;
+        self.outbound.window_max = request.receive_maximum;
+        self.outbound.packet_bytes_max = request.packet_bytes_max;
+        self.outbound.resend_from = 0;
+        self.join(joining, present);
+        let until = if self.is_stored() || self.in_store {
+            self.put_wanted = true;
+            Until::Put
+        } else {
+            Until::Ready
+        };
+        self.inbound.push(until, Reply::Connect(self.connack(request, present)));
+        self.release(out);
+    }
+
+    /// Readers begin behind, where they were; a partition without a stored place is younger than the session.
+    fn join(&mut self, joining: &Joining<'_>, present: bool) {
+        let place = |p: PartitionId, end: Offset| {
+            let known = self.readers.iter().find(|r| r.id == p).map(|r| r.reader.next);
+            Reader::new(if present { known.unwrap_or_default() } else { end }, end)
+        };
+        self.readers = joining.partitions.iter().map(|(p, end)| PartitionReader { id: *p, reader: place(*p, *end) }).collect();
+        for (filter, s) in &mut self.subscriptions.all {
+            s.new = false;
+            self.actions.push_back(Action::Subscribe(s.id, filter.clone()));
+        }
+        self.subscriptions.changed();
+    }
+
+    fn connack(&self, request: &ConnectRequest, session_present: bool) -> Vec<u8> {
+        let mut properties = PropertiesBuf::default();
+        if self.version == Version::V5 {
+            properties
+                .push(Property::ReceiveMaximum(RECEIVE_MAXIMUM))
+                .push(Property::MaximumQos(true))
+                .push(Property::MaximumPacketSize(PACKET_BYTES_MAX as u32))
+                .push(Property::SharedSubscriptionAvailable(false));
+            if request.assigned {
+                properties.push(Property::AssignedClientIdentifier(&self.client_id));
+            }
+        }
+        let mut bytes = Vec::new();
+        let packet = ConnAck { session_present, reason: ReasonCode::SUCCESS, properties: properties.as_properties() };
+        encode(&Packet::ConnAck(packet), self.version, &mut bytes);
+        bytes
+    }
+}

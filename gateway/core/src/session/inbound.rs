@@ -1,0 +1,178 @@
+//! What came in and waits: one queue per connection, acknowledged in order of receipt over all partitions.
+//!
+//! Invariant: an acknowledgement leaves only when its receipt, and every one before it, is durable (P1) [MQTT-4.6.0-2].
+//! Must not know: how anything becomes durable.
+
+use super::{Paging, RECEIVE_MAXIMUM, Session, Violation};
+use crate::{
+    ids::{Now, PartitionId, Receipt, Source, SubscribeId},
+    message::Message,
+    packet::{PacketId, Publish, Qos, ReasonCode, Version},
+    property::Property,
+};
+use std::collections::VecDeque;
+
+/// An acknowledgement to come.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Publish(PacketId, ReasonCode),
+    Connect(Vec<u8>),
+    Subscribe(Subscribed),
+    Unsubscribe(Vec<u8>),
+}
+
+/// A SUBACK, the filters that are new with it, and what is sent of retained messages after it.
+#[derive(Debug)]
+pub(super) struct Subscribed {
+    pub bytes: Vec<u8>,
+    pub new: Vec<SubscribeId>,
+    pub retained: Vec<Paging>,
+}
+
+/// What it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Its message is on the way into a partition.
+    Appended,
+    /// So many tails have yet to start.
+    Started(usize),
+    /// The session's value is to be put.
+    Put,
+    Durable(Source, Receipt),
+    Ready,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inbound {
+    queue: VecDeque<(Until, Reply)>,
+    /// How far each source is durable.
+    durable: Vec<(Source, Receipt)>,
+    /// Entries from here on wait for `Submitted`.
+    submitted: usize,
+    /// SUBACKs in the queue: no PUBLISH is sent meanwhile.
+    pub subscribing: usize,
+    /// QoS 1 messages in the queue.
+    publishes: usize,
+}
+
+impl Inbound {
+    pub fn push(&mut self, until: Until, ack: Reply) {
+        self.subscribing += usize::from(matches!(ack, Reply::Subscribe(_)));
+        self.publishes += usize::from(matches!(ack, Reply::Publish(..)));
+        self.queue.push_back((until, ack));
+    }
+
+    /// Replyowledgements that have not left.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn publishes(&self) -> usize {
+        self.publishes
+    }
+
+    /// The next `n` messages have `receipt`.
+    pub fn submitted(&mut self, p: PartitionId, receipt: Receipt, n: u32) {
+        let mut left = n;
+        while left > 0 {
+            let Some((until, _)) = self.queue.get_mut(self.submitted) else { return };
+            if *until == Until::Appended {
+                *until = Until::Durable(Source::Partition(p), receipt);
+                left -= 1;
+            }
+            self.submitted += 1;
+        }
+    }
+
+    /// One put holds everything that was to be put.
+    pub fn put_submitted(&mut self, receipt: Receipt) {
+        for (until, _) in &mut self.queue {
+            if *until == Until::Put {
+                *until = Until::Durable(Source::State, receipt);
+            }
+        }
+    }
+
+    pub fn appended(&mut self, source: Source, receipt: Receipt) {
+        match self.durable.iter_mut().find(|(s, _)| *s == source) {
+            Some((_, r)) => *r = receipt.max(*r),
+            None => self.durable.push((source, receipt)),
+        }
+    }
+
+    /// One tail has taken the filter `id`. True: a value is to be put.
+    pub fn started(&mut self, id: SubscribeId, stored: bool) -> bool {
+        let waits = |a: &Reply| matches!(a, Reply::Subscribe(s) if s.new.contains(&id));
+        let Some((until, _)) = self.queue.iter_mut().find(|(_, a)| waits(a)) else { return false };
+        let Until::Started(left) = *until else { return false };
+        *until = match left {
+            0 | 1 if stored => Until::Put,
+            0 | 1 => Until::Ready,
+            _ => Until::Started(left - 1),
+        };
+        *until == Until::Put
+    }
+
+    pub fn pop_ready(&mut self) -> Option<Reply> {
+        let ready = match self.queue.front()?.0 {
+            Until::Ready => true,
+            Until::Durable(source, receipt) => self.durable.iter().any(|(s, r)| *s == source && *r >= receipt),
+            Until::Appended | Until::Started(_) | Until::Put => false,
+        };
+        if !ready {
+            return None;
+        }
+        let (_, ack) = self.queue.pop_front()?;
+        self.submitted = self.submitted.saturating_sub(1);
+        self.subscribing -= usize::from(matches!(ack, Reply::Subscribe(_)));
+        self.publishes -= usize::from(matches!(ack, Reply::Publish(..)));
+        Some(ack)
+    }
+}
+
+impl Session {
+    pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>) -> Result<Option<Message<'a>>, Violation> {
+        self.counts.received += 1;
+        if p.qos == Qos::ExactlyOnce {
+            return Err(Violation::new(ReasonCode::QOS_NOT_SUPPORTED, "MQTT-3.2.2-12: QoS 2 above the Maximum QoS of 1"));
+        }
+        for property in p.properties.iter() {
+            match property {
+                Property::SubscriptionIdentifier(_) => {
+                    return Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-3.3.4-6: a subscription identifier from a client"));
+                }
+                Property::TopicAlias(_) => {
+                    return Err(Violation::new(ReasonCode::TOPIC_ALIAS_INVALID, "MQTT-3.2.2-17: a topic alias above the maximum of 0"));
+                }
+                _ => {}
+            }
+        }
+        if p.topic.len() > super::KEY_BYTES_MAX {
+            return Err(Violation::new(ReasonCode::TOPIC_NAME_INVALID, "a topic name above 65,000 bytes"));
+        }
+        if self.version == Version::V5 && self.inbound.publishes() >= usize::from(RECEIVE_MAXIMUM) {
+            return Err(Violation::new(
+                ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
+                "MQTT-3.3.4-9: more messages in flight than the receive maximum",
+            ));
+        }
+        if p.topic.starts_with("$SYS/") || p.topic == "$SYS" {
+            return self.refuse_topic(p).map(|()| None);
+        }
+        if let Some(id) = p.packet_id {
+            self.inbound.push(Until::Appended, Reply::Publish(id, ReasonCode::SUCCESS));
+        }
+        Ok(Some(Message::of_publish(p, p.topic, self.client_hash, now.wall_ms)))
+    }
+
+    /// `$SYS` is the gateway's own. Version 5 is told; 3.1.1 has no way to be told but the end of its connection [MQTT-3.3.5-2].
+    fn refuse_topic(&mut self, p: &Publish<'_>) -> Result<(), Violation> {
+        self.counts.refused_topic += 1;
+        match p.packet_id {
+            Some(id) if self.version == Version::V5 => self.inbound.push(Until::Ready, Reply::Publish(id, ReasonCode::NOT_AUTHORIZED)),
+            Some(_) => return Err(Violation::new(ReasonCode::NOT_AUTHORIZED, "MQTT-3.3.5-2: $SYS topics are the gateway's own")),
+            None => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,536 @@
+//! One MQTT session: what its packets, its records and its receipts make it do.
+//!
+//! ```text
+//!   connect ──▶ value put ──▶ CONNACK ──▶ packets and records ──▶ end ──▶ will appended ──▶ value put or deleted ──▶ handed over
+//! ```
+//!
+//! Invariant: nothing that acknowledges leaves before what it acknowledges is durable (`inbound`), acknowledgements leave in order of receipt, and what is
+//! delivered can be delivered again until the peer has acknowledged it (`outbound`).
+//! Must not know: sockets, clocks, the log. The shell carries out `Action`s, answers with `Event`s, and gives records to `deliver`.
+
+pub mod connect;
+mod inbound;
+mod outbound;
+mod subscriptions;
+#[cfg(test)]
+mod transcript;
+pub mod value;
+
+pub use connect::{ConnectRequest, Refusal, refuse};
+pub use outbound::Delivery;
+pub use value::OwnedWill;
+
+use crate::{
+    codec::encode,
+    fanout::Reader,
+    ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId, Watermark},
+    message::{Message, WillMark, hash},
+    packet::{Ack, Disconnect, Packet, PacketId, ReasonCode, Version},
+    property::Properties,
+};
+use inbound::{Inbound, Reply};
+use outbound::Outbound;
+use std::collections::VecDeque;
+use subscriptions::Subscriptions;
+
+/// Inbound QoS 1 messages that wait for the disk; version 5 is told (Receive Maximum), 3.1.1 is not read beyond it.
+pub const RECEIVE_MAXIMUM: u16 = 1_024;
+/// Outbound QoS 1 messages on the way to one client: each costs 32 bytes, and the client may set less.
+pub const INFLIGHT_MAX: usize = 1_024;
+/// Subscriptions of one session: its value holds them all and must stay far below a record's limit.
+pub const SUBSCRIPTIONS_MAX: usize = 10_000;
+/// Levels of a filter: the trie is walked recursively.
+pub const FILTER_LEVELS_MAX: usize = 128;
+/// Topics, filters and client ids are keys of the log, some with a prefix.
+pub const KEY_BYTES_MAX: usize = 65_000;
+/// A packet becomes one record, and a record must fit several times in a segment.
+pub const PACKET_BYTES_MAX: usize = 8 << 20;
+/// How long deliveries and acknowledgements may stay out of the stored value: after a crash they repeat.
+pub const CHECKPOINT_MS: u64 = 250;
+
+/// A peer's fault: its connection is closed with this reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub reason: ReasonCode,
+    /// The statement of the specification that it broke.
+    pub statement: &'static str,
+}
+
+impl Violation {
+    const fn new(reason: ReasonCode, statement: &'static str) -> Self {
+        Self { reason, statement }
+    }
+}
+
+impl From<crate::codec::DecodeError> for Violation {
+    fn from(e: crate::codec::DecodeError) -> Self {
+        Self::new(e.reason, e.statement)
+    }
+}
+
+/// What happens to a session, beside packets and records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// So many of the messages with QoS 1 that `packet` gave, in order, got this receipt.
+    Submitted(PartitionId, Receipt, u32),
+    /// The put or delete that was asked for got this receipt.
+    PutSubmitted(Receipt),
+    /// The will got this receipt.
+    WillSubmitted(PartitionId, Receipt),
+    Appended(Source, Watermark),
+    /// The tail of this partition offers what matches the new filter from this offset on.
+    Started(SubscribeId, PartitionId, Offset),
+    /// One part of a retained page ended: go on after this topic of this partition, or it was the last.
+    PageEnded(Option<Box<str>>),
+    Timeout,
+    Closed(Cause),
+}
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The peer said goodbye; with reason 0x04 its will is still published.
+    Disconnect {
+        will: bool,
+    },
+    /// The socket ended.
+    Socket,
+    /// It said nothing for one and a half times its keep-alive [MQTT-3.1.2-22].
+    KeepAlive,
+    Violation(Violation),
+    /// Another connection has the client id [MQTT-3.1.4-3].
+    TakenOver,
+    /// The gateway stops: as in a crash, but in order.
+    Drain,
+    /// The log takes nothing more.
+    LogFailed,
+}
+
+impl Cause {
+    /// What a DISCONNECT says, if one is sent.
+    fn reason(self) -> Option<ReasonCode> {
+        match self {
+            Self::Disconnect { .. } | Self::Socket => None,
+            Self::KeepAlive => Some(ReasonCode::KEEP_ALIVE_TIMEOUT),
+            Self::Violation(v) => Some(v.reason),
+            Self::TakenOver => Some(ReasonCode::SESSION_TAKEN_OVER),
+            Self::Drain => Some(ReasonCode::SERVER_SHUTTING_DOWN),
+            Self::LogFailed => Some(ReasonCode::IMPLEMENTATION_SPECIFIC),
+        }
+    }
+}
+
+/// What the shell is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Put `Session::value` under the session's key.
+    PutValue,
+    DeleteValue,
+    /// Append `Session::will_message`.
+    AppendWill,
+    /// Offer what matches this filter; answer with `Started` per partition.
+    Subscribe(SubscribeId, Box<str>),
+    Unsubscribe(Box<str>),
+    /// Close the socket once what was written is sent; the session goes on to its end.
+    Close(Cause),
+    /// The session has ended: whoever waits for the client id may have it.
+    HandOver,
+}
+
+/// How far a session's end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Offline,
+    Connected,
+    /// Waits until its will is durable.
+    Ending(Cause),
+    Ended,
+}
+
+/// Counted per session, taken by the shell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// QoS 0 messages that were not sent because the reader was behind.
+    pub dropped_behind: u64,
+    /// Messages larger than the client's maximum packet size.
+    pub dropped_too_large: u64,
+    pub dropped_expired: u64,
+    /// Publishes to topics that belong to the gateway.
+    pub refused_topic: u64,
+    pub received: u64,
+    pub sent: u64,
+}
+
+#[derive(Debug)]
+struct PartitionReader {
+    id: PartitionId,
+    reader: Reader,
+}
+
+/// What a filter asks of the retained messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paging {
+    pub filter: Box<str>,
+    /// The filter was subscribed to before: what was delivered already is sent again [MQTT-3.8.4-3].
+    pub again: bool,
+    /// Index of the partition.
+    pub partition: usize,
+    pub after: Option<Box<str>>,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    client_id: Box<str>,
+    client_hash: u64,
+    sid: u64,
+    version: Version,
+    expiry_s: u32,
+    /// The boot that saw it connected last.
+    boot: u64,
+    /// Counts its connections: marks wills.
+    connection: u64,
+    /// While offline: since when, ms since 1970.
+    since_ms: u64,
+    was_connected: bool,
+    will: Option<OwnedWill>,
+    subscriptions: Subscriptions,
+    readers: Vec<PartitionReader>,
+    outbound: Outbound,
+    paging: VecDeque<Paging>,
+
+    life: Life,
+    /// The store has a value of this client id.
+    in_store: bool,
+    inbound: Inbound,
+    actions: VecDeque<Action>,
+    put_wanted: bool,
+    /// Deliveries or acknowledgements moved what is stored, since then.
+    moved: Option<u64>,
+    connack_sent: bool,
+    keep_alive_ms: u64,
+    heard_ms: u64,
+    will_receipt: Option<(PartitionId, Receipt)>,
+    counts: Counts,
+}
+
+impl Session {
+    /// A session that nobody has connected to yet.
+    #[must_use]
+    pub fn new(client_id: &str, sid: u64) -> Self {
+        Self {
+            client_id: client_id.into(),
+            client_hash: hash(client_id.as_bytes()),
+            sid,
+            version: Version::V5,
+            expiry_s: 0,
+            boot: 0,
+            connection: 0,
+            since_ms: 0,
+            was_connected: false,
+            will: None,
+            subscriptions: Subscriptions::default(),
+            readers: Vec::new(),
+            outbound: Outbound::default(),
+            paging: VecDeque::new(),
+            life: Life::Offline,
+            in_store: false,
+            inbound: Inbound::default(),
+            actions: VecDeque::new(),
+            put_wanted: false,
+            moved: None,
+            connack_sent: false,
+            keep_alive_ms: 0,
+            heard_ms: 0,
+            will_receipt: None,
+            counts: Counts::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    #[must_use]
+    pub fn expiry_s(&self) -> u32 {
+        self.expiry_s
+    }
+
+    /// Kept when the connection is gone: it outlives it, or its will does.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.expiry_s > 0 || self.will.is_some()
+    }
+
+    #[must_use]
+    pub fn has_will(&self) -> bool {
+        self.will.is_some()
+    }
+
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.life == Life::Ended
+    }
+
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Is there reason to read from the socket? Version 3.1.1 has no receive maximum: it is held by not being read.
+    #[must_use]
+    pub fn wants_packets(&self) -> bool {
+        self.life == Life::Connected && self.inbound.waiting() < usize::from(RECEIVE_MAXIMUM)
+    }
+
+    /// When `Event::Timeout` is due, in `Now::monotonic_ms`.
+    #[must_use]
+    pub fn deadline(&self) -> Option<u64> {
+        let keep_alive = (self.keep_alive_ms > 0 && self.life == Life::Connected).then(|| self.heard_ms + self.keep_alive_ms);
+        let checkpoint = self.moved.filter(|_| self.life == Life::Connected && self.is_stored()).map(|at| at + CHECKPOINT_MS);
+        keep_alive.into_iter().chain(checkpoint).min()
+    }
+
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if std::mem::take(&mut self.put_wanted) {
+            self.moved = None;
+            if !self.is_stored() {
+                self.in_store = false;
+                return Some(Action::DeleteValue);
+            }
+            self.in_store = true;
+            return Some(Action::PutValue);
+        }
+        self.actions.pop_front()
+    }
+
+    /// Takes a packet; a message is to be appended. Replies that need no waiting go to `out`.
+    pub fn packet<'a>(&mut self, now: Now, packet: Packet<'a>, out: &mut Vec<u8>) -> Result<Option<Message<'a>>, Violation> {
+        self.heard_ms = now.monotonic_ms;
+        match packet {
+            Packet::Publish(p) => {
+                let message = self.publish(now, &p)?;
+                if message.is_none() {
+                    self.release(out);
+                }
+                Ok(message)
+            }
+            Packet::PubAck(a) => {
+                if self.outbound.acknowledge(a.packet_id) {
+                    self.touch(now);
+                }
+                Ok(None)
+            }
+            Packet::PubRel(a) => {
+                // No QoS 2 message was accepted, so there is nothing to release [MQTT-4.3.3-11].
+                self.reply(&Packet::PubComp(Ack { reason: ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, ..bare(a.packet_id) }), out);
+                Ok(None)
+            }
+            Packet::Subscribe(s) => {
+                self.subscribe(&s);
+                self.release(out);
+                Ok(None)
+            }
+            Packet::Unsubscribe(u) => {
+                self.unsubscribe(&u);
+                self.release(out);
+                Ok(None)
+            }
+            Packet::PingReq => {
+                self.reply(&Packet::PingResp, out);
+                Ok(None)
+            }
+            Packet::Disconnect(d) => self.disconnect(now, &d, out).map(|()| None),
+            Packet::Connect(_) => Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-3.1.0-2: a second CONNECT")),
+            Packet::PubRec(_) | Packet::PubComp(_) => {
+                Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-4.3.3-1: an acknowledgement of QoS 2 for no such message"))
+            }
+            Packet::Auth(_) => Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-4.12.0-6: AUTH without an authentication method")),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT 5, 2.1.2: a packet that only a server sends"))
+            }
+        }
+    }
+
+    fn reply(&self, packet: &Packet<'_>, out: &mut Vec<u8>) {
+        encode(packet, self.version, out);
+    }
+
+    /// Something that is stored lazily has moved.
+    fn touch(&mut self, now: Now) {
+        self.moved.get_or_insert(now.monotonic_ms);
+    }
+
+    fn disconnect(&mut self, now: Now, d: &Disconnect<'_>, out: &mut Vec<u8>) -> Result<(), Violation> {
+        if let Some(expiry_s) = connect::session_expiry(d.properties) {
+            if self.expiry_s == 0 && expiry_s != 0 {
+                return Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-3.14.2-2: session expiry set in DISCONNECT only"));
+            }
+            self.expiry_s = expiry_s;
+        }
+        let will = d.reason == ReasonCode::DISCONNECT_WITH_WILL;
+        self.close(now, Cause::Disconnect { will }, out);
+        Ok(())
+    }
+
+    pub fn handle(&mut self, now: Now, event: Event, out: &mut Vec<u8>) {
+        match event {
+            Event::Submitted(p, receipt, n) => self.inbound.submitted(p, receipt, n),
+            Event::PutSubmitted(receipt) => self.inbound.put_submitted(receipt),
+            Event::WillSubmitted(p, receipt) => self.will_receipt = Some((p, receipt)),
+            Event::Appended(source, Watermark::Appended(receipt)) => {
+                self.inbound.appended(source, receipt);
+                self.will_is_durable(now, source, receipt);
+            }
+            Event::Appended(_, Watermark::Failed) => self.log_failed(now, out),
+            Event::Started(id, p, at) => self.started(id, p, at),
+            Event::PageEnded(after) => self.page_ended(after),
+            Event::Timeout => self.timeout(now, out),
+            Event::Closed(cause) => self.close(now, cause, out),
+        }
+        self.release(out);
+    }
+
+    fn timeout(&mut self, now: Now, out: &mut Vec<u8>) {
+        if self.keep_alive_ms > 0 && now.monotonic_ms >= self.heard_ms + self.keep_alive_ms {
+            self.close(now, Cause::KeepAlive, out);
+        } else if self.moved.is_some_and(|at| now.monotonic_ms >= at + CHECKPOINT_MS) {
+            if self.is_stored() {
+                self.put_wanted = true;
+            } else {
+                self.moved = None;
+            }
+        }
+    }
+
+    /// Sends acknowledgements whose turn it is.
+    fn release(&mut self, out: &mut Vec<u8>) {
+        while let Some(ack) = self.inbound.pop_ready() {
+            match ack {
+                Reply::Publish(id, reason) => self.reply(&Packet::PubAck(Ack { reason, ..bare(id) }), out),
+                Reply::Connect(bytes) => {
+                    self.connack_sent = true;
+                    out.extend_from_slice(&bytes);
+                }
+                Reply::Subscribe(s) => {
+                    out.extend_from_slice(&s.bytes);
+                    self.paging.extend(s.retained);
+                }
+                Reply::Unsubscribe(bytes) => out.extend_from_slice(&bytes),
+            }
+        }
+    }
+
+    /// The connection ends; the session goes on to its end.
+    fn close(&mut self, now: Now, cause: Cause, out: &mut Vec<u8>) {
+        if self.life != Life::Connected {
+            return;
+        }
+        if let Some(reason) = cause.reason().filter(|_| self.version == Version::V5 && self.connack_sent) {
+            self.reply(&Packet::Disconnect(Disconnect { reason, properties: Properties::default() }), out);
+        }
+        self.actions.push_back(Action::Close(cause));
+        self.inbound = Inbound::default();
+        match cause {
+            Cause::Disconnect { will: false } => self.will = None,
+            Cause::Drain => {
+                // As in a crash: the next start counts it as disconnected from then on, and its will is due then.
+                self.put_wanted = self.is_stored();
+                self.life = Life::Ended;
+                self.actions.push_back(Action::HandOver);
+                return;
+            }
+            _ => {}
+        }
+        self.since_ms = now.wall_ms;
+        if self.will.is_some() {
+            self.life = Life::Ending(cause);
+            self.actions.push_back(Action::AppendWill);
+        } else {
+            self.end();
+        }
+    }
+
+    /// The value without its will is put only when the will is durable: a crash between repeats nothing, the fold has seen the mark.
+    fn will_is_durable(&mut self, now: Now, source: Source, receipt: Receipt) {
+        let durable = self.will_receipt.is_some_and(|(p, r)| source == Source::Partition(p) && r <= receipt);
+        if durable && matches!(self.life, Life::Ending(_)) {
+            self.will_receipt = None;
+            self.will = None;
+            self.since_ms = now.wall_ms;
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.was_connected = false;
+        self.life = Life::Ended;
+        self.put_wanted = self.is_stored() || self.in_store;
+        self.actions.push_back(Action::HandOver);
+    }
+
+    fn log_failed(&mut self, now: Now, out: &mut Vec<u8>) {
+        self.close(now, Cause::LogFailed, out);
+        if matches!(self.life, Life::Ending(_)) {
+            // The will cannot be published now; the stored value still has it.
+            self.life = Life::Ended;
+            self.actions.push_back(Action::HandOver);
+        }
+    }
+
+    /// The will as a message, while there is one.
+    #[must_use]
+    pub fn will_message(&self, now: Now) -> Option<Message<'_>> {
+        let mark = WillMark { sid: self.sid, connection: self.connection };
+        self.will.as_ref().map(|w| w.message(mark, self.client_hash, now.wall_ms))
+    }
+
+    #[must_use]
+    pub fn will_mark(&self) -> Option<WillMark> {
+        self.will.as_ref().map(|_| WillMark { sid: self.sid, connection: self.connection })
+    }
+
+    /// A session that was connected when the gateway ended, and is not owned by anybody: its will is due.
+    /// Goes the way of a closed connection.
+    pub fn end_after_restart(&mut self, ended_ms: u64) {
+        self.since_ms = if self.was_connected { ended_ms } else { self.since_ms };
+        self.was_connected = false;
+        self.in_store = true;
+        if self.will.is_some() {
+            self.life = Life::Ending(Cause::Socket);
+            self.actions.push_back(Action::AppendWill);
+        } else {
+            self.end();
+        }
+    }
+
+    /// The will's record is in the log already: a crash came between it and the value without it.
+    pub fn forget_will(&mut self) {
+        self.will = None;
+    }
+
+    #[must_use]
+    pub fn was_connected(&self) -> bool {
+        self.was_connected
+    }
+
+    /// When it ends if nobody connects, ms since 1970; `None`: never [MQTT 5, 3.1.2.11.2]. `ended_ms`: when the boot that saw it connected ended.
+    #[must_use]
+    pub fn expires_at(&self, ended_ms: u64) -> Option<u64> {
+        let since = if self.was_connected { ended_ms } else { self.since_ms };
+        (self.expiry_s != u32::MAX).then(|| since + u64::from(self.expiry_s) * 1_000)
+    }
+
+    #[must_use]
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+}
+
+fn bare(packet_id: PacketId) -> Ack<'static> {
+    Ack { packet_id, reason: ReasonCode::SUCCESS, properties: Properties::default() }
+}

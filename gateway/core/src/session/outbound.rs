@@ -1,0 +1,336 @@
+//! What goes out: the window of QoS 1 messages, their packet ids, and how a record becomes a PUBLISH.
+//!
+//! Invariant: an entry leaves the window only by the peer's acknowledgement; ids count from 1 and skip those in use; the window is
+//! in the order of first sending [MQTT-4.6.0-6].
+//! Must not know: where records come from.
+
+use super::{INFLIGHT_MAX, Paging, Session, subscriptions::Granted};
+use crate::{
+    codec::publish_head,
+    fanout::{Inbox, Step},
+    ids::{Now, Offset, PartitionId},
+    message::Stored,
+    packet::{PacketId, Qos, Version},
+    property::{Properties, PropertiesBuf, Property},
+};
+use std::collections::VecDeque;
+
+/// Packet ids in a round [MQTT-2.2.1-3].
+const IDS: u64 = 65_535;
+
+/// One message on its way to the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Inflight {
+    /// Counts ids given out, skipped ones too: the id is this modulo the round, and the window is sorted by it.
+    pub ordinal: u64,
+    pub partition: PartitionId,
+    pub offset: Offset,
+    /// Sent because of a subscription, from the retained messages.
+    pub retained: bool,
+}
+
+fn id_of(ordinal: u64) -> PacketId {
+    PacketId::MIN.saturating_add((ordinal % IDS) as u16)
+}
+
+#[derive(Debug)]
+pub(super) struct Outbound {
+    pub window: VecDeque<Inflight>,
+    pub next_ordinal: u64,
+    /// The client's Receive Maximum, or ours.
+    pub window_max: usize,
+    /// The client's Maximum Packet Size.
+    pub packet_bytes_max: usize,
+    /// Entries of the window from here on were sent in this life.
+    pub resend_from: usize,
+    granted: Granted,
+    own: PropertiesBuf,
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            window: VecDeque::new(),
+            next_ordinal: 0,
+            window_max: INFLIGHT_MAX,
+            packet_bytes_max: usize::MAX,
+            resend_from: usize::MAX,
+            granted: Granted::default(),
+            own: PropertiesBuf::default(),
+        }
+    }
+}
+
+impl Outbound {
+    /// Takes the next free id.
+    fn take_id(&mut self) -> u64 {
+        loop {
+            let ordinal = self.next_ordinal;
+            self.next_ordinal += 1;
+            // Ids of the last round are free unless the oldest in the window is as old as that.
+            let old = self.window.front().is_some_and(|f| ordinal - f.ordinal >= IDS);
+            if !old || !self.window.iter().any(|f| f.ordinal % IDS == ordinal % IDS) {
+                return ordinal;
+            }
+        }
+    }
+
+    /// True: the id was in the window.
+    pub fn acknowledge(&mut self, id: PacketId) -> bool {
+        let found = match self.window.front() {
+            Some(f) if id_of(f.ordinal) == id => Some(0),
+            _ => self.window.iter().position(|f| id_of(f.ordinal) == id),
+        };
+        let Some(i) = found else { return false };
+        self.window.remove(i);
+        if i < self.resend_from && self.resend_from != usize::MAX {
+            self.resend_from -= 1;
+        }
+        true
+    }
+
+    fn has_room(&self) -> bool {
+        self.window.len() < self.window_max.min(INFLIGHT_MAX)
+    }
+}
+
+/// What became of a record that was given to `deliver`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Sent, or it did not match: give the next.
+    Done,
+    /// Give it again when there is room.
+    NoRoom,
+}
+
+impl Session {
+    /// May records be given now? Not before the CONNACK, not between a SUBSCRIBE and its SUBACK.
+    #[must_use]
+    pub fn may_deliver(&self) -> bool {
+        self.connack_sent && self.life == super::Life::Connected && self.inbound.subscribing == 0
+    }
+
+    #[must_use]
+    pub fn has_window(&self) -> bool {
+        self.outbound.has_room()
+    }
+
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.readers.len()
+    }
+
+    /// Decides what to read next of the `nth` partition.
+    pub fn step(&mut self, nth: usize, inbox: &mut Inbox, durable: Offset, recent: Offset) -> (PartitionId, Step) {
+        let r = &mut self.readers[nth];
+        let step = if self.subscriptions.all.is_empty() { Step::Wait } else { r.reader.step(inbox, durable, recent) };
+        (r.id, step)
+    }
+
+    #[must_use]
+    pub fn reader(&mut self, nth: usize) -> &mut crate::fanout::Reader {
+        &mut self.readers[nth].reader
+    }
+
+    /// Gives a record of the `nth` partition, in offset order. `next` moves with it.
+    pub fn deliver(&mut self, now: Now, nth: usize, r: &Stored<'_>, out: &mut Vec<u8>) -> Delivery {
+        let (partition, reader) = (self.readers[nth].id, &self.readers[nth].reader);
+        if r.offset < reader.next {
+            return Delivery::Done;
+        }
+        let mut granted = std::mem::take(&mut self.outbound.granted);
+        let matches = self.subscriptions.grant(partition, r, self.client_hash, &mut granted);
+        let late = granted.qos == Qos::AtMostOnce && r.offset < reader.live_from;
+        let delivery = if !matches {
+            Delivery::Done
+        } else if r.is_expired(now.wall_ms) {
+            self.counts.dropped_expired += 1;
+            Delivery::Done
+        } else if late {
+            self.counts.dropped_behind += 1;
+            Delivery::Done
+        } else {
+            let retain = granted.retain;
+            self.send(now, partition, r, &granted, retain, false, out)
+        };
+        self.outbound.granted = granted;
+        if delivery == Delivery::Done {
+            self.readers[nth].reader.sent(Offset(r.offset.0 + 1));
+            if matches {
+                self.touch(now);
+            }
+        }
+        delivery
+    }
+
+    /// Sends a record with a new id, if it has one and there is room for it.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one PUBLISH")]
+    fn send(
+        &mut self,
+        now: Now,
+        partition: PartitionId,
+        r: &Stored<'_>,
+        granted: &Granted,
+        retain: bool,
+        retained: bool,
+        out: &mut Vec<u8>,
+    ) -> Delivery {
+        if granted.qos == Qos::AtMostOnce {
+            self.write(now, r, (false, Qos::AtMostOnce, retain), None, &granted.identifiers, out);
+            return Delivery::Done;
+        }
+        if !self.outbound.has_room() {
+            return Delivery::NoRoom;
+        }
+        let ordinal = self.outbound.take_id();
+        if self.write(now, r, (false, granted.qos, retain), Some(id_of(ordinal)), &granted.identifiers, out) {
+            self.outbound.window.push_back(Inflight { ordinal, partition, offset: r.offset, retained });
+        }
+        Delivery::Done
+    }
+
+    /// False: larger than the client takes, so not sent, and counted [MQTT-3.1.2-25].
+    fn write(
+        &mut self,
+        now: Now,
+        r: &Stored<'_>,
+        flags: (bool, Qos, bool),
+        id: Option<PacketId>,
+        identifiers: &[u32],
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let own = &mut self.outbound.own;
+        own.clear();
+        if self.version == Version::V5 {
+            identifiers.iter().for_each(|n| {
+                own.push(Property::SubscriptionIdentifier(*n));
+            });
+            if let Some(at) = r.expires_ms {
+                // What is left of it [MQTT-3.3.2-6].
+                own.push(Property::MessageExpiryInterval(at.saturating_sub(now.wall_ms).div_ceil(1_000) as u32));
+            }
+        }
+        let stored = if self.version == Version::V5 { r.headers } else { Properties::default() };
+        let before = out.len();
+        publish_head(out, self.version, flags, r.topic, id, own.as_properties(), stored, r.payload.len());
+        if out.len() - before + r.payload.len() > self.outbound.packet_bytes_max {
+            out.truncate(before);
+            self.counts.dropped_too_large += 1;
+            return false;
+        }
+        out.extend_from_slice(r.payload);
+        self.counts.sent += 1;
+        true
+    }
+
+    /// The next messages that were sent in an earlier life and not acknowledged: offsets of one partition, ascending.
+    #[must_use]
+    pub fn resend_next(&self) -> Option<(PartitionId, Vec<Offset>)> {
+        let left = self.outbound.window.iter().skip(self.outbound.resend_from);
+        let mut offsets: Vec<Offset> = Vec::new();
+        let mut partition = None;
+        for f in left.take(64) {
+            let fits = partition.is_none_or(|p| p == f.partition) && offsets.last().is_none_or(|o| *o < f.offset);
+            if !fits {
+                break;
+            }
+            partition = Some(f.partition);
+            offsets.push(f.offset);
+        }
+        partition.map(|p| (p, offsets))
+    }
+
+    /// Sends them again, with their ids and DUP [MQTT-3.3.1-1, MQTT-4.4.0-1]. Those that the log no longer has are given up.
+    pub fn resend<'a>(&mut self, now: Now, offsets: &[Offset], found: impl Iterator<Item = Stored<'a>>, out: &mut Vec<u8>) {
+        let mut found = found.peekable();
+        let mut granted = std::mem::take(&mut self.outbound.granted);
+        for offset in offsets {
+            // Acknowledged meanwhile?
+            let Some(f) = self.outbound.window.get(self.outbound.resend_from).copied().filter(|f| f.offset == *offset) else { continue };
+            while found.next_if(|r| r.offset < *offset).is_some() {}
+            let record = found.next_if(|r| r.offset == *offset);
+            let sent = record.is_some_and(|r| {
+                // Whatever it was granted then, it completes with QoS 1; a filter that is gone gives no identifiers.
+                self.subscriptions.grant(f.partition, &r, self.client_hash, &mut granted);
+                let retain = f.retained || granted.retain;
+                self.write(now, &r, (true, Qos::AtLeastOnce, retain), Some(id_of(f.ordinal)), &granted.identifiers, out)
+            });
+            if sent {
+                self.outbound.resend_from += 1;
+            } else {
+                self.outbound.window.remove(self.outbound.resend_from);
+            }
+        }
+        self.outbound.granted = granted;
+        self.touch(now);
+    }
+
+    /// The retained page to read next; deliveries wait until it has ended, or a stale value could follow a newer one.
+    #[must_use]
+    pub fn page_next(&self) -> Option<&Paging> {
+        self.paging.front()
+    }
+
+    /// Gives a retained message of the page.
+    pub fn deliver_retained(&mut self, now: Now, r: &Stored<'_>, out: &mut Vec<u8>) -> Delivery {
+        let Some(paging) = self.paging.front() else { return Delivery::Done };
+        let (Some(s), Some(reader)) = (self.subscriptions.all.get(&paging.filter), self.readers.get(paging.partition)) else {
+            return Delivery::Done;
+        };
+        if r.is_expired(now.wall_ms) {
+            self.counts.dropped_expired += 1;
+            return Delivery::Done;
+        }
+        let identifiers = if s.identifier == 0 { Vec::new() } else { vec![s.identifier] };
+        let granted = Granted { qos: s.options.qos.min(r.qos), retain: true, identifiers };
+        let partition = reader.id;
+        let delivery = self.send(now, partition, r, &granted, true, true, out);
+        if delivery == Delivery::Done {
+            self.touch(now);
+        }
+        delivery
+    }
+
+    pub(super) fn page_ended(&mut self, after: Option<Box<str>>) {
+        let partitions = self.readers.len();
+        let Some(paging) = self.paging.front_mut() else { return };
+        paging.after = after;
+        if paging.after.is_none() {
+            paging.partition += 1;
+            if paging.partition >= partitions {
+                self.paging.pop_front();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_count_from_1_skip_those_in_use_and_come_round() {
+        let mut o = Outbound::default();
+        let entry = |ordinal| Inflight { ordinal, partition: PartitionId(0), offset: Offset(0), retained: false };
+        let first = o.take_id();
+        assert_eq!(id_of(first).get(), 1);
+        o.window.push_back(entry(first));
+        for n in 2..=IDS {
+            let ordinal = o.take_id();
+            assert_eq!(u64::from(id_of(ordinal).get()), n);
+            // Two more stay in use.
+            if n == 5 || n == 65_535 {
+                o.window.push_back(entry(ordinal));
+            }
+        }
+        let round: Vec<u16> = (0..10)
+            .map(|_| {
+                let o = o.take_id();
+                id_of(o).get()
+            })
+            .collect();
+        assert_eq!(round, [2, 3, 4, 6, 7, 8, 9, 10, 11, 12]);
+        assert!(o.acknowledge(PacketId::MIN.saturating_add(4)) && !o.acknowledge(PacketId::MIN.saturating_add(4)));
+        assert_eq!(o.window.len(), 2);
+    }
+}

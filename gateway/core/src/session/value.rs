@@ -1,0 +1,254 @@
+//! The session's one record in the state store, and the will in it.
+//!
+//! Invariant: `decode(value())` gives the same session; every place that the value names was durable when it was put.
+//! Must not know: keys, or when it is put.
+//!
+//! u8 format 1, then in this order, integers LEB128, strings with their length in front: sid, protocol level, flags (bit 0 connected,
+//! bit 1 will), expiry, boot, connection number, since (ms); subscriptions: count, each options, identifier, filter, starts (count, each
+//! partition and offset, only while the reader has not passed them); readers: count, each partition and next; outbound: count, each ordinal,
+//! partition, offset, kind (bit 0 retained; the other bits are for QoS 2); next ordinal; inbound QoS 2: a count of 0 until it comes, next
+//! sequence; retained pages: count, each filter, again, partition index, after (empty: from the start); the will: topic, QoS and retain, delay,
+//! expiry + 1 (0: none), headers, payload.
+
+use super::{Paging, PartitionReader, Session, outbound::Inflight, subscriptions::Subscription};
+use crate::{
+    fanout::Reader,
+    ids::{Offset, PartitionId},
+    message::{Message, WillMark},
+    packet::{Qos, SubscriptionOptions, Version, Will},
+    property::{Properties, PropertiesBuf, Property},
+};
+use std::{borrow::Cow, fmt};
+
+const FORMAT: u8 = 1;
+
+/// A value that this program cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueError {
+    /// Written by another version of the program.
+    Format(u8),
+    Malformed,
+}
+
+impl fmt::Display for ValueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format(n) => write!(f, "a session value of format {n}; this program reads format {FORMAT}"),
+            Self::Malformed => f.write_str("a malformed session value"),
+        }
+    }
+}
+
+impl std::error::Error for ValueError {}
+
+/// A will that outlives its CONNECT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedWill {
+    topic: Box<str>,
+    qos: Qos,
+    retain: bool,
+    /// Not waited for yet.
+    delay_s: u32,
+    expiry_s: Option<u32>,
+    /// Properties without delay and expiry.
+    headers: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl OwnedWill {
+    pub(super) fn of(w: &Will<'_>) -> Self {
+        let (mut delay_s, mut expiry_s) = (0, None);
+        let mut headers = PropertiesBuf::default();
+        for p in w.properties.iter() {
+            match p {
+                Property::WillDelayInterval(s) => delay_s = s,
+                Property::MessageExpiryInterval(s) => expiry_s = Some(s),
+                other => {
+                    headers.push(other);
+                }
+            }
+        }
+        let headers = headers.as_properties().raw().to_vec();
+        Self { topic: w.topic.into(), qos: w.qos, retain: w.retain, delay_s, expiry_s, headers, payload: w.payload.to_vec() }
+    }
+
+    pub(super) fn message(&self, mark: WillMark, client_hash: u64, wall_ms: u64) -> Message<'_> {
+        let properties = Properties::from_stored(&self.headers);
+        let will = Will { qos: self.qos, retain: self.retain, properties, topic: &self.topic, payload: &self.payload };
+        let mut message = Message::of_will(&will, mark, client_hash, wall_ms);
+        message.expires_ms = self.expiry_s.map(|s| wall_ms + u64::from(s) * 1_000);
+        message.headers = Cow::Borrowed(&self.headers);
+        message
+    }
+}
+
+fn put(b: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        b.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    b.push(n as u8);
+}
+
+fn put_bytes(b: &mut Vec<u8>, bytes: &[u8]) {
+    put(b, bytes.len() as u64);
+    b.extend_from_slice(bytes);
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn int(&mut self) -> Option<u64> {
+        let mut n = 0u64;
+        for shift in (0..64).step_by(7) {
+            let (b, rest) = self.0.split_first()?;
+            self.0 = rest;
+            n |= u64::from(b & 0x7F) << shift;
+            if b & 0x80 == 0 {
+                return Some(n);
+            }
+        }
+        None
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let n = usize::try_from(self.int()?).ok()?;
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    fn place(&mut self) -> Option<(PartitionId, Offset)> {
+        Some((PartitionId(u32::try_from(self.int()?).ok()?), Offset(self.int()?)))
+    }
+
+    /// A list: its count is bounded by the bytes that are left.
+    fn list<T>(&mut self, mut one: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let n = usize::try_from(self.int()?).ok().filter(|n| *n <= self.0.len())?;
+        (0..n).map(|_| one(self)).collect()
+    }
+}
+
+impl Session {
+    /// What is stored of it.
+    #[must_use]
+    pub fn value(&self) -> Vec<u8> {
+        let mut b = vec![FORMAT];
+        put(&mut b, self.sid);
+        b.push(if self.version == Version::V5 { 5 } else { 4 });
+        b.push(u8::from(self.was_connected) | u8::from(self.will.is_some()) << 1);
+        for n in [u64::from(self.expiry_s), self.boot, self.connection, self.since_ms] {
+            put(&mut b, n);
+        }
+        put(&mut b, self.subscriptions.all.len() as u64);
+        for (filter, s) in &self.subscriptions.all {
+            b.push(s.options.to_byte());
+            put(&mut b, u64::from(s.identifier));
+            put_bytes(&mut b, filter.as_bytes());
+            let passed = |(p, start): &&(PartitionId, Offset)| self.readers.iter().any(|r| r.id == *p && r.reader.next < *start);
+            let starts: Vec<_> = s.start.iter().filter(passed).collect();
+            put(&mut b, starts.len() as u64);
+            starts.iter().for_each(|(p, start)| [u64::from(p.0), start.0].iter().for_each(|n| put(&mut b, *n)));
+        }
+        put(&mut b, self.readers.len() as u64);
+        self.readers.iter().for_each(|r| [u64::from(r.id.0), r.reader.next.0].iter().for_each(|n| put(&mut b, *n)));
+        put(&mut b, self.outbound.window.len() as u64);
+        for f in &self.outbound.window {
+            [f.ordinal, u64::from(f.partition.0), f.offset.0, u64::from(f.retained)].iter().for_each(|n| put(&mut b, *n));
+        }
+        put(&mut b, self.outbound.next_ordinal);
+        put(&mut b, 0);
+        put(&mut b, 0);
+        put(&mut b, self.paging.len() as u64);
+        for p in &self.paging {
+            put_bytes(&mut b, p.filter.as_bytes());
+            put(&mut b, u64::from(p.again));
+            put(&mut b, p.partition as u64);
+            put_bytes(&mut b, p.after.as_deref().unwrap_or_default().as_bytes());
+        }
+        if let Some(w) = &self.will {
+            put_bytes(&mut b, w.topic.as_bytes());
+            b.push(w.qos as u8 | u8::from(w.retain) << 2);
+            put(&mut b, u64::from(w.delay_s));
+            put(&mut b, w.expiry_s.map_or(0, |s| u64::from(s) + 1));
+            put_bytes(&mut b, &w.headers);
+            put_bytes(&mut b, &w.payload);
+        }
+        b
+    }
+
+    /// Reads a stored value.
+    pub fn decode(client_id: &str, value: &[u8]) -> Result<Self, ValueError> {
+        match value.split_first() {
+            Some((&FORMAT, rest)) => Self::fields(client_id, Fields(rest)).ok_or(ValueError::Malformed),
+            Some((format, _)) => Err(ValueError::Format(*format)),
+            None => Err(ValueError::Malformed),
+        }
+    }
+
+    fn fields(client_id: &str, mut f: Fields<'_>) -> Option<Self> {
+        let mut s = Self::new(client_id, f.int()?);
+        s.version = if f.int()? == 4 { Version::V311 } else { Version::V5 };
+        let flags = f.int()?;
+        s.was_connected = flags & 1 != 0;
+        (s.expiry_s, s.boot, s.connection, s.since_ms) = (u32::try_from(f.int()?).ok()?, f.int()?, f.int()?, f.int()?);
+        let mut next_id = || s.subscriptions.next_id();
+        let all = f.list(|f| {
+            let options = SubscriptionOptions::from_byte(f.int()? as u8)?;
+            let identifier = u32::try_from(f.int()?).ok()?;
+            let filter: Box<str> = f.text()?.into();
+            Some((filter, Subscription { options, identifier, id: next_id(), new: false, start: f.list(Fields::place)? }))
+        })?;
+        s.subscriptions.all = all.into_iter().collect();
+        let readers = f.list(Fields::place)?;
+        s.readers = readers.into_iter().map(|(id, next)| PartitionReader { id, reader: Reader::new(next, next) }).collect();
+        let window = f.list(|f| {
+            let ordinal = f.int()?;
+            let (partition, offset) = f.place()?;
+            Some(Inflight { ordinal, partition, offset, retained: f.int()? & 1 != 0 })
+        })?;
+        s.outbound.window = window.into();
+        s.outbound.next_ordinal = f.int()?;
+        let _inbound_of_qos_2 = f.list(|_| Some(()))?;
+        let _next_sequence = f.int()?;
+        let paging = f.list(|f| {
+            let filter: Box<str> = f.text()?.into();
+            let again = f.int()? != 0;
+            let partition = usize::try_from(f.int()?).ok()?;
+            let after = f.text()?;
+            Some(Paging { filter, again, partition, after: (!after.is_empty()).then(|| after.into()) })
+        })?;
+        s.paging = paging.into();
+        if flags & 2 != 0 {
+            s.will = Some(Self::will_fields(&mut f)?);
+        }
+        Some(s)
+    }
+
+    fn will_fields(f: &mut Fields<'_>) -> Option<OwnedWill> {
+        let topic = f.text()?.into();
+        let bits = f.int()? as u8;
+        let (delay_s, expiry) = (u32::try_from(f.int()?).ok()?, f.int()?);
+        Some(OwnedWill {
+            topic,
+            qos: Qos::from_bits(bits & 3)?,
+            retain: bits & 4 != 0,
+            delay_s,
+            expiry_s: expiry.checked_sub(1).and_then(|s| u32::try_from(s).ok()),
+            headers: f.bytes()?.to_vec(),
+            payload: f.bytes()?.to_vec(),
+        })
+    }
+
+    /// End offsets that a value names: everything below them was durable when it was put.
+    #[must_use]
+    pub fn named(&self) -> Vec<(PartitionId, Offset)> {
+        let read = self.readers.iter().map(|r| (r.id, r.reader.next));
+        let sent = self.outbound.window.iter().map(|f| (f.partition, Offset(f.offset.0 + 1)));
+        read.chain(sent).collect()
+    }
+}
