@@ -1,15 +1,50 @@
-//! The command line and the composition root: what is wired to what is decided here and nowhere else.
+//! The command line.
 //!
 //! Must not know: how anything is done.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use tracing_subscriber::EnvFilter;
 
 /// MQTT gateway whose queue is a durable log.
 #[derive(Parser)]
 #[command(name = "weir", version)]
-struct Cli {}
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
 
-fn main() -> anyhow::Result<()> {
-    Cli::parse();
-    Ok(())
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway. It says "weir ready" on standard output when it takes connections, and stops in order on SIGTERM.
+    Run {
+        /// MQTT over TCP, 3.1.1 and 5.
+        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:1883")]
+        mqtt: SocketAddr,
+        /// The page `/`, its feed `/ws`, and MQTT over websocket `/mqtt`.
+        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+        http: SocketAddr,
+        /// `/healthz` and `/readyz`.
+        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464")]
+        admin: SocketAddr,
+        /// The data directory; created if it is missing.
+        #[arg(long, value_name = "DIR", default_value = "weir-data")]
+        data: PathBuf,
+        /// Admit anybody on addresses that can be reached from elsewhere.
+        #[arg(long)]
+        allow_anonymous: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let Command::Run { mqtt, http, admin, data, allow_anonymous } = Cli::parse().command;
+    match weir::run(&weir::Options { mqtt, http, admin, data, allow_anonymous }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("weir: {e}");
+            ExitCode::FAILURE
+        }
+    }
 }

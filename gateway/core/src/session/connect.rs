@@ -140,7 +140,7 @@ impl Session {
         self.heard_ms = now.monotonic_ms;
         self.outbound.window_max = request.receive_maximum;
         self.outbound.packet_bytes_max = request.packet_bytes_max;
-        self.outbound.resend_from = 0;
+        self.outbound.resend = 0..self.outbound.window.len();
         self.join(joining, present);
         let until = if self.is_stored() || self.in_store {
             self.put_wanted = true;

@@ -508,6 +508,11 @@ impl Session {
         }
     }
 
+    /// Its time is over: it ends with its connection, and nothing of it is kept.
+    pub fn expire(&mut self) {
+        self.expiry_s = 0;
+    }
+
     /// The will's record is in the log already: a crash came between it and the value without it.
     pub fn forget_will(&mut self) {
         self.will = None;

@@ -41,8 +41,8 @@ pub(super) struct Outbound {
     pub window_max: usize,
     /// The client's Maximum Packet Size.
     pub packet_bytes_max: usize,
-    /// Entries of the window from here on were sent in this life.
-    pub resend_from: usize,
+    /// Entries of the window that were sent in an earlier life only, and not yet again in this one.
+    pub resend: std::ops::Range<usize>,
     granted: Granted,
     own: PropertiesBuf,
 }
@@ -54,7 +54,7 @@ impl Default for Outbound {
             next_ordinal: 0,
             window_max: INFLIGHT_MAX,
             packet_bytes_max: usize::MAX,
-            resend_from: usize::MAX,
+            resend: 0..0,
             granted: Granted::default(),
             own: PropertiesBuf::default(),
         }
@@ -83,9 +83,8 @@ impl Outbound {
         };
         let Some(i) = found else { return false };
         self.window.remove(i);
-        if i < self.resend_from && self.resend_from != usize::MAX {
-            self.resend_from -= 1;
-        }
+        self.resend.start -= usize::from(i < self.resend.start);
+        self.resend.end -= usize::from(i < self.resend.end);
         true
     }
 
@@ -226,10 +225,12 @@ impl Session {
     /// The next messages that were sent in an earlier life and not acknowledged: offsets of one partition, ascending.
     #[must_use]
     pub fn resend_next(&self) -> Option<(PartitionId, Vec<Offset>)> {
-        let left = self.outbound.window.iter().skip(self.outbound.resend_from);
+        let resend = &self.outbound.resend;
+        // Not more at once than the client takes now [MQTT-3.3.4-9].
+        let end = resend.end.min(resend.start + 64).min(self.outbound.window_max);
         let mut offsets: Vec<Offset> = Vec::new();
         let mut partition = None;
-        for f in left.take(64) {
+        for f in self.outbound.window.range(resend.start..end.max(resend.start)) {
             let fits = partition.is_none_or(|p| p == f.partition) && offsets.last().is_none_or(|o| *o < f.offset);
             if !fits {
                 break;
@@ -246,7 +247,8 @@ impl Session {
         let mut granted = std::mem::take(&mut self.outbound.granted);
         for offset in offsets {
             // Acknowledged meanwhile?
-            let Some(f) = self.outbound.window.get(self.outbound.resend_from).copied().filter(|f| f.offset == *offset) else { continue };
+            let first = self.outbound.resend.clone().next().and_then(|i| self.outbound.window.get(i)).copied();
+            let Some(f) = first.filter(|f| f.offset == *offset) else { continue };
             while found.next_if(|r| r.offset < *offset).is_some() {}
             let record = found.next_if(|r| r.offset == *offset);
             let sent = record.is_some_and(|r| {
@@ -256,9 +258,10 @@ impl Session {
                 self.write(now, &r, (true, Qos::AtLeastOnce, retain), Some(id_of(f.ordinal)), &granted.identifiers, out)
             });
             if sent {
-                self.outbound.resend_from += 1;
+                self.outbound.resend.start += 1;
             } else {
-                self.outbound.window.remove(self.outbound.resend_from);
+                self.outbound.window.remove(self.outbound.resend.start);
+                self.outbound.resend.end -= 1;
             }
         }
         self.outbound.granted = granted;

@@ -561,6 +561,9 @@ fn what_was_not_acknowledged_comes_again_after_a_crash_with_its_id_and_dup() {
         = record p0 102 a/b q1 "three"
         < PUBLISH #3 q1 a/b "three"
         = record p0 102 a/b q1 "three"
+        = resend
+        > PUBACK #2
+        = resend
         "#,
     );
 }

@@ -1,0 +1,87 @@
+//! From an HTTP request to a websocket (RFC 6455, 4.2).
+//!
+//! Invariant: messages above the limit are refused before they are in memory; a page of another origin gets no socket.
+//! Must not know: what is said over it.
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded.
+const WRITE_BYTES_MAX: usize = 1 << 20;
+
+fn has(headers: &HeaderMap, name: header::HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// A browser names the page's origin; it must be the host that it speaks to. Other clients name none.
+fn origin_is_ours(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
+    let origin = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, host)| host);
+    origin.is_some() && origin == host
+}
+
+/// Answers the request and calls `serve` with the socket. `protocol`: the subprotocol that the client must offer.
+pub fn upgrade<F>(
+    mut request: Request,
+    protocol: Option<&'static str>,
+    message_bytes_max: usize,
+    serve: impl FnOnce(Socket) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = ()> + Send,
+{
+    let headers = request.headers();
+    let refuse = |status: StatusCode, why: &'static str| (status, why).into_response();
+    if !has(headers, header::UPGRADE, "websocket") || !has(headers, header::CONNECTION, "upgrade") {
+        return refuse(StatusCode::UPGRADE_REQUIRED, "this address speaks websocket\n");
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
+        return refuse(StatusCode::BAD_REQUEST, "websocket version 13 is spoken here\n");
+    }
+    if !origin_is_ours(headers) {
+        return refuse(StatusCode::FORBIDDEN, "a page of another origin may not speak to this one\n");
+    }
+    if protocol.is_some_and(|p| !has(headers, header::SEC_WEBSOCKET_PROTOCOL, p)) {
+        return refuse(StatusCode::BAD_REQUEST, "offer the subprotocol \"mqtt\" [MQTT-6.0.0-3]\n");
+    }
+    let Some(accept) = headers.get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes())) else {
+        return refuse(StatusCode::BAD_REQUEST, "the websocket key is missing\n");
+    };
+    let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+        return refuse(StatusCode::BAD_REQUEST, "this connection cannot become a websocket\n");
+    };
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(message_bytes_max))
+            .max_frame_size(Some(message_bytes_max))
+            .max_write_buffer_size(WRITE_BYTES_MAX + message_bytes_max);
+        serve(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await).await;
+    });
+    let mut response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::UPGRADE, "websocket")
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(p) = protocol {
+        response = response.header(header::SEC_WEBSOCKET_PROTOCOL, p);
+    }
+    response.body(Body::empty()).unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}

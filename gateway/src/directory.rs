@@ -1,0 +1,65 @@
+//! Who owns which client id, shared by all connections.
+//!
+//! Invariant: as in `weir_core::directory`; nobody is told anything while a shard is locked.
+//! Must not know: sessions. Ownership moves, the session is in the store.
+
+use crate::peer::Peer;
+use dashmap::{DashMap, Entry};
+use std::sync::Arc;
+use weir_core::directory::{Left, Slot};
+
+#[derive(Default)]
+pub(crate) struct Directory {
+    slots: DashMap<Box<str>, Slot<Arc<Peer>>>,
+}
+
+impl Directory {
+    /// Asks for a client id. Whoever has it is told to go; `Mail::owned` follows.
+    pub fn claim(&self, client_id: &str, peer: &Arc<Peer>) {
+        let told = match self.slots.entry(client_id.into()) {
+            Entry::Vacant(v) => {
+                v.insert(Slot::new(peer.clone()));
+                None
+            }
+            Entry::Occupied(mut o) => {
+                let replaced = o.get_mut().claim(peer.clone());
+                Some((o.get().owner().clone(), replaced))
+            }
+        };
+        match told {
+            None => peer.tell(|m| m.owned = true),
+            Some((owner, replaced)) => {
+                owner.tell(|m| m.taken_over = true);
+                if let Some(replaced) = replaced {
+                    replaced.tell(|m| m.replaced = true);
+                }
+            }
+        }
+    }
+
+    /// Takes a client id that nobody has; false: somebody has it.
+    pub fn claim_if_free(&self, client_id: &str, peer: &Arc<Peer>) -> bool {
+        match self.slots.entry(client_id.into()) {
+            Entry::Occupied(_) => return false,
+            Entry::Vacant(v) => drop(v.insert(Slot::new(peer.clone()))),
+        }
+        peer.tell(|m| m.owned = true);
+        true
+    }
+
+    /// Gives it up, as owner or while waiting.
+    pub fn leave(&self, client_id: &str, peer: &Arc<Peer>) {
+        let Entry::Occupied(mut o) = self.slots.entry(client_id.into()) else { return };
+        let left = o.get_mut().leave(peer);
+        match left {
+            Left::NotOwner => {}
+            Left::Free => {
+                o.remove();
+            }
+            Left::To(next) => {
+                drop(o);
+                next.tell(|m| m.owned = true);
+            }
+        }
+    }
+}

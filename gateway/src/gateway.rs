@@ -1,0 +1,176 @@
+//! What all connections share: the engine, the tails, the retained views, the directory.
+//!
+//! Invariant: one way from a topic to its partition, one way from a client id to its key.
+//! Must not know: sockets.
+
+use crate::{boot::Boots, directory::Directory, offline::Offline, peer::Peer, tail};
+use dashmap::DashMap;
+use parking_lot::RwLock;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::mpsc::UnboundedSender;
+use weir_core::{
+    ids::{Now, PartitionId},
+    message::{Stored, WillMark, hash},
+    retained::Retained,
+    session::Counts,
+};
+use weir_log::{Engine, Kind, Record};
+
+/// Sums over all connections, told when the gateway stops.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub connections: AtomicU64,
+    pub refused: AtomicU64,
+    pub violations: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    dropped_behind: AtomicU64,
+    dropped_too_large: AtomicU64,
+    dropped_expired: AtomicU64,
+    refused_topic: AtomicU64,
+}
+
+impl Totals {
+    pub fn add(&self, c: Counts) {
+        let pairs = [
+            (&self.received, c.received),
+            (&self.sent, c.sent),
+            (&self.dropped_behind, c.dropped_behind),
+            (&self.dropped_too_large, c.dropped_too_large),
+            (&self.dropped_expired, c.dropped_expired),
+            (&self.refused_topic, c.refused_topic),
+        ];
+        for (total, n) in pairs {
+            if n > 0 {
+                total.fetch_add(n, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+pub(crate) struct Gateway {
+    pub engine: Arc<dyn Engine>,
+    /// In the order of the engine, with their ids.
+    pub partitions: Vec<PartitionId>,
+    pub tails: Vec<UnboundedSender<tail::Command>>,
+    pub retained: Vec<Arc<RwLock<Retained>>>,
+    pub directory: Directory,
+    pub offline: Offline,
+    pub boots: Boots,
+    pub boot: u64,
+    /// Wills of stored sessions that the log had already when the gateway started.
+    pub published_wills: HashSet<WillMark>,
+    pub totals: Totals,
+    pub peers: DashMap<u64, Arc<Peer>>,
+    draining: AtomicBool,
+    next_peer: AtomicU64,
+    next_sid: AtomicU64,
+    start: Instant,
+}
+
+/// What `Gateway` is made of.
+pub(crate) struct Parts {
+    pub engine: Arc<dyn Engine>,
+    pub tails: Vec<UnboundedSender<tail::Command>>,
+    pub retained: Vec<Arc<RwLock<Retained>>>,
+    pub offline: Offline,
+    pub boots: Boots,
+    pub boot: u64,
+    pub published_wills: HashSet<WillMark>,
+}
+
+pub(crate) fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// The key of a client's session.
+pub(crate) fn session_key(client_id: &str) -> Vec<u8> {
+    [b"c/", client_id.as_bytes()].concat()
+}
+
+/// A record as core sees it; `None` for what is no message.
+pub(crate) fn stored<'a>(r: &Record<'a>) -> Option<Stored<'a>> {
+    if r.kind != Kind::Message {
+        return None;
+    }
+    Stored::parse(weir_core::ids::Offset(r.offset.0), r.time_ms, r.flags, r.meta, r.key, r.headers, r.value)
+}
+
+impl Gateway {
+    pub fn new(p: Parts) -> Self {
+        let partitions = p.engine.partitions().iter().map(|p| PartitionId(p.id.0)).collect();
+        Self {
+            engine: p.engine,
+            partitions,
+            tails: p.tails,
+            retained: p.retained,
+            directory: Directory::default(),
+            offline: p.offline,
+            boots: p.boots,
+            boot: p.boot,
+            published_wills: p.published_wills,
+            totals: Totals::default(),
+            peers: DashMap::new(),
+            draining: AtomicBool::new(false),
+            next_peer: AtomicU64::new(1),
+            next_sid: AtomicU64::new(1),
+            start: Instant::now(),
+        }
+    }
+
+    pub fn now(&self) -> Now {
+        Now { monotonic_ms: self.start.elapsed().as_millis() as u64, wall_ms: wall_ms() }
+    }
+
+    /// The moment of `Now::monotonic_ms`.
+    pub fn instant(&self, monotonic_ms: u64) -> tokio::time::Instant {
+        (self.start + std::time::Duration::from_millis(monotonic_ms)).into()
+    }
+
+    /// Index of the topic's partition: xxh3-64 modulo their number, so a topic never moves.
+    pub fn partition_of(&self, topic: &str) -> usize {
+        match self.partitions.len() as u64 {
+            1 => 0,
+            n => (hash(topic.as_bytes()) % n) as usize,
+        }
+    }
+
+    pub fn peer(&self) -> Arc<Peer> {
+        let id = self.next_peer.fetch_add(1, Ordering::Relaxed);
+        let peer = Arc::new(Peer::new(id, self.partitions.len()));
+        self.peers.insert(id, peer.clone());
+        if self.is_draining() {
+            peer.tell(|m| m.drain = true);
+        }
+        peer
+    }
+
+    /// A session id that no session ever had: boot 24 bits, counter 40.
+    pub fn sid(&self) -> u64 {
+        self.boot << 40 | self.next_sid.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Every connection is told to end, those that come later too.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        let all: Vec<_> = self.peers.iter().map(|p| p.value().clone()).collect();
+        all.iter().for_each(|p| p.tell(|m| m.drain = true));
+    }
+
+    /// Without the state store nothing can be acknowledged, so nothing is left to do.
+    pub fn state_failed(&self, why: &dyn std::fmt::Display) -> ! {
+        tracing::error!("the state store stopped: {why}");
+        std::process::exit(74);
+    }
+}

@@ -1,0 +1,47 @@
+//! HTTP: MQTT over websocket beside the browser's page and feed, and the admin port.
+//!
+//! Invariant: what changes or reveals something about the process is on the admin port only.
+//! Must not know: what the page shows.
+
+use crate::{gateway::Gateway, websocket};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use std::sync::Arc;
+use weir_bridge::{feed::Feed, upgrade::upgrade, web};
+use weir_core::session::PACKET_BYTES_MAX;
+use weir_log::Watermark;
+
+/// The port for browsers.
+pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>) -> Router {
+    Router::new().route("/mqtt", get(mqtt)).with_state(gateway).merge(web::router(feed))
+}
+
+async fn mqtt(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    if gateway.is_draining() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    upgrade(request, Some("mqtt"), PACKET_BYTES_MAX, |socket| websocket::serve(socket, gateway))
+}
+
+/// The port for those who run it.
+pub(crate) fn admin(gateway: Arc<Gateway>) -> Router {
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(gateway)
+}
+
+/// Ready: takes connections and can acknowledge.
+async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
+    if gateway.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    for p in gateway.engine.partitions() {
+        if let Watermark::Failed(failure) = gateway.engine.appended(p.id) {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("{}/{}: {failure}\n", p.stream, p.number)).into_response();
+        }
+    }
+    "ready\n".into_response()
+}

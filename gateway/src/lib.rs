@@ -1,0 +1,18 @@
+//! The tokio shell and composition root: sockets, clocks and tasks around a pure core and a log.
+//!
+//! Invariant: what MQTT means is decided in `weir-core`, what is durable in `weir-log`; here one is told what the other did.
+//! Must not know: packet formats, segment formats.
+
+mod boot;
+mod directory;
+mod driver;
+mod gateway;
+mod http;
+mod offline;
+mod peer;
+mod run;
+mod tail;
+mod tcp;
+mod websocket;
+
+pub use run::{Options, RunError, run};

@@ -1,0 +1,67 @@
+//! What the rest of the gateway may tell one connection: its mailbox, its inboxes, and its bell.
+//!
+//! Invariant: whoever puts something here rings afterwards; the connection empties everything when it is rung. So no wake-up is lost.
+//! Must not know: sessions, sockets.
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use weir_core::{
+    fanout::Inbox,
+    ids::{Offset, PartitionId, SubscribeId},
+};
+use weir_log::{Entry, Fetched, ReadError, Wake};
+
+/// Answers and orders that wait to be looked at.
+#[derive(Default)]
+pub(crate) struct Mail {
+    pub started: Vec<(SubscribeId, PartitionId, Offset)>,
+    pub fetched: Option<Result<Fetched, ReadError>>,
+    pub loaded: Option<Result<Option<Entry>, ReadError>>,
+    /// The client id is this connection's now.
+    pub owned: bool,
+    /// Another connection asks for the client id.
+    pub taken_over: bool,
+    /// While it waited for the client id, another came after it.
+    pub replaced: bool,
+    pub drain: bool,
+}
+
+pub(crate) struct Peer {
+    pub id: u64,
+    bell: Notify,
+    mail: Mutex<Mail>,
+    /// One per partition, in the order of the engine.
+    pub inboxes: Vec<Mutex<Inbox>>,
+}
+
+impl PartialEq for Peer {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Peer {
+    pub fn new(id: u64, partitions: usize) -> Self {
+        Self { id, bell: Notify::new(), mail: Mutex::default(), inboxes: (0..partitions).map(|_| Mutex::default()).collect() }
+    }
+
+    pub fn tell(&self, write: impl FnOnce(&mut Mail)) {
+        write(&mut self.mail.lock());
+        self.wake();
+    }
+
+    pub fn take(&self) -> Mail {
+        std::mem::take(&mut self.mail.lock())
+    }
+
+    pub async fn rung(&self) {
+        self.bell.notified().await;
+    }
+}
+
+impl Wake for Peer {
+    fn wake(&self) {
+        // Keeps one permit: rung before somebody waits is rung all the same.
+        self.bell.notify_one();
+    }
+}

@@ -1,0 +1,251 @@
+//! `weir run`: from nothing to ready, and back.
+//!
+//! Invariant: nothing is accepted before the log is recovered and folded; on SIGTERM what was accepted is finished before the log stops.
+//! Must not know: what a connection does.
+
+use crate::{
+    boot::Boots,
+    driver::Driver,
+    gateway::{Gateway, Parts, stored, wall_ms},
+    http,
+    offline::{self, Offline},
+    tail::{Bell, Tail},
+    tcp,
+};
+use parking_lot::RwLock;
+use std::{
+    collections::HashSet,
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+use tokio::{net::TcpListener, sync::mpsc::unbounded_channel};
+use weir_bridge::feed::Feed;
+use weir_core::{ids::PartitionId, message::WillMark, retained::Retained, session::Session};
+use weir_log::{Engine, Everything, Fetch, FileEngine, Limits, OpenError, Put, ReadError, Wake, Wanted, Watermark};
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub mqtt: SocketAddr,
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    pub data: PathBuf,
+    /// Listen on public addresses without knowing who comes.
+    pub allow_anonymous: bool,
+}
+
+/// Why it does not start, in words that say what to do.
+#[derive(Debug)]
+pub enum RunError {
+    Public { flag: &'static str, address: SocketAddr },
+    Listen { flag: &'static str, address: SocketAddr, error: io::Error },
+    Open(OpenError),
+    Read(ReadError),
+    Value(String),
+    Io(&'static str, io::Error),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Public { flag, address } => write!(
+                f,
+                "{flag} {address} can be reached from elsewhere, and anybody would be admitted: listen on 127.0.0.1 or [::1], or say --allow-anonymous"
+            ),
+            Self::Listen { flag, address, error } if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "{flag} {address}: the port is in use by another process; stop it, or choose another with {flag}")
+            }
+            Self::Listen { flag, address, error } => write!(f, "{flag} {address}: {error}"),
+            Self::Open(e) => e.fmt(f),
+            Self::Read(e) => write!(f, "reading the log at the start: {e}"),
+            Self::Value(e) => write!(f, "the state store: {e}"),
+            Self::Io(what, e) => write!(f, "{what}: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(options: &Options) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| RunError::Io("starting threads", e))?;
+    let result = runtime.block_on(main(options));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn listen(options: &Options, flag: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    if !address.ip().is_loopback() && !options.allow_anonymous {
+        return Err(RunError::Public { flag, address });
+    }
+    tcp::listen(address).map_err(|error| RunError::Listen { flag, address, error })
+}
+
+async fn main(options: &Options) -> Result<(), RunError> {
+    let mqtt = listen(options, "--mqtt", options.mqtt)?;
+    let http = listen(options, "--http", options.http)?;
+    let admin = listen(options, "--admin", options.admin)?;
+    let mut stop = Stop::new().map_err(|e| RunError::Io("catching signals", e))?;
+
+    let (engine, found) = tokio::task::block_in_place(|| open(options))?;
+    let engine: Arc<dyn Engine> = Arc::new(engine);
+    let (retained, published_wills) = tokio::task::block_in_place(|| fold(&*engine, &found.wills))?;
+    let boot = found.boots.current();
+    let mut boots = found.boots;
+    let (key, value) = boots.begin(boot, wall_ms());
+    tokio::task::block_in_place(|| put_durably(&*engine, key.as_bytes(), &value));
+
+    let mut tails = Vec::new();
+    for (nth, p) in engine.partitions().iter().enumerate() {
+        let bell = Arc::new(Bell::default());
+        let (tx, rx) = unbounded_channel();
+        let following = engine.follow(p.id, bell.clone());
+        tokio::spawn(Tail::new(PartitionId(p.id.0), nth, following, bell, rx, retained[nth].clone()).run());
+        tails.push(tx);
+    }
+    let feed = Feed::start(engine.clone());
+    let (offline, due) = Offline::new();
+    found.due.into_iter().for_each(|(at, client_id)| offline.look(at, &client_id));
+    let gateway = Arc::new(Gateway::new(Parts { engine: engine.clone(), tails, retained, offline, boots, boot, published_wills }));
+    let looking = gateway.clone();
+    tokio::spawn(offline::run(due, wall_ms, async move |client_id: Box<str>| {
+        if let Some(driver) = Driver::offline(looking.clone(), &client_id) {
+            tcp::outlive(driver).await;
+        }
+    }));
+    tokio::spawn(tcp::accept(mqtt, gateway.clone()));
+    let public = http::public(gateway.clone(), feed);
+    tokio::spawn(async move { axum::serve(http, public).await });
+    let admin_routes = http::admin(gateway.clone());
+    tokio::spawn(async move { axum::serve(admin, admin_routes).await });
+    println!("weir ready");
+
+    stop.wait().await;
+    tracing::info!("stopping: connections are closed, the log is finished");
+    gateway.drain();
+    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !gateway.peers.is_empty() && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let stopping = engine.clone();
+    let stopped = tokio::task::spawn_blocking(move || stopping.stop()).await;
+    tracing::info!(totals = ?gateway.totals, left = gateway.peers.len(), "stopped");
+    stopped.map_err(|e| RunError::Io("stopping the log", io::Error::other(e)))
+}
+
+/// SIGTERM or SIGINT.
+struct Stop(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+/// What the state store held.
+#[derive(Default)]
+struct Found {
+    boots: Boots,
+    wills: HashSet<WillMark>,
+    due: Vec<(u64, Box<str>)>,
+}
+
+fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
+    let o = weir_log::Options { directory: options.data.clone(), limits: Limits::default(), streams: vec![("default".into(), 1)] };
+    let mut bad = None;
+    let mut named = |key: &[u8], value: &[u8]| match session(key, value) {
+        None => Vec::new(),
+        Some(Ok(s)) => s.named().into_iter().map(|(p, at)| (weir_log::PartitionId(p.0), weir_log::Offset(at.0))).collect(),
+        Some(Err(e)) => {
+            bad = Some(e);
+            Vec::new()
+        }
+    };
+    let engine = FileEngine::open(&o, &mut named).map_err(RunError::Open)?;
+    if let Some(bad) = bad {
+        return Err(RunError::Value(bad));
+    }
+    if engine.torn_bytes() > 0 {
+        tracing::warn!(bytes = engine.torn_bytes(), "cut a torn tail: a batch that was begun and never acknowledged");
+    }
+    let mut found = Found::default();
+    let mut each = |key: &[u8], tag: u32, value: &[u8]| {
+        if found.boots.read(key, value) {
+            return;
+        }
+        let Some(Ok(s)) = session(key, value) else { return };
+        found.wills.extend(s.will_mark());
+        // Connected when the process ended: at once. Else when the tag says, if it ever ends.
+        let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
+        found.due.extend(at.map(|at| (at, s.client_id().into())));
+    };
+    engine.state().scan(&mut each).map_err(RunError::Read)?;
+    Ok((engine, found))
+}
+
+fn session(key: &[u8], value: &[u8]) -> Option<Result<Session, String>> {
+    let client_id = std::str::from_utf8(key.strip_prefix(b"c/")?).ok()?;
+    Some(Session::decode(client_id, value).map_err(|e| format!("key c/{client_id}: {e}")))
+}
+
+type Folded = (Vec<Arc<RwLock<Retained>>>, HashSet<WillMark>);
+
+/// Reads every partition once: retained messages, and which of `wills` were published.
+fn fold(engine: &dyn Engine, wills: &HashSet<WillMark>) -> Result<Folded, RunError> {
+    let mut views = Vec::new();
+    let mut published = HashSet::new();
+    for p in engine.partitions() {
+        let mut view = Retained::default();
+        let span = engine.span(p.id);
+        let mut from = span.start;
+        let start = std::time::Instant::now();
+        let mut told = start;
+        while from < span.durable {
+            let (tx, rx) = mpsc::channel();
+            let wanted = Wanted::Range { from, to: span.durable, select: Arc::new(Everything) };
+            let fetch = Fetch { partition: p.id, wanted, records_max: u32::MAX, bytes_max: 4 << 20 };
+            engine.fetch(fetch, Box::new(move |f| drop(tx.send(f))));
+            let fetched = rx.recv().unwrap_or(Err(ReadError::Stopping)).map_err(RunError::Read)?;
+            for m in fetched.batch.iter().filter_map(|r| stored(&r)) {
+                view.apply(&m);
+                published.extend(m.will.filter(|mark| wills.contains(mark)));
+            }
+            from = fetched.next;
+            if told.elapsed() > Duration::from_secs(2) {
+                told = std::time::Instant::now();
+                tracing::info!("reading {}/{}: record {from} of {}", p.stream, p.number, span.durable);
+            }
+        }
+        views.push(Arc::new(RwLock::new(view)));
+    }
+    Ok((views, published))
+}
+
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self) {}
+}
+
+/// For the start only: waits on the spot.
+fn put_durably(engine: &dyn Engine, key: &[u8], value: &[u8]) {
+    let nobody: Arc<dyn Wake> = Arc::new(Nobody);
+    let receipt = engine.state().put(&[Put { key, tag: 0, value: Some(value) }], &nobody);
+    while let (Ok(receipt), Watermark::Appended(at)) = (&receipt, engine.state().appended()) {
+        if at >= *receipt {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The first connection's put finds out why.
+}

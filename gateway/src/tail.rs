@@ -1,0 +1,253 @@
+//! The tail of one partition: folds each durable batch into the retained view, then offers it to the live readers whose filters match.
+//!
+//! Invariant: folds before it offers. Commands are served between batches, so `Started` and `Join` name exact offsets. Each run of equal
+//! topics is matched against the trie once, with a cache per topic until a filter changes; each matched reader gets one entry, one lock and one
+//! wake per batch.
+//! Must not know: sessions, QoS, payloads.
+
+use crate::{gateway::stored, peer::Peer};
+use parking_lot::RwLock;
+use std::{collections::HashMap, ops::Range, sync::Arc};
+use tokio::sync::{Notify, mpsc::UnboundedReceiver};
+use weir_core::{
+    fanout::Entry,
+    ids::{Offset, PartitionId, SubscribeId},
+    retained::Retained,
+    trie::Trie,
+};
+use weir_log::{Batch, Follow, Wake};
+
+/// Topics whose readers are remembered: about 100 B each.
+const CACHE_TOPICS_MAX: usize = 65_536;
+/// Batches served before others on this thread get a turn.
+const BATCHES_PER_TURN: usize = 16;
+
+pub(crate) enum Command {
+    /// Offer what matches; answered with `Mail::started`.
+    Subscribe(Arc<Peer>, SubscribeId, Box<str>),
+    Unsubscribe(u64, Box<str>),
+    /// Offer everything from now on.
+    Join(u64),
+    Leave(u64),
+}
+
+/// Rung by the log.
+#[derive(Default)]
+pub(crate) struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+struct Reader {
+    peer: Arc<Peer>,
+    live: bool,
+    filters: Vec<Box<str>>,
+    /// Indices of the current batch that match.
+    runs: Vec<Range<u32>>,
+}
+
+pub(crate) struct Tail {
+    id: PartitionId,
+    /// Index of the partition.
+    nth: usize,
+    following: Box<dyn Follow>,
+    bell: Arc<Bell>,
+    commands: UnboundedReceiver<Command>,
+    retained: Arc<RwLock<Retained>>,
+    /// Everything before it was offered.
+    position: Offset,
+    readers: Vec<Option<Reader>>,
+    free: Vec<u32>,
+    by_peer: HashMap<u64, u32>,
+    trie: Trie<u32>,
+    cache: HashMap<Box<[u8]>, Arc<[u32]>>,
+    touched: Vec<u32>,
+}
+
+impl Tail {
+    pub fn new(
+        id: PartitionId,
+        nth: usize,
+        following: Box<dyn Follow>,
+        bell: Arc<Bell>,
+        commands: UnboundedReceiver<Command>,
+        retained: Arc<RwLock<Retained>>,
+    ) -> Self {
+        let position = Offset(following.start().0);
+        Self {
+            id,
+            nth,
+            following,
+            bell,
+            commands,
+            retained,
+            position,
+            readers: Vec::new(),
+            free: Vec::new(),
+            by_peer: HashMap::new(),
+            trie: Trie::default(),
+            cache: HashMap::new(),
+            touched: Vec::new(),
+        }
+    }
+
+    /// Until nobody can send it a command any more.
+    pub async fn run(mut self) {
+        loop {
+            let command = tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => Some(command),
+                    None => return,
+                },
+                () = self.bell.0.notified() => None,
+            };
+            if let Some(command) = command {
+                self.serve(command);
+            }
+            let mut turn = 0;
+            loop {
+                while let Ok(command) = self.commands.try_recv() {
+                    self.serve(command);
+                }
+                let Some(batch) = self.following.poll() else { break };
+                self.fold(&batch);
+                self.offer(&batch);
+                turn += 1;
+                if turn % BATCHES_PER_TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, command: Command) {
+        match command {
+            Command::Subscribe(peer, id, filter) => {
+                let slot = self.slot(&peer);
+                if self.trie.insert(&filter, slot) {
+                    self.cache.clear();
+                    if let Some(reader) = &mut self.readers[slot as usize] {
+                        reader.filters.push(filter);
+                    }
+                }
+                let (partition, at) = (self.id, self.position);
+                peer.tell(|m| m.started.push((id, partition, at)));
+            }
+            Command::Unsubscribe(peer, filter) => {
+                let Some(slot) = self.by_peer.get(&peer) else { return };
+                self.trie.remove(&filter, slot);
+                self.cache.clear();
+                if let Some(reader) = &mut self.readers[*slot as usize] {
+                    reader.filters.retain(|f| *f != filter);
+                }
+            }
+            Command::Join(peer) => {
+                let reader = self.by_peer.get(&peer).and_then(|slot| self.readers[*slot as usize].as_mut());
+                if let Some(reader) = reader {
+                    reader.peer.inboxes[self.nth].lock().join(self.position);
+                    reader.live = true;
+                    reader.peer.wake();
+                }
+            }
+            Command::Leave(peer) => {
+                let Some(slot) = self.by_peer.remove(&peer) else { return };
+                if let Some(reader) = self.readers[slot as usize].take() {
+                    for filter in &reader.filters {
+                        self.trie.remove(filter, &slot);
+                    }
+                    self.cache.clear();
+                    self.free.push(slot);
+                }
+            }
+        }
+    }
+
+    fn slot(&mut self, peer: &Arc<Peer>) -> u32 {
+        if let Some(slot) = self.by_peer.get(&peer.id) {
+            return *slot;
+        }
+        let reader = Some(Reader { peer: peer.clone(), live: false, filters: Vec::new(), runs: Vec::new() });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.readers[slot as usize] = reader;
+                slot
+            }
+            None => {
+                self.readers.push(reader);
+                self.readers.len() as u32 - 1
+            }
+        };
+        self.by_peer.insert(peer.id, slot);
+        slot
+    }
+
+    fn fold(&self, batch: &Batch) {
+        let mut view = None;
+        for m in batch.iter().filter_map(|r| stored(&r)).filter(|m| m.retain) {
+            view.get_or_insert_with(|| self.retained.write()).apply(&m);
+        }
+    }
+
+    fn offer(&mut self, batch: &Batch) {
+        let first = batch.first();
+        let span = Offset(first.0)..Offset(batch.end().0);
+        self.position = span.end;
+        if self.by_peer.is_empty() {
+            return;
+        }
+        let (mut topic, mut readers): (&[u8], Arc<[u32]>) = (&[], Arc::new([]));
+        for (i, r) in batch.iter().enumerate() {
+            if r.kind != weir_log::Kind::Message {
+                continue;
+            }
+            if i == 0 || r.key != topic {
+                topic = r.key;
+                readers = self.matching(topic);
+            }
+            let i = i as u32;
+            for slot in readers.iter() {
+                let Some(reader) = &mut self.readers[*slot as usize] else { continue };
+                if !reader.live {
+                    continue;
+                }
+                match reader.runs.last_mut() {
+                    Some(run) if run.end == i => run.end = i + 1,
+                    None => {
+                        self.touched.push(*slot);
+                        reader.runs.push(i..i + 1);
+                    }
+                    Some(_) => reader.runs.push(i..i + 1),
+                }
+            }
+        }
+        for slot in self.touched.drain(..) {
+            let Some(reader) = &mut self.readers[slot as usize] else { continue };
+            let entry = Entry { batch: span.clone(), runs: std::mem::take(&mut reader.runs) };
+            reader.live = reader.peer.inboxes[self.nth].lock().offer(entry);
+            reader.peer.wake();
+        }
+    }
+
+    /// Readers of a topic, each once.
+    fn matching(&mut self, topic: &[u8]) -> Arc<[u32]> {
+        if let Some(found) = self.cache.get(topic) {
+            return found.clone();
+        }
+        let mut found = Vec::new();
+        if let Ok(topic) = std::str::from_utf8(topic) {
+            self.trie.find(topic, &mut |slot| found.push(*slot));
+        }
+        found.sort_unstable();
+        found.dedup();
+        let found: Arc<[u32]> = found.into();
+        if self.cache.len() >= CACHE_TOPICS_MAX {
+            self.cache.clear();
+        }
+        self.cache.insert(topic.into(), found.clone());
+        found
+    }
+}

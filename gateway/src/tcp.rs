@@ -1,0 +1,152 @@
+//! The adapter between a TCP socket and a driver.
+//!
+//! Invariant: a socket that has nothing to say costs no buffer: bytes are read into one that belongs to the thread. What one wake-up
+//! makes leaves in one write.
+//! Must not know: MQTT.
+
+use crate::{driver::Driver, gateway::Gateway};
+use std::{
+    cell::RefCell,
+    io::{self, ErrorKind},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::Instant,
+};
+use weir_core::session::Cause;
+
+/// Connections that wait to be accepted: a whole fleet comes back at once.
+const BACKLOG: u32 = 4_096;
+const READ_BYTES: usize = 64 * 1024;
+/// How long what was written last may take to leave before the socket is closed.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+thread_local! {
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+pub(crate) fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts until the gateway drains.
+pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if !gateway.is_draining() => {
+                let gateway = gateway.clone();
+                tokio::spawn(async move {
+                    // A socket without it still works, only slower.
+                    let _ = stream.set_nodelay(true);
+                    Box::pin(serve(stream, Driver::new(gateway))).await;
+                });
+            }
+            Ok(_) => return,
+            // Out of file descriptors, most likely: those that are open go on.
+            Err(e) => {
+                tracing::warn!("accepting a connection: {e}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, mut driver: Driver) {
+    let gone = converse(&stream, &mut driver).await;
+    if gone {
+        drop(stream);
+    } else {
+        tokio::spawn(linger(stream));
+    }
+    outlive(driver).await;
+}
+
+/// The session goes on to its end without a socket.
+pub(crate) async fn outlive(mut driver: Driver) {
+    while !driver.is_left() {
+        driver.peer().clone().rung().await;
+        driver.woken();
+    }
+}
+
+/// Closes politely: a socket that is dropped with unread bytes sends a reset, and the peer never sees why it was closed.
+async fn linger(mut stream: TcpStream) {
+    let _ = stream.shutdown().await;
+    let mut sink = [0; 4096];
+    let end = Instant::now() + Duration::from_secs(1);
+    while let Ok(Ok(1..)) = tokio::time::timeout_at(end, stream.read(&mut sink)).await {}
+}
+
+/// Until the socket is to be closed; true: it is gone already.
+async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
+    let peer = driver.peer().clone();
+    let timer = tokio::time::sleep(Duration::from_secs(3_600));
+    tokio::pin!(timer);
+    // What the timer is set to, in the driver's time.
+    let mut armed = None;
+    let mut last_words = None;
+    loop {
+        if flush(stream, driver).is_err() {
+            driver.closed(Cause::Socket);
+            return true;
+        }
+        if let Some(cause) = driver.close() {
+            let until = *last_words.get_or_insert_with(|| Instant::now() + LAST_WORDS);
+            if driver.out.is_empty() || cause == Cause::TakenOver || Instant::now() >= until {
+                return cause == Cause::Socket;
+            }
+        }
+        if let Some(deadline) = driver.deadline().filter(|d| armed.is_none_or(|a| *d < a)) {
+            armed = Some(deadline);
+            timer.as_mut().reset(driver.instant(deadline));
+        }
+        tokio::select! {
+            () = peer.rung() => driver.woken(),
+            readable = stream.readable(), if driver.wants_read() => {
+                if readable.and_then(|()| read(stream, driver)).is_err() {
+                    driver.closed(Cause::Socket);
+                    return true;
+                }
+            }
+            // Errors show in the next flush.
+            _ = stream.writable(), if !driver.out.is_empty() => {}
+            () = &mut timer, if armed.is_some() => {
+                armed = None;
+                if driver.is_due() {
+                    driver.timeout();
+                }
+            }
+            () = tokio::time::sleep(LAST_WORDS), if driver.close().is_some() => {}
+        }
+    }
+}
+
+fn read(stream: &TcpStream, driver: &mut Driver) -> io::Result<()> {
+    READ.with_borrow_mut(|buffer| match stream.try_read(buffer) {
+        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+        Ok(n) => {
+            driver.received(&buffer[..n]);
+            Ok(())
+        }
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
+        Err(e) => Err(e),
+    })
+}
+
+/// Writes what the socket takes; makes more when deliveries had stopped for want of room.
+fn flush(stream: &TcpStream, driver: &mut Driver) -> io::Result<()> {
+    while !driver.out.is_empty() {
+        match stream.try_write(&driver.out) {
+            Ok(n) => driver.written(n),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
