@@ -70,8 +70,8 @@ struct Held {
 #[derive(Clone)]
 enum Feed {
     Resend(Vec<Offset>),
-    /// Where the page goes on.
-    Page(Option<Box<str>>),
+    /// Where the page goes on, and its messages.
+    Page(Option<Box<str>>, Vec<Offset>),
     /// Of the nth partition.
     Range(usize),
 }
@@ -774,7 +774,9 @@ impl Driver {
         let Phase::Running(session) = &mut self.phase else { return false };
         if let Feed::Resend(offsets) = &held.kind {
             let records: Vec<_> = held.batch.iter().collect();
-            session.resend(now, offsets, records.iter().filter_map(stored), &mut self.out);
+            // A fetch may end early: what it did not come to is asked for again.
+            let examined = offsets.partition_point(|o| *o < held.next);
+            session.resend(now, &offsets[..examined], records.iter().filter_map(stored), &mut self.out);
             return true;
         }
         while held.index < held.batch.len() as u32 {
@@ -783,7 +785,7 @@ impl Driver {
                 Some(_) if full => Delivery::NoRoom,
                 Some(r) => match held.kind {
                     Feed::Range(nth) => session.deliver(now, nth, &r, &mut self.out),
-                    Feed::Page(_) | Feed::Resend(_) => session.deliver_retained(now, &r, &mut self.out),
+                    Feed::Page(..) | Feed::Resend(_) => session.deliver_retained(now, &r, &mut self.out),
                 },
                 None => Delivery::Done,
             };
@@ -798,7 +800,14 @@ impl Driver {
                 session.reader(nth).sent(held.next);
                 session.reader(nth).fetched();
             }
-            Feed::Page(after) => session.handle(now, Event::PageEnded(after), &mut self.out),
+            Feed::Page(after, mut offsets) => {
+                offsets.retain(|o| *o >= held.next);
+                if !offsets.is_empty() {
+                    self.fetch_page(after, offsets);
+                    return false;
+                }
+                session.handle(now, Event::PageEnded(after), &mut self.out);
+            }
             Feed::Resend(_) => {}
         }
         true
@@ -832,7 +841,7 @@ impl Driver {
     fn next_page(&mut self, now: Now) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         let Some(paging) = session.page_next().cloned() else { return false };
-        let Some((p, limit)) = session.page_limit(&paging) else {
+        let Some((_, limit)) = session.page_limit(&paging) else {
             session.handle(now, Event::PageEnded(None), &mut self.out);
             return true;
         };
@@ -843,8 +852,14 @@ impl Driver {
             session.handle(now, Event::PageEnded(page.after), &mut self.out);
             return true;
         }
-        self.fetch(Feed::Page(page.after), p, exactly(offsets.into_iter()));
+        self.fetch_page(page.after, offsets);
         false
+    }
+
+    fn fetch_page(&mut self, after: Option<Box<str>>, offsets: Vec<Offset>) {
+        let Phase::Running(session) = &self.phase else { return };
+        let Some(p) = session.page_next().and_then(|paging| self.gateway.partitions.get(paging.partition)).copied() else { return };
+        self.fetch(Feed::Page(after, offsets.clone()), p, exactly(offsets.into_iter()));
     }
 
     fn next_step(&mut self, now: Now, nth: usize) -> bool {

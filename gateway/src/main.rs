@@ -3,7 +3,7 @@
 //! Must not know: how anything is done.
 
 use clap::{Parser, Subcommand};
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 /// MQTT gateway whose queue is a durable log.
@@ -38,7 +38,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
     let Command::Run { mqtt, http, admin, data, allow_anonymous } = Cli::parse().command;
     match weir::run(&weir::Options { mqtt, http, admin, data, allow_anonymous }) {
         Ok(()) => ExitCode::SUCCESS,
