@@ -15,3 +15,8 @@ if [ -n "$need" ]; then
   # shellcheck disable=SC2086
   apt-get install -q -y --no-install-recommends $need
 fi
+# paho-mqtt, in an environment of the project's own.
+if ! target/venv/bin/python -c 'import paho.mqtt' 2>/dev/null; then
+  python3 -m venv target/venv
+  target/venv/bin/pip install --quiet 'paho-mqtt==2.1.0'
+fi
