@@ -90,8 +90,10 @@ pub(crate) struct Driver {
     phase: Phase,
     client_id: Option<Box<str>>,
     version: Version,
-    /// The beginning of a packet, or packets that must wait.
+    /// The beginning of a packet, or packets that wait for the session.
     rest: Vec<u8>,
+    /// There are packets in `rest`.
+    waiting: bool,
     pub out: Vec<u8>,
     /// Per partition: records of this pass.
     records: Vec<Records>,
@@ -153,6 +155,7 @@ impl Driver {
             client_id: None,
             version: Version::V5,
             rest: Vec::new(),
+            waiting: false,
             out: Vec::new(),
             records: (0..n).map(|_| Records::default()).collect(),
             runs: Vec::new(),
@@ -299,6 +302,7 @@ impl Driver {
                 }
             }
         }
+        self.waiting = !self.wants_more() && used < bytes.len();
         self.submit(now);
         used
     }
@@ -437,16 +441,13 @@ impl Driver {
         self.watermarks(now);
         self.feed(now);
         self.act(now);
-        if !self.rest.is_empty() && self.wants_read() {
-            // Packets that waited for the session, or for room.
-            let rest = std::mem::take(&mut self.rest);
+        if self.waiting && matches!(self.phase, Phase::Running(_)) {
+            let mut rest = std::mem::take(&mut self.rest);
             let used = self.decode(now, &rest);
-            let left = rest.get(used..).unwrap_or_default();
-            self.rest = left.to_vec();
-            if used > 0 {
-                self.act(now);
-                self.feed(now);
-            }
+            rest.drain(..used.min(rest.len()));
+            self.rest = rest;
+            self.act(now);
+            self.feed(now);
         }
         if let Phase::Running(s) | Phase::Settling(_, s, _) | Phase::Offline(Some(s)) = &mut self.phase {
             self.gateway.totals.add(s.take_counts());
@@ -682,7 +683,9 @@ impl Driver {
                 tracing::error!(client = session.client_id(), bytes, "the session's value is too large to be stored");
                 self.event(now, Event::Closed(Cause::LogFailed));
             }
-            Err(e @ (AppendError::Failed(_) | AppendError::Stopping)) => self.gateway.state_failed(&e),
+            Err(e @ AppendError::Failed(_)) => self.gateway.state_failed(&e),
+            // The process ends, and this session with it: as in a crash, its last value counts.
+            Err(AppendError::Stopping) => self.leave(),
         }
     }
 

@@ -1,0 +1,98 @@
+//! Peers that say nothing, half a packet, or too much: they are closed in time, and cost nobody else anything.
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+use support::{Weir, dir, http_get};
+
+fn connect(weir: &Weir, bytes: &[u8]) -> TcpStream {
+    let mut s = TcpStream::connect(("127.0.0.1", weir.mqtt)).unwrap();
+    s.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    s.write_all(bytes).unwrap();
+    s
+}
+
+/// Everything until the gateway closes, and how long that took.
+fn until_closed(mut s: TcpStream) -> (Vec<u8>, Duration) {
+    let start = Instant::now();
+    let mut all = Vec::new();
+    s.read_to_end(&mut all).unwrap();
+    (all, start.elapsed())
+}
+
+#[test]
+fn a_client_that_falls_silent_is_closed_after_one_and_a_half_keep_alives_and_its_will_is_published() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut watcher = connect(&weir, b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01w\x82\x06\x00\x01\x00\x01z\x00");
+    watcher.read_exact(&mut [0; 9]).unwrap();
+    // Keep-alive 2 s, will "z"; for version 5 with the reason.
+    let four = connect(&weir, b"\x10\x13\x00\x04MQTT\x04\x06\x00\x02\x00\x01a\x00\x01z\x00\x01!");
+    let five = connect(&weir, b"\x10\x15\x00\x04MQTT\x05\x06\x00\x02\x00\x00\x01b\x00\x00\x01z\x00\x01!");
+    let four = std::thread::spawn(move || until_closed(four));
+    let (said, took) = until_closed(five);
+    assert!(said.ends_with(&[0xE0, 1, 0x8D]), "DISCONNECT with reason 0x8D: {said:02x?}");
+    assert!((2_500..4_500).contains(&took.as_millis()), "{took:?}");
+    let (said, took) = four.join().unwrap();
+    assert_eq!(said, [0x20, 2, 0, 0]);
+    assert!((2_500..4_500).contains(&took.as_millis()), "{took:?}");
+    let mut wills = [0; 12];
+    watcher.read_exact(&mut wills).unwrap();
+    assert_eq!(wills, *b"\x30\x04\x00\x01z!\x30\x04\x00\x01z!");
+}
+
+#[test]
+fn a_socket_without_a_first_packet_is_closed_and_others_are_served() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let silent = connect(&weir, b"");
+    let half = connect(&weir, b"\x10\x0D\x00\x04MQ");
+    let half = std::thread::spawn(move || until_closed(half));
+    let (said, took) = until_closed(silent);
+    assert!(said.is_empty() && (9_000..12_000).contains(&took.as_millis()), "{took:?}");
+    assert!(half.join().unwrap().0.is_empty());
+    assert!(http_get(weir.admin, "/readyz").contains("200 OK"));
+}
+
+#[test]
+fn bytes_that_are_not_mqtt_end_their_connection_only() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut good = connect(&weir, b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01g");
+    good.read_exact(&mut [0; 4]).unwrap();
+    for bad in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x30\x04\x00\x01a!", b"\x10\xFF\xFF\xFF\x7F", b"\x00\x00", b"\xFF\xFF\xFF\xFF\xFF\xFF"] {
+        assert!(until_closed(connect(&weir, bad)).0.is_empty(), "{bad:02x?}");
+    }
+    // Another version: a CONNACK of 3.1.1 that says so.
+    assert_eq!(until_closed(connect(&weir, b"\x10\x0F\x00\x06MQIsdp\x03\x02\x00\x00\x00\x01o")).0, [0x20, 2, 0, 1]);
+    // After CONNECT version 5 is told why.
+    let late = connect(&weir, b"\x10\x0E\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01l\x34\x06\x00\x01a\x00\x01\x00");
+    assert!(until_closed(late).0.ends_with(&[0xE0, 1, 0x9B]));
+    good.write_all(b"\xC0\x00").unwrap();
+    let mut pong = [0; 2];
+    good.read_exact(&mut pong).unwrap();
+    assert_eq!(pong, [0xD0, 0]);
+}
+
+/// 3 MiB in one packet, through a gateway that reads 64 KiB at a time.
+#[test]
+fn a_large_packet_arrives_whole() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut sub = connect(&weir, b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01s\x82\x06\x00\x01\x00\x01b\x00");
+    sub.read_exact(&mut [0; 9]).unwrap();
+    let payload: Vec<u8> = (0..3u32 << 20).map(|n| (n % 251) as u8).collect();
+    let length = payload.len() + 3;
+    let mut packet =
+        vec![0x30, length as u8 | 0x80, (length >> 7) as u8 | 0x80, (length >> 14) as u8 | 0x80, (length >> 21) as u8, 0, 1, b'b'];
+    packet.extend_from_slice(&payload);
+    let mut publisher = connect(&weir, b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01p");
+    publisher.write_all(&packet).unwrap();
+    let mut got = vec![0; packet.len()];
+    sub.read_exact(&mut got).unwrap();
+    assert!(got == packet);
+}
