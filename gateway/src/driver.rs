@@ -21,7 +21,7 @@ use weir_core::{
     message::Message,
     packet::{Packet, ReasonCode, Version},
     session::{
-        Action, Cause, ConnectRequest, Delivery, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, connect::Joining, refuse,
+        Action, Cause, ConnectRequest, Delivery, Event, PACKET_BYTES_MAX, Paging, Refusal, Session, Violation, connect::Joining, refuse,
         value::ValueError,
     },
     topic::filter_matches,
@@ -70,10 +70,20 @@ struct Held {
 #[derive(Clone)]
 enum Feed {
     Resend(Vec<Offset>),
-    /// Where the page goes on, and its messages.
-    Page(Option<Box<str>>, Vec<Offset>),
+    Page(Page),
     /// Of the nth partition.
     Range(usize),
+    /// A range that was asked for before a filter was added: read it again.
+    Stale(usize),
+}
+
+/// A part of the retained messages that a filter asked for.
+#[derive(Clone)]
+struct Page {
+    paging: Paging,
+    /// Where it goes on.
+    after: Option<Box<str>>,
+    offsets: Vec<Offset>,
 }
 
 enum Feeding {
@@ -488,7 +498,9 @@ impl Driver {
             }
             // The client id is not served yet: whoever asks for it gets it in turn. A CONNECT that waits is refused.
             Phase::Claiming(_) | Phase::Loading(_) => self.refuse(ReasonCode::SERVER_UNAVAILABLE),
-            Phase::Settling(..) | Phase::Offline(_) | Phase::Left => {}
+            // Goes when the will is durable.
+            Phase::Settling(..) => self.close = Some(cause),
+            Phase::Offline(_) | Phase::Left => {}
         }
     }
 
@@ -528,9 +540,10 @@ impl Driver {
         }
     }
 
-    /// When the session's last connection ended with the process: its end, in ms since 1970.
-    fn ended(&self, s: &Session) -> u64 {
-        self.gateway.boots.ended(s.boot())
+    /// When the session's last connection ended without a word: with the process that it was connected to, or, in this one, when the
+    /// log failed: now. In ms since 1970.
+    fn ended(&self, now: Now, s: &Session) -> u64 {
+        if s.boot() == self.gateway.boot { now.wall_ms } else { self.gateway.boots.ended(s.boot()) }
     }
 
     fn settle(&self, s: &mut Session) {
@@ -541,10 +554,10 @@ impl Driver {
 
     fn loaded_for(&mut self, now: Now, request: ConnectRequest, session: Option<Session>) {
         let Some(mut session) = session else { return self.run(now, &request, None, false) };
-        let alive = session.expires_at(self.ended(&session)).is_none_or(|at| at > now.wall_ms);
+        let alive = session.expires_at(self.ended(now, &session)).is_none_or(|at| at > now.wall_ms);
         if session.was_connected() && session.has_will() {
             self.settle(&mut session);
-            let ended = self.ended(&session);
+            let ended = self.ended(now, &session);
             session.end_after_restart(ended);
             self.phase = Phase::Settling(request, Box::new(session), alive);
         } else {
@@ -557,7 +570,7 @@ impl Driver {
             self.phase = Phase::Offline(None);
             return self.leave();
         };
-        let ended = self.ended(&session);
+        let ended = self.ended(now, &session);
         let expired = session.expires_at(ended).is_some_and(|at| at <= now.wall_ms);
         let will_due = session.was_connected() && session.has_will();
         self.settle(&mut session);
@@ -568,7 +581,10 @@ impl Driver {
             session.end_after_restart(ended);
             self.phase = Phase::Offline(Some(Box::new(session)));
         } else {
-            if let Some(at) = session.expires_at(ended) {
+            // Whoever disconnects in order is looked at again by its own doing; who was connected at the end of the process is not.
+            if session.was_connected()
+                && let Some(at) = session.expires_at(ended)
+            {
                 self.gateway.offline.look(at, session.client_id());
             }
             self.phase = Phase::Offline(None);
@@ -649,6 +665,7 @@ impl Driver {
             Action::AppendWill => self.append_will(now),
             Action::Subscribe(id, filter) => {
                 self.entered = true;
+                self.read_again();
                 self.tell_tails(|| Command::Subscribe(self.peer.clone(), id, filter.clone()));
             }
             Action::Unsubscribe(filter) => self.tell_tails(|| Command::Unsubscribe(self.peer.id, filter.clone())),
@@ -782,13 +799,19 @@ impl Driver {
             session.resend(now, &offsets[..examined], records.iter().filter_map(stored), &mut self.out);
             return true;
         }
+        if let Feed::Page(page) = &held.kind
+            && session.page_next() != Some(&page.paging)
+        {
+            // Unsubscribed meanwhile.
+            return true;
+        }
         while held.index < held.batch.len() as u32 {
             let full = self.out.len() >= OUT_BYTES_HIGH;
             let delivery = match stored(&held.batch.get(held.index)) {
                 Some(_) if full => Delivery::NoRoom,
                 Some(r) => match held.kind {
                     Feed::Range(nth) => session.deliver(now, nth, &r, &mut self.out),
-                    Feed::Page(..) | Feed::Resend(_) => session.deliver_retained(now, &r, &mut self.out),
+                    Feed::Page(_) | Feed::Stale(_) | Feed::Resend(_) => session.deliver_retained(now, &r, &mut self.out),
                 },
                 None => Delivery::Done,
             };
@@ -803,15 +826,15 @@ impl Driver {
                 session.reader(nth).sent(held.next);
                 session.reader(nth).fetched();
             }
-            Feed::Page(after, mut offsets) => {
-                offsets.retain(|o| *o >= held.next);
-                if !offsets.is_empty() {
-                    self.fetch_page(after, offsets);
+            Feed::Page(mut page) => {
+                page.offsets.retain(|o| *o >= held.next);
+                if !page.offsets.is_empty() {
+                    self.fetch_page(page);
                     return false;
                 }
-                session.handle(now, Event::PageEnded(after), &mut self.out);
+                session.handle(now, Event::PageEnded(page.after), &mut self.out);
             }
-            Feed::Resend(_) => {}
+            Feed::Resend(_) | Feed::Stale(_) => {}
         }
         true
     }
@@ -855,14 +878,27 @@ impl Driver {
             session.handle(now, Event::PageEnded(page.after), &mut self.out);
             return true;
         }
-        self.fetch_page(page.after, offsets);
+        self.fetch_page(Page { paging, after: page.after, offsets });
         false
     }
 
-    fn fetch_page(&mut self, after: Option<Box<str>>, offsets: Vec<Offset>) {
-        let Phase::Running(session) = &self.phase else { return };
-        let Some(p) = session.page_next().and_then(|paging| self.gateway.partitions.get(paging.partition)).copied() else { return };
-        self.fetch(Feed::Page(after, offsets.clone()), p, exactly(offsets.into_iter()));
+    fn fetch_page(&mut self, page: Page) {
+        let Some(p) = self.gateway.partitions.get(page.paging.partition).copied() else { return };
+        let wanted = exactly(page.offsets.iter().copied());
+        self.fetch(Feed::Page(page), p, wanted);
+    }
+
+    /// A filter is about to be added: what is being read was chosen without it.
+    fn read_again(&mut self) {
+        let Phase::Running(session) = &mut self.phase else { return };
+        self.feeding = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
+            Feeding::Fetching(Feed::Range(nth)) => Feeding::Fetching(Feed::Stale(nth)),
+            Feeding::Held(Held { kind: Feed::Range(nth), .. }) => {
+                session.reader(nth).fetched();
+                Feeding::Idle
+            }
+            other => other,
+        };
     }
 
     fn next_step(&mut self, now: Now, nth: usize) -> bool {
@@ -920,6 +956,9 @@ impl Driver {
 
     fn fetched(&mut self, now: Now, fetched: Result<Fetched, ReadError>) {
         let Feeding::Fetching(kind) = std::mem::replace(&mut self.feeding, Feeding::Idle) else { return };
+        if let (Feed::Stale(nth), Phase::Running(session)) = (&kind, &mut self.phase) {
+            return session.reader(*nth).fetched();
+        }
         match fetched {
             Ok(f) => self.feeding = Feeding::Held(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) }),
             Err(e) => {

@@ -68,8 +68,18 @@ impl fmt::Display for RunError {
 
 impl std::error::Error for RunError {}
 
+/// One descriptor per connection: the default limit of 1,024 would be the limit of clients.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let known = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: known.maximum, maximum: known.maximum }) {
+        tracing::warn!("raising the limit of open files: {e}; it stays at {:?}", known.current);
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 pub fn run(options: &Options) -> Result<(), RunError> {
+    raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| RunError::Io("starting threads", e))?;
     let result = runtime.block_on(main(options));
     runtime.shutdown_timeout(Duration::from_secs(1));
