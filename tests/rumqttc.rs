@@ -112,6 +112,60 @@ fn a_reader_that_was_behind_gets_everything_in_order() {
     }
 }
 
+/// What is being read from the log for the old filter was chosen without the new one.
+#[test]
+fn a_filter_that_is_added_while_its_session_is_behind_misses_nothing_from_its_start() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let port = weir.mqtt;
+    let (client, mut connection) = Client::new(options("adder", port, true), 100_000);
+    client.subscribe("s/#", QoS::AtLeastOnce).unwrap();
+    wait_for(&mut connection, |p| matches!(p, Packet::SubAck(_)));
+    // Puts it behind while it does not read.
+    publish_all(port, (0..3_000u32).map(|_| ("s/x".to_owned(), false, vec![0; 4_000])));
+    let rounds = 15u32;
+    let flood = std::thread::spawn(move || {
+        for round in 0..rounds {
+            publish_all(
+                port,
+                (0..2_000u32).map(move |n| {
+                    let topic = if n % 2 == 0 { "s/x" } else { "n/x" };
+                    (topic.to_owned(), false, [(round * 2_000 + n).to_be_bytes().to_vec(), vec![0; 500]].concat())
+                }),
+            );
+        }
+    });
+    let mut seen: Vec<u32> = Vec::new();
+    let mut asked = false;
+    let end = Instant::now() + Duration::from_secs(60);
+    let (mut got, mut last) = (0, 0);
+    while last < rounds * 2_000 - 1 {
+        assert!(Instant::now() < end, "{got} messages, {last} the newest");
+        match connection.recv_timeout(Duration::from_millis(100)) {
+            Ok(Ok(Event::Incoming(Packet::Publish(m)))) => {
+                got += 1;
+                client.try_ack(&m).unwrap();
+                if m.payload.len() < 4_000 {
+                    last = u32::from_be_bytes(m.payload[..4].try_into().unwrap());
+                    if m.topic == "n/x" {
+                        seen.push(last);
+                    }
+                }
+            }
+            Ok(Ok(_)) | Err(rumqttc::RecvTimeoutError::Timeout) => {}
+            other => panic!("{other:?}"),
+        }
+        if got > 1_500 && !asked {
+            asked = true;
+            client.subscribe("n/#", QoS::AtLeastOnce).unwrap();
+        }
+    }
+    flood.join().unwrap();
+    assert!(seen.len() > 100, "hardly anything was published after the SUBACK: {}", seen.len());
+    let gap = seen.windows(2).find(|w| w[1] != w[0] + 2);
+    assert_eq!(gap, None, "of {} messages from {}", seen.len(), seen[0]);
+}
+
 #[test]
 fn version_5_properties_travel() {
     let dir = dir();
