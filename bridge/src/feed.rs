@@ -103,16 +103,20 @@ impl Tail {
         let following = self.engine.follow(self.id, bell.clone());
         self.read_to(following.start()).await?;
         loop {
-            tokio::select! {
+            let asked = tokio::select! {
                 s = subscribe.recv() => match s {
-                    Some(s) => self.snapshot(s),
+                    Some(s) => Some(s),
                     None => return Ok(()),
                 },
-                () = bell.0.notified() => {}
-            }
+                () = bell.0.notified() => None,
+            };
+            // Also before a snapshot: who has its PUBACK finds its message there.
             while let Some(batch) = following.poll() {
                 self.offer(&batch);
                 tokio::task::yield_now().await;
+            }
+            if let Some(asked) = asked {
+                self.snapshot(asked);
             }
         }
     }
