@@ -21,6 +21,8 @@ use weir_log::{Batch, Follow, Wake};
 const CACHE_TOPICS_MAX: usize = 65_536;
 /// Batches served before others on this thread get a turn.
 const BATCHES_PER_TURN: usize = 16;
+/// Batches served before a command that waits.
+const BATCHES_PER_COMMAND: usize = 64;
 
 pub(crate) enum Command {
     /// Offer what matches; answered with `Mail::started`.
@@ -65,6 +67,8 @@ pub(crate) struct Tail {
     trie: Trie<u32>,
     cache: HashMap<Box<[u8]>, Arc<[u32]>>,
     touched: Vec<u32>,
+    /// Batches so far.
+    batches: usize,
 }
 
 impl Tail {
@@ -91,13 +95,14 @@ impl Tail {
             trie: Trie::default(),
             cache: HashMap::new(),
             touched: Vec::new(),
+            batches: 0,
         }
     }
 
     /// Until nobody can send it a command any more.
     pub async fn run(mut self) {
         loop {
-            let command = tokio::select! {
+            let mut command = tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(command) => Some(command),
@@ -105,23 +110,33 @@ impl Tail {
                 },
                 () = self.bell.0.notified() => None,
             };
-            if let Some(command) = command {
-                self.serve(command);
-            }
-            let mut turn = 0;
-            loop {
-                while let Ok(command) = self.commands.try_recv() {
-                    self.serve(command);
-                }
+            // What was acknowledged before a command was given is folded before it is served: who subscribes after the PUBACK of a retained
+            // message gets it as retained. But commands do not wait for ever.
+            let mut left = BATCHES_PER_COMMAND;
+            while left > 0 {
                 let Some(batch) = self.following.poll() else { break };
                 self.fold(&batch);
                 self.offer(&batch);
-                turn += 1;
-                if turn % BATCHES_PER_TURN == 0 {
+                command = command.or_else(|| self.commands.try_recv().ok());
+                left -= usize::from(command.is_some());
+                if self.turn() {
                     tokio::task::yield_now().await;
                 }
             }
+            if left == 0 {
+                // There may be more.
+                self.bell.wake();
+            }
+            if let Some(command) = command {
+                self.serve(command);
+            }
         }
+    }
+
+    /// Is it time to let others on this thread run?
+    fn turn(&mut self) -> bool {
+        self.batches += 1;
+        self.batches.is_multiple_of(BATCHES_PER_TURN)
     }
 
     fn serve(&mut self, command: Command) {
