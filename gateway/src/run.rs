@@ -24,7 +24,7 @@ use std::{
 use tokio::{net::TcpListener, sync::mpsc::unbounded_channel};
 use weir_bridge::feed::Feed;
 use weir_core::{ids::PartitionId, message::WillMark, retained::Retained, session::Session};
-use weir_log::{Engine, Everything, Fetch, FileEngine, Limits, OpenError, Put, ReadError, Wake, Wanted, Watermark};
+use weir_log::{Engine, Everything, Fetch, FileEngine, Limits, Nobody, OpenError, Put, ReadError, Wake, Wanted, Watermark};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -239,12 +239,6 @@ fn fold(engine: &dyn Engine, wills: &HashSet<WillMark>) -> Result<Folded, RunErr
         views.push(Arc::new(RwLock::new(view)));
     }
     Ok((views, published))
-}
-
-struct Nobody;
-
-impl Wake for Nobody {
-    fn wake(&self) {}
 }
 
 /// For the start only: waits on the spot.

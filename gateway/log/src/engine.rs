@@ -4,7 +4,8 @@
 //! Must not know: MQTT. No path or file is in the trait.
 
 use crate::{
-    AppendError, Batch, Fetch, Fetched, Follow, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records, Span, Wake, Watermark,
+    AppendError, Batch, Fetch, Fetched, Follow, Nobody, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records, Span, Wake,
+    Watermark,
     appender::{Appender, Opening},
     partition::{self, now_ms},
     reader,
@@ -89,12 +90,6 @@ pub struct FileEngine {
 
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-struct Nobody;
-
-impl Wake for Nobody {
-    fn wake(&self) {}
 }
 
 impl FileEngine {

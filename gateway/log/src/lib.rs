@@ -75,6 +75,13 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
+/// Nobody waits.
+pub struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self) {}
+}
+
 /// Durable batches in order, from the durable end at the time of `Engine::follow`. Dropped = stopped. A follower that does not take
 /// what there is holds the writer in the end: so memory stays bounded.
 pub trait Follow: Send {

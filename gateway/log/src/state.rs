@@ -9,7 +9,7 @@
 //! segment delete nothing any more and go with it.
 
 use crate::{
-    AppendError, Kind, Offset, ReadError, Receipt, Records, Wake, Watermark,
+    AppendError, Kind, Nobody, Offset, ReadError, Receipt, Records, Wake, Watermark,
     batch::parse,
     partition::Partition,
     reader::{self, Fetch, Wanted},
@@ -256,12 +256,6 @@ struct Inner<S: Storage> {
 pub(crate) struct StateStore<S: Storage> {
     inner: Arc<Inner<S>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Nobody;
-
-impl Wake for Nobody {
-    fn wake(&self) {}
 }
 
 impl<S: Storage> StateStore<S> {

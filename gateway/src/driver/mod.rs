@@ -8,25 +8,24 @@
 //! Invariant: never waits; whatever is not there yet comes through the mailbox and a ring. It outlives its socket until the session has ended.
 //! Must not know: sockets, tasks. TCP and websocket are adapters (`tcp`, `websocket`).
 
+mod feed;
+mod life;
+
 use crate::{
-    gateway::{Gateway, session_key, stored},
+    gateway::{Gateway, session_key},
     peer::Peer,
     tail::Command,
 };
+use feed::Feeding;
 use std::sync::{Arc, atomic::Ordering};
 use weir_core::{
     codec::{Decoded, decode},
-    fanout::Step,
-    ids::{Now, Offset, PartitionId, Receipt, Source, Watermark},
+    ids::{Now, PartitionId, Receipt, Source, Watermark},
     message::Message,
     packet::{Packet, ReasonCode, Version},
-    session::{
-        Action, Cause, ConnectRequest, Delivery, Event, PACKET_BYTES_MAX, Paging, Refusal, Session, Violation, connect::Joining, refuse,
-        value::ValueError,
-    },
-    topic::filter_matches,
+    session::{Action, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
 };
-use weir_log::{AppendError, Batch, Fetch, Fetched, Kind, Put, ReadError, Records, Select, Wake, Wanted};
+use weir_log::{AppendError, Kind, Put, Records, Wake};
 
 /// A first packet is a CONNECT with at most a will of 64 KiB, three names and properties.
 const FIRST_PACKET_BYTES_MAX: usize = 512 * 1024;
@@ -36,11 +35,6 @@ const FIRST_PACKET_MS: u64 = 10_000;
 const OUT_BYTES_HIGH: usize = 64 * 1024;
 /// Unsent bytes beyond which nothing more is read: acknowledgements of what comes in pile up too.
 const OUT_BYTES_STOP: usize = 256 * 1024;
-/// One fetch: enough for a socket write, little enough for 10,000 at once.
-const FETCH_BYTES: u32 = 64 * 1024;
-const FETCH_RECORDS: u32 = 1_024;
-/// Retained messages per page.
-const PAGE_TOPICS: usize = 64;
 
 /// Where the connection stands.
 enum Phase {
@@ -55,41 +49,6 @@ enum Phase {
     /// Looking after a session without a connection.
     Offline(Option<Box<Session>>),
     Left,
-}
-
-/// Records that were read and are being sent.
-struct Held {
-    kind: Feed,
-    batch: Batch,
-    /// Next record of the batch.
-    index: u32,
-    /// Everything before it was examined.
-    next: Offset,
-}
-
-#[derive(Clone)]
-enum Feed {
-    Resend(Vec<Offset>),
-    Page(Page),
-    /// Of the nth partition.
-    Range(usize),
-    /// A range that was asked for before a filter was added: read it again.
-    Stale(usize),
-}
-
-/// A part of the retained messages that a filter asked for.
-#[derive(Clone)]
-struct Page {
-    paging: Paging,
-    /// Where it goes on.
-    after: Option<Box<str>>,
-    offsets: Vec<Offset>,
-}
-
-enum Feeding {
-    Idle,
-    Fetching(Feed),
-    Held(Held),
 }
 
 pub(crate) struct Driver {
@@ -125,15 +84,6 @@ pub(crate) struct Driver {
     /// In the tails.
     entered: bool,
     close: Option<Cause>,
-}
-
-/// A selector for a fetch: the session's filters.
-struct Filters(Vec<Box<str>>);
-
-impl Select for Filters {
-    fn matches(&self, key: &[u8]) -> bool {
-        std::str::from_utf8(key).is_ok_and(|topic| self.0.iter().any(|f| filter_matches(f, topic)))
-    }
 }
 
 impl Driver {
@@ -504,120 +454,6 @@ impl Driver {
         }
     }
 
-    /// The client id is ours: get what is stored under it.
-    fn load(&mut self) {
-        let Some(client_id) = &self.client_id else { return };
-        if self.is_left() {
-            return;
-        }
-        let peer = self.peer.clone();
-        self.gateway.engine.state().get(&session_key(client_id), Box::new(move |loaded| peer.tell(|m| m.loaded = Some(loaded))));
-        if let Phase::Claiming(request) = std::mem::replace(&mut self.phase, Phase::Offline(None)) {
-            self.phase = Phase::Loading(request);
-        }
-    }
-
-    fn loaded(&mut self, now: Now, loaded: Result<Option<weir_log::Entry>, ReadError>) {
-        let client_id = self.client_id.clone().unwrap_or_default();
-        let session = match loaded {
-            Err(e) => {
-                tracing::error!("session {client_id}: {e}");
-                return self.refuse(ReasonCode::SERVER_UNAVAILABLE);
-            }
-            Ok(entry) => entry.map(|e| Session::decode(&client_id, &e.value)).transpose(),
-        };
-        let session = match session {
-            Err(e @ (ValueError::Format(_) | ValueError::Malformed)) => {
-                tracing::error!("state store, key c/{client_id}: {e}");
-                return self.refuse(ReasonCode::IMPLEMENTATION_SPECIFIC);
-            }
-            Ok(session) => session,
-        };
-        match std::mem::replace(&mut self.phase, Phase::Left) {
-            Phase::Loading(request) => self.loaded_for(now, request, session),
-            Phase::Offline(_) => self.loaded_offline(now, session),
-            other => self.phase = other,
-        }
-    }
-
-    /// When the session's last connection ended without a word: with the process that it was connected to, or, in this one, when the
-    /// log failed: now. In ms since 1970.
-    fn ended(&self, now: Now, s: &Session) -> u64 {
-        if s.boot() == self.gateway.boot { now.wall_ms } else { self.gateway.boots.ended(s.boot()) }
-    }
-
-    fn settle(&self, s: &mut Session) {
-        if s.will_mark().is_some_and(|mark| self.gateway.published_wills.contains(&mark)) {
-            s.forget_will();
-        }
-    }
-
-    fn loaded_for(&mut self, now: Now, request: ConnectRequest, session: Option<Session>) {
-        let Some(mut session) = session else { return self.run(now, &request, None, false) };
-        let alive = session.expires_at(self.ended(now, &session)).is_none_or(|at| at > now.wall_ms);
-        if session.was_connected() && session.has_will() {
-            self.settle(&mut session);
-            let ended = self.ended(now, &session);
-            session.end_after_restart(ended);
-            self.phase = Phase::Settling(request, Box::new(session), alive);
-        } else {
-            self.run(now, &request, Some(session).filter(|_| alive), true);
-        }
-    }
-
-    fn loaded_offline(&mut self, now: Now, session: Option<Session>) {
-        let Some(mut session) = session else {
-            self.phase = Phase::Offline(None);
-            return self.leave();
-        };
-        let ended = self.ended(now, &session);
-        let expired = session.expires_at(ended).is_some_and(|at| at <= now.wall_ms);
-        let will_due = session.was_connected() && session.has_will();
-        self.settle(&mut session);
-        if expired {
-            session.expire();
-        }
-        if expired || will_due {
-            session.end_after_restart(ended);
-            self.phase = Phase::Offline(Some(Box::new(session)));
-        } else {
-            // Whoever disconnects in order is looked at again by its own doing; who was connected at the end of the process is not.
-            if session.was_connected()
-                && let Some(at) = session.expires_at(ended)
-            {
-                self.gateway.offline.look(at, session.client_id());
-            }
-            self.phase = Phase::Offline(None);
-            self.leave();
-        }
-    }
-
-    fn run(&mut self, now: Now, request: &ConnectRequest, session: Option<Session>, in_store: bool) {
-        let resumed = session.is_some();
-        let mut session = session.unwrap_or_else(|| Session::new(&request.client_id, 0));
-        let span = |p: &PartitionId| (*p, Offset(self.gateway.engine.span(log_id(*p)).durable.0));
-        let partitions: Vec<_> = self.gateway.partitions.iter().map(span).collect();
-        let joining = Joining { sid: self.gateway.sid(), boot: self.gateway.boot, partitions: &partitions, resumed, in_store };
-        session.connect(now, request, &joining, &mut self.out);
-        self.phase = Phase::Running(Box::new(session));
-    }
-
-    /// Steps between phases that need nobody else.
-    fn advance(&mut self, now: Now) {
-        if !matches!(&self.phase, Phase::Settling(_, s, _) if s.is_ended()) {
-            return;
-        }
-        if let Phase::Settling(request, session, alive) = std::mem::replace(&mut self.phase, Phase::Left) {
-            if self.close.is_some() {
-                // The peer is gone meanwhile.
-                self.leave_now();
-                return;
-            }
-            self.run(now, &request, Some(*session).filter(|_| alive), true);
-            self.act(now);
-        }
-    }
-
     /// Looks how far everything is durable.
     fn watermarks(&mut self, now: Now) {
         if !matches!(self.phase, Phase::Running(_) | Phase::Settling(..) | Phase::Offline(Some(_))) {
@@ -735,245 +571,8 @@ impl Driver {
             self.tell_tails(|| Command::Leave(self.peer.id));
         }
     }
-
-    /// The session has ended here; the store has it, if anybody has.
-    fn hand_over(&mut self) {
-        if let Phase::Running(s) | Phase::Offline(Some(s)) = &mut self.phase {
-            self.gateway.totals.add(s.take_counts());
-            if s.is_stored()
-                && !s.was_connected()
-                && let Some(at) = s.expires_at(0)
-            {
-                self.gateway.offline.look(at, s.client_id());
-            }
-        }
-        self.leave();
-    }
-
-    fn leave(&mut self) {
-        self.phase = Phase::Left;
-        self.leave_now();
-    }
-
-    fn leave_now(&mut self) {
-        self.leave_tails();
-        if let Some(client_id) = &self.client_id {
-            self.gateway.directory.leave(client_id, &self.peer);
-        }
-        self.gateway.peers.remove(&self.peer.id);
-    }
-
-    /// Gives the session records while there is room: what must be sent again, then retained pages, then what is new.
-    fn feed(&mut self, now: Now) {
-        loop {
-            let Phase::Running(session) = &mut self.phase else { return };
-            if !session.may_deliver() || self.out.len() >= OUT_BYTES_HIGH {
-                return;
-            }
-            match std::mem::replace(&mut self.feeding, Feeding::Idle) {
-                Feeding::Fetching(feed) => {
-                    self.feeding = Feeding::Fetching(feed);
-                    return;
-                }
-                Feeding::Held(held) => {
-                    if !self.send_held(now, held) {
-                        return;
-                    }
-                }
-                Feeding::Idle => {
-                    if !self.next_feed(now) {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// True: it is sent, go on.
-    fn send_held(&mut self, now: Now, mut held: Held) -> bool {
-        let Phase::Running(session) = &mut self.phase else { return false };
-        if let Feed::Resend(offsets) = &held.kind {
-            let records: Vec<_> = held.batch.iter().collect();
-            // A fetch may end early: what it did not come to is asked for again.
-            let examined = offsets.partition_point(|o| *o < held.next);
-            session.resend(now, &offsets[..examined], records.iter().filter_map(stored), &mut self.out);
-            return true;
-        }
-        if let Feed::Page(page) = &held.kind
-            && session.page_next() != Some(&page.paging)
-        {
-            // Unsubscribed meanwhile.
-            return true;
-        }
-        while held.index < held.batch.len() as u32 {
-            let full = self.out.len() >= OUT_BYTES_HIGH;
-            let delivery = match stored(&held.batch.get(held.index)) {
-                Some(_) if full => Delivery::NoRoom,
-                Some(r) => match held.kind {
-                    Feed::Range(nth) => session.deliver(now, nth, &r, &mut self.out),
-                    Feed::Page(_) | Feed::Stale(_) | Feed::Resend(_) => session.deliver_retained(now, &r, &mut self.out),
-                },
-                None => Delivery::Done,
-            };
-            if delivery == Delivery::NoRoom {
-                self.feeding = Feeding::Held(held);
-                return false;
-            }
-            held.index += 1;
-        }
-        match held.kind {
-            Feed::Range(nth) => {
-                session.reader(nth).sent(held.next);
-                session.reader(nth).fetched();
-            }
-            Feed::Page(mut page) => {
-                page.offsets.retain(|o| *o >= held.next);
-                if !page.offsets.is_empty() {
-                    self.fetch_page(page);
-                    return false;
-                }
-                session.handle(now, Event::PageEnded(page.after), &mut self.out);
-            }
-            Feed::Resend(_) | Feed::Stale(_) => {}
-        }
-        true
-    }
-
-    /// True: something was sent at once, go on.
-    fn next_feed(&mut self, now: Now) -> bool {
-        let Phase::Running(session) = &mut self.phase else { return false };
-        if let Some((p, offsets)) = session.resend_next() {
-            self.fetch(Feed::Resend(offsets.clone()), p, exactly(offsets.into_iter()));
-            return false;
-        }
-        if session.page_next().is_some() {
-            return self.next_page(now);
-        }
-        let n = session.partitions();
-        for i in 0..n {
-            let nth = (self.turn + i) % n;
-            if self.next_step(now, nth) {
-                // Partitions in rotation.
-                self.turn = (nth + 1) % n;
-                return true;
-            }
-            if !matches!(self.feeding, Feeding::Idle) {
-                return false;
-            }
-        }
-        false
-    }
-
-    fn next_page(&mut self, now: Now) -> bool {
-        let Phase::Running(session) = &mut self.phase else { return false };
-        let Some(paging) = session.page_next().cloned() else { return false };
-        let Some((_, limit)) = session.page_limit(&paging) else {
-            session.handle(now, Event::PageEnded(None), &mut self.out);
-            return true;
-        };
-        let page = self.gateway.retained[paging.partition].read().page(&paging.filter, paging.after.as_deref(), PAGE_TOPICS);
-        let mut offsets: Vec<_> = page.found.into_iter().map(|(_, at)| at).filter(|at| *at < limit).collect();
-        offsets.sort_unstable();
-        if offsets.is_empty() {
-            session.handle(now, Event::PageEnded(page.after), &mut self.out);
-            return true;
-        }
-        self.fetch_page(Page { paging, after: page.after, offsets });
-        false
-    }
-
-    fn fetch_page(&mut self, page: Page) {
-        let Some(p) = self.gateway.partitions.get(page.paging.partition).copied() else { return };
-        let wanted = exactly(page.offsets.iter().copied());
-        self.fetch(Feed::Page(page), p, wanted);
-    }
-
-    /// A filter is about to be added: what is being read was chosen without it.
-    fn read_again(&mut self) {
-        let Phase::Running(session) = &mut self.phase else { return };
-        self.feeding = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
-            Feeding::Fetching(Feed::Range(nth)) => Feeding::Fetching(Feed::Stale(nth)),
-            Feeding::Held(Held { kind: Feed::Range(nth), .. }) => {
-                session.reader(nth).fetched();
-                Feeding::Idle
-            }
-            other => other,
-        };
-    }
-
-    fn next_step(&mut self, now: Now, nth: usize) -> bool {
-        let Phase::Running(session) = &mut self.phase else { return false };
-        let p = log_id(self.gateway.partitions[nth]);
-        let durable = Offset(self.gateway.engine.span(p).durable.0);
-        let recent = Offset(self.gateway.engine.recent_start(p).0);
-        let (_, step) = session.step(nth, &mut self.peer.inboxes[nth].lock(), durable, recent);
-        match step {
-            Step::Wait => false,
-            Step::Join => {
-                let _ = self.gateway.tails[nth].send(Command::Join(self.peer.id));
-                false
-            }
-            Step::Fetch(range) => {
-                let (from, to) = (weir_log::Offset(range.start.0), weir_log::Offset(range.end.0));
-                let select = Arc::new(Filters(session.filters()));
-                self.fetch(Feed::Range(nth), self.gateway.partitions[nth], Wanted::Range { from, to, select });
-                false
-            }
-            Step::Send => self.send_entry(now, nth),
-        }
-    }
-
-    /// Sends from memory what the tail offered.
-    fn send_entry(&mut self, now: Now, nth: usize) -> bool {
-        let Phase::Running(session) = &mut self.phase else { return false };
-        let Some(entry) = session.reader(nth).entry().cloned() else { return false };
-        let p = log_id(self.gateway.partitions[nth]);
-        let batch = self.gateway.engine.recent(p, &[weir_log::Offset(entry.batch.start.0)]).pop().flatten();
-        let Some(batch) = batch else {
-            session.reader(nth).fall_behind(&mut self.peer.inboxes[nth].lock());
-            return true;
-        };
-        let next = session.reader(nth).next;
-        for i in entry.runs.into_iter().flatten() {
-            if entry.batch.start.0 + u64::from(i) < next.0 {
-                continue;
-            }
-            let Some(r) = stored(&batch.get(i)) else { continue };
-            if self.out.len() >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, &mut self.out) == Delivery::NoRoom {
-                return false;
-            }
-        }
-        session.reader(nth).sent(entry.batch.end);
-        true
-    }
-
-    fn fetch(&mut self, feed: Feed, partition: PartitionId, wanted: Wanted) {
-        self.feeding = Feeding::Fetching(feed);
-        let peer = self.peer.clone();
-        let fetch = Fetch { partition: log_id(partition), wanted, records_max: FETCH_RECORDS, bytes_max: FETCH_BYTES };
-        self.gateway.engine.fetch(fetch, Box::new(move |fetched| peer.tell(|m| m.fetched = Some(fetched))));
-    }
-
-    fn fetched(&mut self, now: Now, fetched: Result<Fetched, ReadError>) {
-        let Feeding::Fetching(kind) = std::mem::replace(&mut self.feeding, Feeding::Idle) else { return };
-        if let (Feed::Stale(nth), Phase::Running(session)) = (&kind, &mut self.phase) {
-            return session.reader(*nth).fetched();
-        }
-        match fetched {
-            Ok(f) => self.feeding = Feeding::Held(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) }),
-            Err(e) => {
-                // Acknowledged records that cannot be read: this reader is told by the end of its connection, the operator here.
-                tracing::error!(client = self.client_id.as_deref().unwrap_or("?"), "reading the log: {e}");
-                self.event(now, Event::Closed(Cause::LogFailed));
-            }
-        }
-    }
 }
 
 fn log_id(p: PartitionId) -> weir_log::PartitionId {
     weir_log::PartitionId(p.0)
-}
-
-fn exactly(offsets: impl Iterator<Item = Offset>) -> Wanted {
-    Wanted::Exactly(offsets.map(|o| weir_log::Offset(o.0)).collect())
 }

@@ -1,0 +1,278 @@
+//! What a session is given to send: first what must be sent again, then retained pages, then what is new, from memory or from the log.
+//!
+//! Invariant: one thing at a time and one fetch on the way; what did not fit is held and goes on when there is room; a fetch that ended early is
+//! asked for the rest.
+//! Must not know: packets, receipts, how a session begins and ends.
+
+use super::{Driver, OUT_BYTES_HIGH, Phase, log_id};
+use crate::{gateway::stored, tail::Command};
+use std::sync::Arc;
+use weir_core::{
+    fanout::Step,
+    ids::{Now, Offset, PartitionId},
+    session::{Cause, Delivery, Event, Paging},
+    topic::filter_matches,
+};
+use weir_log::{Batch, Fetch, Fetched, ReadError, Select, Wanted};
+
+/// One fetch: enough for a socket write, little enough for 10,000 at once.
+const FETCH_BYTES: u32 = 64 * 1024;
+const FETCH_RECORDS: u32 = 1_024;
+/// Retained messages per page.
+const PAGE_TOPICS: usize = 64;
+
+/// Records that were read and are being sent.
+pub(super) struct Held {
+    kind: Feed,
+    batch: Batch,
+    /// Next record of the batch.
+    index: u32,
+    /// Everything before it was examined.
+    next: Offset,
+}
+
+#[derive(Clone)]
+pub(super) enum Feed {
+    Resend(Vec<Offset>),
+    Page(Page),
+    /// Of the nth partition.
+    Range(usize),
+    /// A range that was asked for before a filter was added: read it again.
+    Stale(usize),
+}
+
+/// A part of the retained messages that a filter asked for.
+#[derive(Clone)]
+pub(super) struct Page {
+    paging: Paging,
+    /// Where it goes on.
+    after: Option<Box<str>>,
+    offsets: Vec<Offset>,
+}
+
+pub(super) enum Feeding {
+    Idle,
+    Fetching(Feed),
+    Held(Held),
+}
+
+/// A selector for a fetch: the session's filters.
+struct Filters(Vec<Box<str>>);
+
+impl Select for Filters {
+    fn matches(&self, key: &[u8]) -> bool {
+        std::str::from_utf8(key).is_ok_and(|topic| self.0.iter().any(|f| filter_matches(f, topic)))
+    }
+}
+
+impl Driver {
+    /// Gives the session records while there is room: what must be sent again, then retained pages, then what is new.
+    pub(super) fn feed(&mut self, now: Now) {
+        loop {
+            let Phase::Running(session) = &mut self.phase else { return };
+            if !session.may_deliver() || self.out.len() >= OUT_BYTES_HIGH {
+                return;
+            }
+            match std::mem::replace(&mut self.feeding, Feeding::Idle) {
+                Feeding::Fetching(feed) => {
+                    self.feeding = Feeding::Fetching(feed);
+                    return;
+                }
+                Feeding::Held(held) => {
+                    if !self.send_held(now, held) {
+                        return;
+                    }
+                }
+                Feeding::Idle => {
+                    if !self.next_feed(now) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// True: it is sent, go on.
+    pub(super) fn send_held(&mut self, now: Now, mut held: Held) -> bool {
+        let Phase::Running(session) = &mut self.phase else { return false };
+        if let Feed::Resend(offsets) = &held.kind {
+            let records: Vec<_> = held.batch.iter().collect();
+            // A fetch may end early: what it did not come to is asked for again.
+            let examined = offsets.partition_point(|o| *o < held.next);
+            session.resend(now, &offsets[..examined], records.iter().filter_map(stored), &mut self.out);
+            return true;
+        }
+        if let Feed::Page(page) = &held.kind
+            && session.page_next() != Some(&page.paging)
+        {
+            // Unsubscribed meanwhile.
+            return true;
+        }
+        while held.index < held.batch.len() as u32 {
+            let full = self.out.len() >= OUT_BYTES_HIGH;
+            let delivery = match stored(&held.batch.get(held.index)) {
+                Some(_) if full => Delivery::NoRoom,
+                Some(r) => match held.kind {
+                    Feed::Range(nth) => session.deliver(now, nth, &r, &mut self.out),
+                    Feed::Page(_) | Feed::Stale(_) | Feed::Resend(_) => session.deliver_retained(now, &r, &mut self.out),
+                },
+                None => Delivery::Done,
+            };
+            if delivery == Delivery::NoRoom {
+                self.feeding = Feeding::Held(held);
+                return false;
+            }
+            held.index += 1;
+        }
+        match held.kind {
+            Feed::Range(nth) => {
+                session.reader(nth).sent(held.next);
+                session.reader(nth).fetched();
+            }
+            Feed::Page(mut page) => {
+                page.offsets.retain(|o| *o >= held.next);
+                if !page.offsets.is_empty() {
+                    self.fetch_page(page);
+                    return false;
+                }
+                session.handle(now, Event::PageEnded(page.after), &mut self.out);
+            }
+            Feed::Resend(_) | Feed::Stale(_) => {}
+        }
+        true
+    }
+
+    /// True: something was sent at once, go on.
+    pub(super) fn next_feed(&mut self, now: Now) -> bool {
+        let Phase::Running(session) = &mut self.phase else { return false };
+        if let Some((p, offsets)) = session.resend_next() {
+            self.fetch(Feed::Resend(offsets.clone()), p, exactly(offsets.into_iter()));
+            return false;
+        }
+        if session.page_next().is_some() {
+            return self.next_page(now);
+        }
+        let n = session.partitions();
+        for i in 0..n {
+            let nth = (self.turn + i) % n;
+            if self.next_step(now, nth) {
+                // Partitions in rotation.
+                self.turn = (nth + 1) % n;
+                return true;
+            }
+            if !matches!(self.feeding, Feeding::Idle) {
+                return false;
+            }
+        }
+        false
+    }
+
+    pub(super) fn next_page(&mut self, now: Now) -> bool {
+        let Phase::Running(session) = &mut self.phase else { return false };
+        let Some(paging) = session.page_next().cloned() else { return false };
+        let Some((_, limit)) = session.page_limit(&paging) else {
+            session.handle(now, Event::PageEnded(None), &mut self.out);
+            return true;
+        };
+        let page = self.gateway.retained[paging.partition].read().page(&paging.filter, paging.after.as_deref(), PAGE_TOPICS);
+        let mut offsets: Vec<_> = page.found.into_iter().map(|(_, at)| at).filter(|at| *at < limit).collect();
+        offsets.sort_unstable();
+        if offsets.is_empty() {
+            session.handle(now, Event::PageEnded(page.after), &mut self.out);
+            return true;
+        }
+        self.fetch_page(Page { paging, after: page.after, offsets });
+        false
+    }
+
+    pub(super) fn fetch_page(&mut self, page: Page) {
+        let Some(p) = self.gateway.partitions.get(page.paging.partition).copied() else { return };
+        let wanted = exactly(page.offsets.iter().copied());
+        self.fetch(Feed::Page(page), p, wanted);
+    }
+
+    /// A filter is about to be added: what is being read was chosen without it.
+    pub(super) fn read_again(&mut self) {
+        let Phase::Running(session) = &mut self.phase else { return };
+        self.feeding = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
+            Feeding::Fetching(Feed::Range(nth)) => Feeding::Fetching(Feed::Stale(nth)),
+            Feeding::Held(Held { kind: Feed::Range(nth), .. }) => {
+                session.reader(nth).fetched();
+                Feeding::Idle
+            }
+            other => other,
+        };
+    }
+
+    pub(super) fn next_step(&mut self, now: Now, nth: usize) -> bool {
+        let Phase::Running(session) = &mut self.phase else { return false };
+        let p = log_id(self.gateway.partitions[nth]);
+        let durable = Offset(self.gateway.engine.span(p).durable.0);
+        let recent = Offset(self.gateway.engine.recent_start(p).0);
+        let (_, step) = session.step(nth, &mut self.peer.inboxes[nth].lock(), durable, recent);
+        match step {
+            Step::Wait => false,
+            Step::Join => {
+                let _ = self.gateway.tails[nth].send(Command::Join(self.peer.id));
+                false
+            }
+            Step::Fetch(range) => {
+                let (from, to) = (weir_log::Offset(range.start.0), weir_log::Offset(range.end.0));
+                let select = Arc::new(Filters(session.filters()));
+                self.fetch(Feed::Range(nth), self.gateway.partitions[nth], Wanted::Range { from, to, select });
+                false
+            }
+            Step::Send => self.send_entry(now, nth),
+        }
+    }
+
+    /// Sends from memory what the tail offered.
+    pub(super) fn send_entry(&mut self, now: Now, nth: usize) -> bool {
+        let Phase::Running(session) = &mut self.phase else { return false };
+        let Some(entry) = session.reader(nth).entry().cloned() else { return false };
+        let p = log_id(self.gateway.partitions[nth]);
+        let batch = self.gateway.engine.recent(p, &[weir_log::Offset(entry.batch.start.0)]).pop().flatten();
+        let Some(batch) = batch else {
+            session.reader(nth).fall_behind(&mut self.peer.inboxes[nth].lock());
+            return true;
+        };
+        let next = session.reader(nth).next;
+        for i in entry.runs.into_iter().flatten() {
+            if entry.batch.start.0 + u64::from(i) < next.0 {
+                continue;
+            }
+            let Some(r) = stored(&batch.get(i)) else { continue };
+            if self.out.len() >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, &mut self.out) == Delivery::NoRoom {
+                return false;
+            }
+        }
+        session.reader(nth).sent(entry.batch.end);
+        true
+    }
+
+    pub(super) fn fetch(&mut self, feed: Feed, partition: PartitionId, wanted: Wanted) {
+        self.feeding = Feeding::Fetching(feed);
+        let peer = self.peer.clone();
+        let fetch = Fetch { partition: log_id(partition), wanted, records_max: FETCH_RECORDS, bytes_max: FETCH_BYTES };
+        self.gateway.engine.fetch(fetch, Box::new(move |fetched| peer.tell(|m| m.fetched = Some(fetched))));
+    }
+
+    pub(super) fn fetched(&mut self, now: Now, fetched: Result<Fetched, ReadError>) {
+        let Feeding::Fetching(kind) = std::mem::replace(&mut self.feeding, Feeding::Idle) else { return };
+        if let (Feed::Stale(nth), Phase::Running(session)) = (&kind, &mut self.phase) {
+            return session.reader(*nth).fetched();
+        }
+        match fetched {
+            Ok(f) => self.feeding = Feeding::Held(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) }),
+            Err(e) => {
+                // Acknowledged records that cannot be read: this reader is told by the end of its connection, the operator here.
+                tracing::error!(client = self.client_id.as_deref().unwrap_or("?"), "reading the log: {e}");
+                self.event(now, Event::Closed(Cause::LogFailed));
+            }
+        }
+    }
+}
+
+fn exactly(offsets: impl Iterator<Item = Offset>) -> Wanted {
+    Wanted::Exactly(offsets.map(|o| weir_log::Offset(o.0)).collect())
+}

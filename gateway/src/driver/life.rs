@@ -1,0 +1,157 @@
+//! How a session comes to a connection and leaves it: the client id is claimed, the stored value loaded, a will that was due published, and at
+//! the end everything given back.
+//!
+//! Invariant: a session is worked on only by the owner of its client id; whatever way it goes, the client id is given up in the end.
+//! Must not know: packets, records.
+
+use super::{Driver, Phase, log_id};
+use crate::gateway::session_key;
+use weir_core::{
+    ids::{Now, Offset, PartitionId},
+    packet::ReasonCode,
+    session::{ConnectRequest, Session, connect::Joining, value::ValueError},
+};
+use weir_log::ReadError;
+
+impl Driver {
+    /// The client id is ours: get what is stored under it.
+    pub(super) fn load(&mut self) {
+        let Some(client_id) = &self.client_id else { return };
+        if self.is_left() {
+            return;
+        }
+        let peer = self.peer.clone();
+        self.gateway.engine.state().get(&session_key(client_id), Box::new(move |loaded| peer.tell(|m| m.loaded = Some(loaded))));
+        if let Phase::Claiming(request) = std::mem::replace(&mut self.phase, Phase::Offline(None)) {
+            self.phase = Phase::Loading(request);
+        }
+    }
+
+    pub(super) fn loaded(&mut self, now: Now, loaded: Result<Option<weir_log::Entry>, ReadError>) {
+        let client_id = self.client_id.clone().unwrap_or_default();
+        let session = match loaded {
+            Err(e) => {
+                tracing::error!("session {client_id}: {e}");
+                return self.refuse(ReasonCode::SERVER_UNAVAILABLE);
+            }
+            Ok(entry) => entry.map(|e| Session::decode(&client_id, &e.value)).transpose(),
+        };
+        let session = match session {
+            Err(e @ (ValueError::Format(_) | ValueError::Malformed)) => {
+                tracing::error!("state store, key c/{client_id}: {e}");
+                return self.refuse(ReasonCode::IMPLEMENTATION_SPECIFIC);
+            }
+            Ok(session) => session,
+        };
+        match std::mem::replace(&mut self.phase, Phase::Left) {
+            Phase::Loading(request) => self.loaded_for(now, request, session),
+            Phase::Offline(_) => self.loaded_offline(now, session),
+            other => self.phase = other,
+        }
+    }
+
+    /// When the session's last connection ended without a word: with the process that it was connected to, or, in this one, when the
+    /// log failed: now. In ms since 1970.
+    pub(super) fn ended(&self, now: Now, s: &Session) -> u64 {
+        if s.boot() == self.gateway.boot { now.wall_ms } else { self.gateway.boots.ended(s.boot()) }
+    }
+
+    pub(super) fn settle(&self, s: &mut Session) {
+        if s.will_mark().is_some_and(|mark| self.gateway.published_wills.contains(&mark)) {
+            s.forget_will();
+        }
+    }
+
+    pub(super) fn loaded_for(&mut self, now: Now, request: ConnectRequest, session: Option<Session>) {
+        let Some(mut session) = session else { return self.run(now, &request, None, false) };
+        let alive = session.expires_at(self.ended(now, &session)).is_none_or(|at| at > now.wall_ms);
+        if session.was_connected() && session.has_will() {
+            self.settle(&mut session);
+            let ended = self.ended(now, &session);
+            session.end_after_restart(ended);
+            self.phase = Phase::Settling(request, Box::new(session), alive);
+        } else {
+            self.run(now, &request, Some(session).filter(|_| alive), true);
+        }
+    }
+
+    pub(super) fn loaded_offline(&mut self, now: Now, session: Option<Session>) {
+        let Some(mut session) = session else {
+            self.phase = Phase::Offline(None);
+            return self.leave();
+        };
+        let ended = self.ended(now, &session);
+        let expired = session.expires_at(ended).is_some_and(|at| at <= now.wall_ms);
+        let will_due = session.was_connected() && session.has_will();
+        self.settle(&mut session);
+        if expired {
+            session.expire();
+        }
+        if expired || will_due {
+            session.end_after_restart(ended);
+            self.phase = Phase::Offline(Some(Box::new(session)));
+        } else {
+            // Whoever disconnects in order is looked at again by its own doing; who was connected at the end of the process is not.
+            if session.was_connected()
+                && let Some(at) = session.expires_at(ended)
+            {
+                self.gateway.offline.look(at, session.client_id());
+            }
+            self.phase = Phase::Offline(None);
+            self.leave();
+        }
+    }
+
+    pub(super) fn run(&mut self, now: Now, request: &ConnectRequest, session: Option<Session>, in_store: bool) {
+        let resumed = session.is_some();
+        let mut session = session.unwrap_or_else(|| Session::new(&request.client_id, 0));
+        let span = |p: &PartitionId| (*p, Offset(self.gateway.engine.span(log_id(*p)).durable.0));
+        let partitions: Vec<_> = self.gateway.partitions.iter().map(span).collect();
+        let joining = Joining { sid: self.gateway.sid(), boot: self.gateway.boot, partitions: &partitions, resumed, in_store };
+        session.connect(now, request, &joining, &mut self.out);
+        self.phase = Phase::Running(Box::new(session));
+    }
+
+    /// Steps between phases that need nobody else.
+    pub(super) fn advance(&mut self, now: Now) {
+        if !matches!(&self.phase, Phase::Settling(_, s, _) if s.is_ended()) {
+            return;
+        }
+        if let Phase::Settling(request, session, alive) = std::mem::replace(&mut self.phase, Phase::Left) {
+            if self.close.is_some() {
+                // The peer is gone meanwhile.
+                self.leave_now();
+                return;
+            }
+            self.run(now, &request, Some(*session).filter(|_| alive), true);
+            self.act(now);
+        }
+    }
+
+    /// The session has ended here; the store has it, if anybody has.
+    pub(super) fn hand_over(&mut self) {
+        if let Phase::Running(s) | Phase::Offline(Some(s)) = &mut self.phase {
+            self.gateway.totals.add(s.take_counts());
+            if s.is_stored()
+                && !s.was_connected()
+                && let Some(at) = s.expires_at(0)
+            {
+                self.gateway.offline.look(at, s.client_id());
+            }
+        }
+        self.leave();
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.phase = Phase::Left;
+        self.leave_now();
+    }
+
+    pub(super) fn leave_now(&mut self) {
+        self.leave_tails();
+        if let Some(client_id) = &self.client_id {
+            self.gateway.directory.leave(client_id, &self.peer);
+        }
+        self.gateway.peers.remove(&self.peer.id);
+    }
+}
