@@ -8,7 +8,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::Path,
     process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use support::{Guard, Weir, binary, command, dir, free_port, http_get, signal};
 
@@ -136,12 +136,7 @@ fn an_fdatasync_lies_between_a_lone_publish_and_its_puback() {
     }
     // strace passes it on to the gateway that it traces.
     signal(weir.process.0.id(), "TERM");
-    let end = Instant::now() + Duration::from_secs(20);
-    let mut weir = weir;
-    while weir.process.0.try_wait().unwrap().is_none() {
-        assert!(Instant::now() < end, "it did not stop");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    weir.ended();
     let trace = std::fs::read_to_string(trace).unwrap();
     let lines: Vec<&str> = trace.lines().collect();
     let find = |from: usize, wanted: &dyn Fn(&str) -> bool| lines[from..].iter().position(|l| wanted(l)).map(|i| from + i);
@@ -154,5 +149,44 @@ fn an_fdatasync_lies_between_a_lone_publish_and_its_puback() {
         let synced = lines[read..written].iter().filter(|l| l.contains("fdatasync") && l.trim_end().ends_with("= 0")).count();
         assert!(synced >= 1, "no fdatasync between PUBLISH {n} and its PUBACK:\n{}", lines[read..=written].join("\n"));
         from = written;
+    }
+}
+
+/// P8 on a real disk: from the first failed sync on nothing is acknowledged, it is said why, and a restart has what was acknowledged.
+#[test]
+fn after_a_failed_sync_nothing_more_is_acknowledged_and_it_is_said_why() {
+    let dir = dir();
+    let (data, said, ports) = (dir.path().join("data"), dir.path().join("said"), ports());
+    let run = command(&binary(), &data, ports);
+    let mut strace = std::process::Command::new("strace");
+    // strace counts per thread: the partition's writer fails at its fifth.
+    strace.args(["-f", "-I", "2", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=5+"]);
+    strace.arg(run.get_program()).args(run.get_args()).stdin(Stdio::null()).stdout(Stdio::piped());
+    strace.stderr(std::fs::File::create(&said).unwrap());
+    let weir = Weir::spawn(strace, ports);
+    let publish = |n: u32| {
+        let mut c = std::process::Command::new("mosquitto_pub");
+        c.args(["-p", &ports[0].to_string(), "-q", "1", "-r", "-t", &format!("kept/{n}"), "-m", &n.to_string()]);
+        c.stderr(Stdio::null()).status().unwrap().success()
+    };
+    let acknowledged: Vec<u32> = (0..12).filter(|n| publish(*n)).collect();
+    assert!((1..12).contains(&acknowledged.len()), "{acknowledged:?}");
+    assert!(acknowledged.iter().enumerate().all(|(i, n)| i as u32 == *n), "nothing after the failure: {acknowledged:?}");
+    let ready = http_get(ports[2], "/readyz");
+    assert!(ready.contains("503") && ready.contains("syncing") && ready.contains("restart"), "{ready}");
+    let error = std::fs::read_to_string(&said).unwrap();
+    assert!(
+        error.contains("the log stopped") && error.contains("00000000000000000000.log") && error.contains("Input/output error"),
+        "{error}"
+    );
+    signal(weir.process.0.id(), "TERM");
+    weir.ended();
+
+    let weir = Weir::start_on(&data, ports);
+    let mut c = std::process::Command::new("mosquitto_sub");
+    c.args(["-p", &weir.mqtt.to_string(), "-t", "kept/#", "-q", "1", "-W", "2", "-F", "%p"]);
+    let kept = String::from_utf8(c.output().unwrap().stdout).unwrap();
+    for n in acknowledged {
+        assert!(kept.lines().any(|l| l == n.to_string()), "{n} was acknowledged: {kept}");
     }
 }

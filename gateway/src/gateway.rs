@@ -70,6 +70,8 @@ pub(crate) struct Gateway {
     pub totals: Totals,
     pub peers: DashMap<u64, Arc<Peer>>,
     draining: AtomicBool,
+    /// A partition has failed, and it was said.
+    failed: AtomicBool,
     next_peer: AtomicU64,
     next_sid: AtomicU64,
     start: Instant,
@@ -119,6 +121,7 @@ impl Gateway {
             totals: Totals::default(),
             peers: DashMap::new(),
             draining: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             next_peer: AtomicU64::new(1),
             next_sid: AtomicU64::new(1),
             start: Instant::now(),
@@ -166,6 +169,13 @@ impl Gateway {
         self.draining.store(true, Ordering::Release);
         let all: Vec<_> = self.peers.iter().map(|p| p.value().clone()).collect();
         all.iter().for_each(|p| p.tell(|m| m.drain = true));
+    }
+
+    /// Says once why nothing is acknowledged any more; `/readyz` says it for as long as it lasts.
+    pub fn partition_failed(&self, why: &dyn std::fmt::Display) {
+        if !self.failed.swap(true, Ordering::AcqRel) {
+            tracing::error!("the log stopped: {why}");
+        }
     }
 
     /// Without the state store nothing can be acknowledged, so nothing is left to do.

@@ -102,6 +102,11 @@ impl Weir {
         self.process.0.wait().unwrap();
     }
 
+    /// Waits for an end that was asked for.
+    pub fn ended(mut self) {
+        self.process.wait(Duration::from_secs(20));
+    }
+
     /// SIGTERM; gives the exit code.
     pub fn terminate(mut self) -> Option<i32> {
         signal(self.process.0.id(), "TERM");

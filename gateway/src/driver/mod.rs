@@ -365,7 +365,7 @@ impl Driver {
             }
         }
         if let Some(e) = failed {
-            tracing::error!("append: {e}");
+            self.gateway.partition_failed(&e);
             self.records.iter_mut().for_each(Records::clear);
             self.runs.clear();
             self.close = Some(Cause::LogFailed);
@@ -467,7 +467,10 @@ impl Driver {
                     self.event(now, Event::Appended(Source::Partition(p), Watermark::Appended(Receipt(r.0))));
                 }
                 weir_log::Watermark::Appended(_) => {}
-                weir_log::Watermark::Failed(_) => self.event(now, Event::Appended(Source::Partition(p), Watermark::Failed)),
+                weir_log::Watermark::Failed(f) => {
+                    self.gateway.partition_failed(&f);
+                    self.event(now, Event::Appended(Source::Partition(p), Watermark::Failed));
+                }
             }
         }
         match self.gateway.engine.state().appended() {
