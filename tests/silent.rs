@@ -96,3 +96,22 @@ fn a_large_packet_arrives_whole() {
     sub.read_exact(&mut got).unwrap();
     assert!(got == packet);
 }
+
+/// What stands behind a DISCONNECT or a violation in the same write is nobody's.
+#[test]
+fn nothing_is_taken_after_a_goodbye_or_a_violation() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut sub = connect(&weir, b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01s\x82\x06\x00\x01\x00\x01#\x00");
+    sub.read_exact(&mut [0; 9]).unwrap();
+    for bad in [&b"\xE0\x00"[..], b"\x34\x05\x00\x01a\x00\x01", b"\x20\x02\x00\x00"] {
+        let before = b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01p\x30\x04\x00\x01b1";
+        let (said, _) = until_closed(connect(&weir, &[before, bad, b"\x30\x04\x00\x01b2"].concat()));
+        assert_eq!(said, [0x20, 2, 0, 0], "{bad:02x?}");
+    }
+    let mut last = connect(&weir, b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01l\x30\x04\x00\x01b3");
+    last.read_exact(&mut [0; 4]).unwrap();
+    let mut got = [0; 24];
+    sub.read_exact(&mut got).unwrap();
+    assert_eq!(got, *b"\x30\x04\x00\x01b1\x30\x04\x00\x01b1\x30\x04\x00\x01b1\x30\x04\x00\x01b3");
+}

@@ -122,6 +122,8 @@ async fn ws(State(feed): State<Arc<Feed>>, request: Request) -> Response {
 /// One browser. Ends when the socket does.
 async fn serve(mut socket: Socket, feed: Arc<Feed>) {
     let mut subscription: Option<(String, Queue)> = None;
+    // Told since it subscribed: a feed that ends at once has stopped for good.
+    let mut told_something = false;
     loop {
         let told = async {
             match &mut subscription {
@@ -135,6 +137,7 @@ async fn serve(mut socket: Socket, feed: Arc<Feed>) {
                     match ask(&text) {
                         Ok(filter) => {
                             subscription = Some((filter.clone(), subscribe(&feed, filter)));
+                            told_something = false;
                             Ok(())
                         }
                         Err(message) => say(&mut socket, &Tell::Error { message }).await,
@@ -144,10 +147,19 @@ async fn serve(mut socket: Socket, feed: Arc<Feed>) {
                 _ => Err(()),
             },
             told = told => match (told, &subscription) {
-                (Some((nth, Some(told))), Some((filter, _))) => tell(&mut socket, &feed, nth, filter, told).await,
+                (Some((nth, Some(told))), Some((filter, _))) => {
+                    told_something = true;
+                    tell(&mut socket, &feed, nth, filter, told).await
+                }
+                (_, Some(_)) if !told_something => {
+                    let message = "the feed has stopped; the gateway's log says why".into();
+                    let _ = say(&mut socket, &Tell::Error { message }).await;
+                    Err(())
+                }
                 // Too slow: what it has is too old to go on from.
                 (_, Some((filter, _))) => {
                     subscription = Some((filter.clone(), subscribe(&feed, filter.clone())));
+                    told_something = false;
                     Ok(())
                 }
                 (_, None) => Ok(()),

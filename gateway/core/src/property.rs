@@ -183,12 +183,6 @@ impl PropertiesBuf {
         self
     }
 
-    /// Properties that were checked elsewhere, as they are.
-    pub fn extend(&mut self, checked: Properties<'_>) -> &mut Self {
-        self.0.extend_from_slice(checked.0);
-        self
-    }
-
     pub fn clear(&mut self) {
         self.0.clear();
     }

@@ -56,23 +56,18 @@ impl<T: PartialEq> Trie<T> {
     /// Adds `value` under `filter`; false if it stood there already.
     pub fn insert(&mut self, filter: &str, value: T) -> bool {
         let mut node = &mut self.root;
-        let mut ends = None;
+        let mut hash = false;
         for level in filter.split('/') {
             match level {
                 "#" => {
-                    ends = Some(());
+                    hash = true;
                     break;
                 }
                 "+" => node = node.plus.get_or_insert_default(),
-                // Looked up first: the key is copied only for a new level.
-                _ if node.children.contains_key(level) => match node.children.get_mut(level) {
-                    Some(child) => node = child,
-                    None => return false,
-                },
                 _ => node = node.children.entry(level.into()).or_default(),
             }
         }
-        let list = if ends.is_some() { &mut node.hash } else { &mut node.here };
+        let list = if hash { &mut node.hash } else { &mut node.here };
         if list.contains(&value) {
             return false;
         }

@@ -37,8 +37,6 @@ pub(super) enum Feed {
     Page(Page),
     /// Of the nth partition.
     Range(usize),
-    /// A range that was asked for before a filter was added: read it again.
-    Stale(usize),
 }
 
 /// A part of the retained messages that a filter asked for.
@@ -53,6 +51,8 @@ pub(super) struct Page {
 pub(super) enum Feeding {
     Idle,
     Fetching(Feed),
+    /// A range of the nth partition that was asked for before a filter was added: it is read again when it has come.
+    Stale(usize),
     Held(Held),
 }
 
@@ -74,8 +74,8 @@ impl Driver {
                 return;
             }
             match std::mem::replace(&mut self.feeding, Feeding::Idle) {
-                Feeding::Fetching(feed) => {
-                    self.feeding = Feeding::Fetching(feed);
+                on_the_way @ (Feeding::Fetching(_) | Feeding::Stale(_)) => {
+                    self.feeding = on_the_way;
                     return;
                 }
                 Feeding::Held(held) => {
@@ -93,7 +93,7 @@ impl Driver {
     }
 
     /// True: it is sent, go on.
-    pub(super) fn send_held(&mut self, now: Now, mut held: Held) -> bool {
+    fn send_held(&mut self, now: Now, mut held: Held) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         if let Feed::Resend(offsets) = &held.kind {
             let records: Vec<_> = held.batch.iter().collect();
@@ -114,7 +114,7 @@ impl Driver {
                 Some(_) if full => Delivery::NoRoom,
                 Some(r) => match held.kind {
                     Feed::Range(nth) => session.deliver(now, nth, &r, &mut self.out),
-                    Feed::Page(_) | Feed::Stale(_) | Feed::Resend(_) => session.deliver_retained(now, &r, &mut self.out),
+                    Feed::Page(_) | Feed::Resend(_) => session.deliver_retained(now, &r, &mut self.out),
                 },
                 None => Delivery::Done,
             };
@@ -137,13 +137,13 @@ impl Driver {
                 }
                 session.handle(now, Event::PageEnded(page.after), &mut self.out);
             }
-            Feed::Resend(_) | Feed::Stale(_) => {}
+            Feed::Resend(_) => {}
         }
         true
     }
 
     /// True: something was sent at once, go on.
-    pub(super) fn next_feed(&mut self, now: Now) -> bool {
+    fn next_feed(&mut self, now: Now) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         if let Some((p, offsets)) = session.resend_next() {
             self.fetch(Feed::Resend(offsets.clone()), p, exactly(offsets.into_iter()));
@@ -167,10 +167,10 @@ impl Driver {
         false
     }
 
-    pub(super) fn next_page(&mut self, now: Now) -> bool {
+    fn next_page(&mut self, now: Now) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         let Some(paging) = session.page_next().cloned() else { return false };
-        let Some((_, limit)) = session.page_limit(&paging) else {
+        let Some(limit) = session.page_limit(&paging) else {
             session.handle(now, Event::PageEnded(None), &mut self.out);
             return true;
         };
@@ -185,7 +185,7 @@ impl Driver {
         false
     }
 
-    pub(super) fn fetch_page(&mut self, page: Page) {
+    fn fetch_page(&mut self, page: Page) {
         let Some(p) = self.gateway.partitions.get(page.paging.partition).copied() else { return };
         let wanted = exactly(page.offsets.iter().copied());
         self.fetch(Feed::Page(page), p, wanted);
@@ -195,7 +195,7 @@ impl Driver {
     pub(super) fn read_again(&mut self) {
         let Phase::Running(session) = &mut self.phase else { return };
         self.feeding = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
-            Feeding::Fetching(Feed::Range(nth)) => Feeding::Fetching(Feed::Stale(nth)),
+            Feeding::Fetching(Feed::Range(nth)) => Feeding::Stale(nth),
             Feeding::Held(Held { kind: Feed::Range(nth), .. }) => {
                 session.reader(nth).fetched();
                 Feeding::Idle
@@ -204,12 +204,12 @@ impl Driver {
         };
     }
 
-    pub(super) fn next_step(&mut self, now: Now, nth: usize) -> bool {
+    fn next_step(&mut self, now: Now, nth: usize) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         let p = log_id(self.gateway.partitions[nth]);
         let durable = Offset(self.gateway.engine.span(p).durable.0);
         let recent = Offset(self.gateway.engine.recent_start(p).0);
-        let (_, step) = session.step(nth, &mut self.peer.inboxes[nth].lock(), durable, recent);
+        let step = session.step(nth, &mut self.peer.inboxes[nth].lock(), durable, recent);
         match step {
             Step::Wait => false,
             Step::Join => {
@@ -227,7 +227,7 @@ impl Driver {
     }
 
     /// Sends from memory what the tail offered.
-    pub(super) fn send_entry(&mut self, now: Now, nth: usize) -> bool {
+    fn send_entry(&mut self, now: Now, nth: usize) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         let Some(entry) = session.reader(nth).entry().cloned() else { return false };
         let p = log_id(self.gateway.partitions[nth]);
@@ -236,11 +236,9 @@ impl Driver {
             session.reader(nth).fall_behind(&mut self.peer.inboxes[nth].lock());
             return true;
         };
-        let next = session.reader(nth).next;
-        for i in entry.runs.into_iter().flatten() {
-            if entry.batch.start.0 + u64::from(i) < next.0 {
-                continue;
-            }
+        // What was sent of it before there was no room is passed over run by run.
+        let from = session.reader(nth).next.0.saturating_sub(entry.batch.start.0) as u32;
+        for i in entry.runs.into_iter().flat_map(|run| run.start.max(from)..run.end) {
             let Some(r) = stored(&batch.get(i)) else { continue };
             if self.out.len() >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, &mut self.out) == Delivery::NoRoom {
                 return false;
@@ -250,7 +248,7 @@ impl Driver {
         true
     }
 
-    pub(super) fn fetch(&mut self, feed: Feed, partition: PartitionId, wanted: Wanted) {
+    fn fetch(&mut self, feed: Feed, partition: PartitionId, wanted: Wanted) {
         self.feeding = Feeding::Fetching(feed);
         let peer = self.peer.clone();
         let fetch = Fetch { partition: log_id(partition), wanted, records_max: FETCH_RECORDS, bytes_max: FETCH_BYTES };
@@ -258,10 +256,16 @@ impl Driver {
     }
 
     pub(super) fn fetched(&mut self, now: Now, fetched: Result<Fetched, ReadError>) {
-        let Feeding::Fetching(kind) = std::mem::replace(&mut self.feeding, Feeding::Idle) else { return };
-        if let (Feed::Stale(nth), Phase::Running(session)) = (&kind, &mut self.phase) {
-            return session.reader(*nth).fetched();
-        }
+        let kind = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
+            Feeding::Fetching(kind) => kind,
+            Feeding::Stale(nth) => {
+                if let Some(session) = self.phase.session() {
+                    session.reader(nth).fetched();
+                }
+                return;
+            }
+            Feeding::Idle | Feeding::Held(_) => return,
+        };
         match fetched {
             Ok(f) => self.feeding = Feeding::Held(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) }),
             Err(e) => {

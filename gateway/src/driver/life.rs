@@ -52,17 +52,17 @@ impl Driver {
 
     /// When the session's last connection ended without a word: with the process that it was connected to, or, in this one, when the
     /// log failed: now. In ms since 1970.
-    pub(super) fn ended(&self, now: Now, s: &Session) -> u64 {
+    fn ended(&self, now: Now, s: &Session) -> u64 {
         if s.boot() == self.gateway.boot { now.wall_ms } else { self.gateway.boots.ended(s.boot()) }
     }
 
-    pub(super) fn settle(&self, s: &mut Session) {
+    fn settle(&self, s: &mut Session) {
         if s.will_mark().is_some_and(|mark| self.gateway.published_wills.contains(&mark)) {
             s.forget_will();
         }
     }
 
-    pub(super) fn loaded_for(&mut self, now: Now, request: ConnectRequest, session: Option<Session>) {
+    fn loaded_for(&mut self, now: Now, request: ConnectRequest, session: Option<Session>) {
         let Some(mut session) = session else { return self.run(now, &request, None, false) };
         let alive = session.expires_at(self.ended(now, &session)).is_none_or(|at| at > now.wall_ms);
         if session.was_connected() && session.has_will() {
@@ -75,7 +75,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn loaded_offline(&mut self, now: Now, session: Option<Session>) {
+    fn loaded_offline(&mut self, now: Now, session: Option<Session>) {
         let Some(mut session) = session else {
             self.phase = Phase::Offline(None);
             return self.leave();
@@ -102,7 +102,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn run(&mut self, now: Now, request: &ConnectRequest, session: Option<Session>, in_store: bool) {
+    fn run(&mut self, now: Now, request: &ConnectRequest, session: Option<Session>, in_store: bool) {
         let resumed = session.is_some();
         let mut session = session.unwrap_or_else(|| Session::new(&request.client_id, 0));
         let span = |p: &PartitionId| (*p, Offset(self.gateway.engine.span(log_id(*p)).durable.0));

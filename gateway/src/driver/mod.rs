@@ -25,7 +25,7 @@ use weir_core::{
     packet::{Packet, ReasonCode, Version},
     session::{Action, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
 };
-use weir_log::{AppendError, Kind, Put, Records, Wake};
+use weir_log::{AppendError, Kind, Put, Records, Wake, record::PushError};
 
 /// A first packet is a CONNECT with at most a will of 64 KiB, three names and properties.
 const FIRST_PACKET_BYTES_MAX: usize = 512 * 1024;
@@ -49,6 +49,15 @@ enum Phase {
     /// Looking after a session without a connection.
     Offline(Option<Box<Session>>),
     Left,
+}
+
+impl Phase {
+    fn session(&mut self) -> Option<&mut Session> {
+        match self {
+            Self::Running(s) | Self::Settling(_, s, _) | Self::Offline(Some(s)) => Some(s),
+            _ => None,
+        }
+    }
 }
 
 pub(crate) struct Driver {
@@ -238,11 +247,9 @@ impl Driver {
     }
 
     fn event(&mut self, now: Now, event: Event) {
-        let session = match &mut self.phase {
-            Phase::Running(s) | Phase::Settling(_, s, _) | Phase::Offline(Some(s)) => s,
-            _ => return,
-        };
-        session.handle(now, event, &mut self.out);
+        if let Some(session) = self.phase.session() {
+            session.handle(now, event, &mut self.out);
+        }
     }
 
     /// One pass over whole packets; then one append per partition. Gives the bytes it took.
@@ -262,13 +269,18 @@ impl Driver {
                 }
             }
         }
-        self.waiting = !self.wants_more() && used < bytes.len();
+        self.waiting = used < bytes.len() && matches!(self.phase, Phase::Claiming(_) | Phase::Loading(_) | Phase::Settling(..));
         self.submit(now);
         used
     }
 
+    /// Nothing is taken after a goodbye or a violation, whatever stands behind it [MQTT-3.14.4-1, MQTT-4.13.1-1].
     fn wants_more(&self) -> bool {
-        self.close.is_none() && matches!(self.phase, Phase::FirstPacket { .. } | Phase::Running(_))
+        match &self.phase {
+            Phase::FirstPacket { .. } => self.close.is_none(),
+            Phase::Running(s) => self.close.is_none() && s.is_connected(),
+            _ => false,
+        }
     }
 
     fn packet(&mut self, now: Now, packet: Packet<'_>) {
@@ -290,7 +302,7 @@ impl Driver {
     fn violation(&mut self, now: Now, v: Violation) {
         self.gateway.totals.violations.fetch_add(1, Ordering::Relaxed);
         tracing::info!(client = self.client_id.as_deref().unwrap_or("?"), reason = %v.reason, "closed: {}", v.statement);
-        // What came before it is still appended and acknowledged if it can be.
+        // What came before it is still appended.
         self.submit(now);
         if matches!(self.phase, Phase::FirstPacket { .. }) {
             if v.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION {
@@ -327,24 +339,23 @@ impl Driver {
     fn refuse(&mut self, reason: ReasonCode) {
         let statement = "the connection was refused";
         self.gateway.totals.refused.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(client = self.client_id.as_deref().unwrap_or("?"), %reason, statement);
+        tracing::info!(client = self.client_id.as_deref().unwrap_or("?"), %reason, "{statement}");
         refuse(Refusal { version: self.version, reason }, &mut self.out);
         self.close = Some(Cause::Violation(Violation { reason, statement }));
         self.leave();
     }
 
     /// Encodes a message into the records of its partition.
-    fn append(&mut self, m: &Message<'_>) -> Result<usize, weir_log::record::PushError> {
+    fn append(&mut self, m: &Message<'_>) -> Result<(), PushError> {
         let p = self.gateway.partition_of(m.topic);
-        let meta = m.meta();
-        self.records[p].push(Kind::Message, meta.flags, meta.bytes(), m.topic.as_bytes(), &m.headers, m.payload)?;
-        if m.will.is_none() && m.qos != weir_core::packet::Qos::AtMostOnce {
+        encode(m, &mut self.records[p])?;
+        if m.qos != weir_core::packet::Qos::AtMostOnce {
             match self.runs.last_mut() {
                 Some((q, n)) if *q == p => *n += 1,
                 _ => self.runs.push((p, 1)),
             }
         }
-        Ok(p)
+        Ok(())
     }
 
     /// Appends the records of this pass; all receipts are told in order when every partition has taken its part.
@@ -361,15 +372,17 @@ impl Driver {
                     self.receipts[p] = Some(Receipt(receipt.0));
                 }
                 Err(AppendError::Full) => self.full = true,
-                Err(e) => failed = Some(e),
+                Err(e) => failed = Some((self.gateway.partitions[p], e)),
             }
         }
-        if let Some(e) = failed {
-            self.gateway.partition_failed(&e);
+        if let Some((p, e)) = failed {
+            if !matches!(e, AppendError::Stopping) {
+                self.gateway.partition_failed(&e);
+            }
             self.records.iter_mut().for_each(Records::clear);
             self.runs.clear();
             self.close = Some(Cause::LogFailed);
-            return self.event(now, Event::Appended(Source::State, Watermark::Failed));
+            return self.event(now, Event::Appended(Source::Partition(p), Watermark::Failed));
         }
         if self.full {
             return;
@@ -409,8 +422,8 @@ impl Driver {
             self.act(now);
             self.feed(now);
         }
-        if let Phase::Running(s) | Phase::Settling(_, s, _) | Phase::Offline(Some(s)) = &mut self.phase {
-            self.gateway.totals.add(s.take_counts());
+        if let Some(session) = self.phase.session() {
+            self.gateway.totals.add(session.take_counts());
         }
     }
 
@@ -456,7 +469,7 @@ impl Driver {
 
     /// Looks how far everything is durable.
     fn watermarks(&mut self, now: Now) {
-        if !matches!(self.phase, Phase::Running(_) | Phase::Settling(..) | Phase::Offline(Some(_))) {
+        if self.phase.session().is_none() {
             return;
         }
         for i in 0..self.gateway.partitions.len() {
@@ -489,11 +502,7 @@ impl Driver {
             self.perform(now, put);
         }
         while self.put.is_none() {
-            let session = match &mut self.phase {
-                Phase::Running(s) | Phase::Settling(_, s, _) | Phase::Offline(Some(s)) => s,
-                _ => return,
-            };
-            let Some(action) = session.poll_action() else { return };
+            let Some(action) = self.phase.session().and_then(Session::poll_action) else { return };
             self.perform(now, action);
         }
     }
@@ -522,14 +531,10 @@ impl Driver {
     }
 
     fn put_value(&mut self, now: Now, action: Action) {
-        let ended = self.gateway.boots.ended(0);
-        let session = match &self.phase {
-            Phase::Running(s) | Phase::Settling(_, s, _) | Phase::Offline(Some(s)) => s,
-            _ => return,
-        };
+        let Some(session) = self.phase.session() else { return };
         let value = (action == Action::PutValue).then(|| session.value());
         // The deadline, where it is known: while it is connected there is none.
-        let deadline = if session.was_connected() { None } else { session.expires_at(ended) };
+        let deadline = if session.was_connected() { None } else { session.expires_at(0) };
         let tag = deadline.map_or(0, |at| u32::try_from(at.div_ceil(1_000)).unwrap_or(u32::MAX));
         let key = session_key(session.client_id());
         match self.gateway.engine.state().put(&[Put { key: &key, tag, value: value.as_deref() }], &self.who) {
@@ -546,14 +551,11 @@ impl Driver {
     }
 
     fn append_will(&mut self, now: Now) {
-        let session = match &self.phase {
-            Phase::Running(s) | Phase::Settling(_, s, _) | Phase::Offline(Some(s)) => s,
-            _ => return,
-        };
+        let Some(session) = self.phase.session() else { return };
         let Some(m) = session.will_message(now) else { return };
         let p = self.gateway.partition_of(m.topic);
-        let meta = m.meta();
-        if let Err(e) = self.records[p].push(Kind::Message, meta.flags, meta.bytes(), m.topic.as_bytes(), &m.headers, m.payload) {
+        // Its topic was judged at CONNECT, and the rest of a will is below 128 KiB.
+        if let Err(e) = encode(&m, &mut self.records[p]) {
             tracing::error!(client = session.client_id(), "a will that is no record: {e}");
             return;
         }
@@ -574,6 +576,12 @@ impl Driver {
             self.tell_tails(|| Command::Leave(self.peer.id));
         }
     }
+}
+
+/// A message as a record.
+fn encode(m: &Message<'_>, records: &mut Records) -> Result<(), PushError> {
+    let meta = m.meta();
+    records.push(Kind::Message, meta.flags, meta.bytes(), m.topic.as_bytes(), &m.headers, m.payload)
 }
 
 fn log_id(p: PartitionId) -> weir_log::PartitionId {

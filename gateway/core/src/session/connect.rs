@@ -136,6 +136,7 @@ impl Session {
         self.inbound = Inbound::default();
         self.actions.clear();
         self.connack_sent = false;
+        self.moved = None;
         self.keep_alive_ms = u64::from(request.keep_alive_s) * 1_500;
         self.heard_ms = now.monotonic_ms;
         self.outbound.window_max = request.receive_maximum;

@@ -143,7 +143,7 @@ enum Life {
     Offline,
     Connected,
     /// Waits until its will is durable.
-    Ending(Cause),
+    Ending,
     Ended,
 }
 
@@ -251,16 +251,6 @@ impl Session {
         &self.client_id
     }
 
-    #[must_use]
-    pub fn version(&self) -> Version {
-        self.version
-    }
-
-    #[must_use]
-    pub fn expiry_s(&self) -> u32 {
-        self.expiry_s
-    }
-
     /// Kept when the connection is gone: it outlives it, or its will does.
     #[must_use]
     pub fn is_stored(&self) -> bool {
@@ -270,6 +260,12 @@ impl Session {
     #[must_use]
     pub fn has_will(&self) -> bool {
         self.will.is_some()
+    }
+
+    /// Takes packets: neither side has said goodbye.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.life == Life::Connected
     }
 
     #[must_use]
@@ -291,7 +287,7 @@ impl Session {
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
         let keep_alive = (self.keep_alive_ms > 0 && self.life == Life::Connected).then(|| self.heard_ms + self.keep_alive_ms);
-        let checkpoint = self.moved.filter(|_| self.life == Life::Connected && self.is_stored()).map(|at| at + CHECKPOINT_MS);
+        let checkpoint = self.moved.filter(|_| self.life == Life::Connected).map(|at| at + CHECKPOINT_MS);
         keep_alive.into_iter().chain(checkpoint).min()
     }
 
@@ -362,7 +358,9 @@ impl Session {
 
     /// Something that is stored lazily has moved.
     fn touch(&mut self, now: Now) {
-        self.moved.get_or_insert(now.monotonic_ms);
+        if self.is_stored() {
+            self.moved.get_or_insert(now.monotonic_ms);
+        }
     }
 
     fn disconnect(&mut self, now: Now, d: &Disconnect<'_>, out: &mut Vec<u8>) -> Result<(), Violation> {
@@ -399,11 +397,7 @@ impl Session {
         if self.keep_alive_ms > 0 && now.monotonic_ms >= self.heard_ms + self.keep_alive_ms {
             self.close(now, Cause::KeepAlive, out);
         } else if self.moved.is_some_and(|at| now.monotonic_ms >= at + CHECKPOINT_MS) {
-            if self.is_stored() {
-                self.put_wanted = true;
-            } else {
-                self.moved = None;
-            }
+            self.put_wanted = true;
         }
     }
 
@@ -448,7 +442,7 @@ impl Session {
         }
         self.since_ms = now.wall_ms;
         if self.will.is_some() {
-            self.life = Life::Ending(cause);
+            self.life = Life::Ending;
             self.actions.push_back(Action::AppendWill);
         } else {
             self.end();
@@ -458,7 +452,7 @@ impl Session {
     /// The value without its will is put only when the will is durable: a crash between repeats nothing, the fold has seen the mark.
     fn will_is_durable(&mut self, now: Now, source: Source, receipt: Receipt) {
         let durable = self.will_receipt.is_some_and(|(p, r)| source == Source::Partition(p) && r <= receipt);
-        if durable && matches!(self.life, Life::Ending(_)) {
+        if durable && self.life == Life::Ending {
             self.will_receipt = None;
             self.will = None;
             self.since_ms = now.wall_ms;
@@ -475,7 +469,7 @@ impl Session {
 
     fn log_failed(&mut self, now: Now, out: &mut Vec<u8>) {
         self.close(now, Cause::LogFailed, out);
-        if matches!(self.life, Life::Ending(_)) {
+        if self.life == Life::Ending {
             // The will cannot be published now; the stored value still has it.
             self.life = Life::Ended;
             self.actions.push_back(Action::HandOver);
@@ -501,7 +495,7 @@ impl Session {
         self.was_connected = false;
         self.in_store = true;
         if self.will.is_some() {
-            self.life = Life::Ending(Cause::Socket);
+            self.life = Life::Ending;
             self.actions.push_back(Action::AppendWill);
         } else {
             self.end();

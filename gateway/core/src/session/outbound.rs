@@ -110,20 +110,16 @@ impl Session {
     }
 
     #[must_use]
-    pub fn has_window(&self) -> bool {
-        self.outbound.has_room()
-    }
-
-    #[must_use]
     pub fn partitions(&self) -> usize {
         self.readers.len()
     }
 
     /// Decides what to read next of the `nth` partition.
-    pub fn step(&mut self, nth: usize, inbox: &mut Inbox, durable: Offset, recent: Offset) -> (PartitionId, Step) {
-        let r = &mut self.readers[nth];
-        let step = if self.subscriptions.all.is_empty() { Step::Wait } else { r.reader.step(inbox, durable, recent) };
-        (r.id, step)
+    pub fn step(&mut self, nth: usize, inbox: &mut Inbox, durable: Offset, recent: Offset) -> Step {
+        if self.subscriptions.all.is_empty() {
+            return Step::Wait;
+        }
+        self.readers[nth].reader.step(inbox, durable, recent)
     }
 
     #[must_use]

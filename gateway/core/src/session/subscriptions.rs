@@ -201,11 +201,11 @@ impl Session {
 
     /// Retained messages of this partition below this offset are sent for a page; newer ones come as they are published.
     #[must_use]
-    pub fn page_limit(&self, paging: &Paging) -> Option<(PartitionId, Offset)> {
+    pub fn page_limit(&self, paging: &Paging) -> Option<Offset> {
         let reader = self.readers.get(paging.partition)?;
         let subscription = self.subscriptions.all.get(&paging.filter)?;
         let start = subscription.start.iter().find(|(p, _)| *p == reader.id).map_or(Offset(0), |(_, start)| *start);
-        Some((reader.id, if paging.again { start.max(reader.reader.next) } else { start }))
+        Some(if paging.again { start.max(reader.reader.next) } else { start })
     }
 
     /// The filters, for a fetch that chooses by them.

@@ -772,7 +772,9 @@ fn when_the_log_fails_nothing_more_is_acknowledged() {
 
 #[test]
 fn violations_close_the_connection_with_their_reason() {
-    for (packet, reason) in [("PUBLISH a/b #1 q2 \"x\"", "0x9B"), ("PUBLISH a/b alias=3", "0x94")] {
+    let cases =
+        [("PUBLISH a/b #1 q2 \"x\"", "0x9B"), ("PUBREC #1", "0x82"), ("PUBLISH a/b sub=3", "0x82"), ("PUBLISH a/b alias=3", "0x94")];
+    for (packet, reason) in cases {
         let v5_only = packet.contains('=');
         let script = format!("> CONNECT clean\n< CONNACK 0x00\n> {packet}\n! close\n! hand over\n5 < DISCONNECT {reason}");
         if v5_only { check5(&script) } else { check(&script) }

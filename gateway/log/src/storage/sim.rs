@@ -181,12 +181,6 @@ impl SimStorage {
         disk.fail_at_op = Some(disk.ops + n);
     }
 
-    /// Is the power gone?
-    #[must_use]
-    pub fn is_off(&self) -> bool {
-        self.0.lock().off
-    }
-
     /// Cuts the power now if it is still on, then turns it on again: the live image becomes what the cut left.
     pub fn restart(&self) {
         let disk = &mut *self.0.lock();
@@ -211,12 +205,6 @@ impl SimStorage {
                 *byte ^= 0x10;
             }
         }
-    }
-
-    /// Syncs so far.
-    #[must_use]
-    pub fn syncs(&self) -> u64 {
-        self.0.lock().syncs
     }
 
     fn handle(&self, inode: usize) -> SimFile {
