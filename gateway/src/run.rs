@@ -172,34 +172,31 @@ struct Found {
 
 fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
     let o = weir_log::Options { directory: options.data.clone(), limits: Limits::default(), streams: vec![("default".into(), 1)] };
-    let mut bad = None;
-    let mut named = |key: &[u8], value: &[u8]| match session(key, value) {
-        None => Vec::new(),
-        Some(Ok(s)) => s.named().into_iter().map(|(p, at)| (weir_log::PartitionId(p.0), weir_log::Offset(at.0))).collect(),
+    let (mut found, mut bad) = (Found::default(), None);
+    let mut each = |key: &[u8], tag: u32, value: &[u8]| match session(key, value) {
+        None => {
+            found.boots.read(key, value);
+            Vec::new()
+        }
+        Some(Ok(s)) => {
+            found.wills.extend(s.will_mark());
+            // Connected when the process ended: at once. Else when the tag says, if it ever ends.
+            let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
+            found.due.extend(at.map(|at| (at, s.client_id().into())));
+            s.named().into_iter().map(|(p, at)| (weir_log::PartitionId(p.0), weir_log::Offset(at.0))).collect()
+        }
         Some(Err(e)) => {
             bad = Some(e);
             Vec::new()
         }
     };
-    let engine = FileEngine::open(&o, &mut named).map_err(RunError::Open)?;
+    let engine = FileEngine::open(&o, &mut each).map_err(RunError::Open)?;
     if let Some(bad) = bad {
         return Err(RunError::Value(bad));
     }
     if engine.torn_bytes() > 0 {
         tracing::warn!(bytes = engine.torn_bytes(), "cut a torn tail: a batch that was begun and never acknowledged");
     }
-    let mut found = Found::default();
-    let mut each = |key: &[u8], tag: u32, value: &[u8]| {
-        if found.boots.read(key, value) {
-            return;
-        }
-        let Some(Ok(s)) = session(key, value) else { return };
-        found.wills.extend(s.will_mark());
-        // Connected when the process ended: at once. Else when the tag says, if it ever ends.
-        let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
-        found.due.extend(at.map(|at| (at, s.client_id().into())));
-    };
-    engine.state().scan(&mut each).map_err(RunError::Read)?;
     Ok((engine, found))
 }
 

@@ -36,8 +36,8 @@ pub struct Partition {
     pub log_id: u64,
 }
 
-/// The end offsets that a stored value (key, value) names.
-pub type Named<'a> = dyn FnMut(&[u8], &[u8]) -> Vec<(PartitionId, Offset)> + 'a;
+/// Takes every stored key with its tag and value, once, in no order; gives the end offsets that the value names.
+pub type Named<'a> = dyn FnMut(&[u8], u32, &[u8]) -> Vec<(PartitionId, Offset)> + 'a;
 
 pub type FetchDone = Box<dyn FnOnce(Result<Fetched, ReadError>) + Send>;
 
@@ -93,8 +93,8 @@ fn random() -> u64 {
 }
 
 impl FileEngine {
-    /// Opens or creates the log. `named` reports every end offset that a stored value (key, value) names: records below it were
-    /// acknowledged, so if they are missing the log is not opened.
+    /// Opens or creates the log. `named` is shown everything that is stored, and reports every end offset that a value names: records
+    /// below it were acknowledged, so if they are missing the log is not opened.
     pub fn open(o: &Options, named: &mut Named<'_>) -> Result<Self, OpenError> {
         let lock = claim(&o.directory)?;
         let io = |what: &str| OpenError::io(format!("{what} {}", o.directory.display()));
@@ -113,14 +113,14 @@ impl FileEngine {
             let known: &mut Offset = ends.entry(p).or_default();
             *known = (*known).max(end);
         };
-        state::scan(&directory, appender.segments(), appender.next(), &mut |key, _, value| {
+        state::scan(&directory, appender.segments(), appender.next(), &mut |key, tag, value| {
             if key == CLEAN {
                 clean = true;
                 parse_ends(value).into_iter().for_each(|(p, end)| name(p, end));
             } else if let Some(stream) = key.strip_prefix(b"stream/") {
                 streams.insert(stream.to_vec(), parse_stream(value));
             } else {
-                named(key, value).into_iter().for_each(|(p, end)| name(p, end));
+                named(key, tag, value).into_iter().for_each(|(p, end)| name(p, end));
             }
         })
         .map_err(read)?;

@@ -47,7 +47,7 @@ pub struct Entry {
 pub type GetDone = Box<dyn FnOnce(Result<Option<Entry>, ReadError>) + Send>;
 
 /// Takes key, tag and value.
-pub type Each<'a> = dyn FnMut(&[u8], u32, &[u8]) + 'a;
+type Each<'a> = dyn FnMut(&[u8], u32, &[u8]) + 'a;
 
 pub trait State: Send + Sync {
     /// `AppendError::Full`: nothing was taken, `who` is woken when there is room.
@@ -55,8 +55,6 @@ pub trait State: Send + Sync {
     /// The newest put, once that is durable. Called back on a thread of the log's own, or at once.
     fn get(&self, key: &[u8], done: GetDone);
     fn appended(&self) -> Watermark;
-    /// Every key with its tag and value, in no order. Reads the whole store: for the start.
-    fn scan(&self, each: &mut Each<'_>) -> Result<(), ReadError>;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -383,11 +381,6 @@ impl<S: Storage> State for StateStore<S> {
 
     fn appended(&self) -> Watermark {
         self.inner.partition.shared.appended()
-    }
-
-    fn scan(&self, each: &mut Each<'_>) -> Result<(), ReadError> {
-        let directory = self.inner.directory.lock();
-        scan(&directory, &self.inner.partition.segments, self.inner.partition.shared.durable(), each)
     }
 }
 
