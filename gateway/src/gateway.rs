@@ -7,7 +7,6 @@ use crate::{boot::Boots, directory::Directory, offline::Offline, peer::Peer, tai
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use std::{
-    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,7 +16,7 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 use weir_core::{
     ids::{Now, PartitionId},
-    message::{Stored, WillMark, hash},
+    message::{Stored, partition_of},
     retained::Retained,
     session::Counts,
 };
@@ -65,8 +64,6 @@ pub(crate) struct Gateway {
     pub offline: Offline,
     pub boots: Boots,
     pub boot: u64,
-    /// Wills of stored sessions that the log had already when the gateway started.
-    pub published_wills: HashSet<WillMark>,
     pub totals: Totals,
     pub peers: DashMap<u64, Arc<Peer>>,
     draining: AtomicBool,
@@ -85,7 +82,6 @@ pub(crate) struct Parts {
     pub offline: Offline,
     pub boots: Boots,
     pub boot: u64,
-    pub published_wills: HashSet<WillMark>,
 }
 
 pub(crate) fn wall_ms() -> u64 {
@@ -117,7 +113,6 @@ impl Gateway {
             offline: p.offline,
             boots: p.boots,
             boot: p.boot,
-            published_wills: p.published_wills,
             totals: Totals::default(),
             peers: DashMap::new(),
             draining: AtomicBool::new(false),
@@ -137,12 +132,9 @@ impl Gateway {
         (self.start + std::time::Duration::from_millis(monotonic_ms)).into()
     }
 
-    /// Index of the topic's partition: xxh3-64 modulo their number, so a topic never moves.
+    /// Index of the topic's partition.
     pub fn partition_of(&self, topic: &str) -> usize {
-        match self.partitions.len() as u64 {
-            1 => 0,
-            n => (hash(topic.as_bytes()) % n) as usize,
-        }
+        partition_of(topic, self.partitions.len())
     }
 
     pub fn peer(&self) -> Arc<Peer> {

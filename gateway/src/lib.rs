@@ -6,6 +6,7 @@
 mod boot;
 mod directory;
 mod driver;
+mod fold;
 mod gateway;
 mod http;
 mod offline;

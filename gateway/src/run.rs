@@ -6,25 +6,18 @@
 use crate::{
     boot::Boots,
     driver::Driver,
-    gateway::{Gateway, Parts, stored, wall_ms},
+    fold::fold,
+    gateway::{Gateway, Parts, wall_ms},
     http,
     offline::{self, Offline},
     tail::{Bell, Tail},
     tcp,
 };
-use parking_lot::RwLock;
-use std::{
-    collections::HashSet,
-    fmt, io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, mpsc},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::mpsc::unbounded_channel};
 use weir_bridge::feed::Feed;
-use weir_core::{ids::PartitionId, message::WillMark, retained::Retained, session::Session};
-use weir_log::{Engine, Everything, Fetch, FileEngine, Limits, Nobody, OpenError, Put, ReadError, Wake, Wanted, Watermark};
+use weir_core::{ids::PartitionId, session::Session};
+use weir_log::{Engine, FileEngine, Limits, Nobody, OpenError, Put, ReadError, Wake, Watermark};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -101,7 +94,7 @@ async fn main(options: &Options) -> Result<(), RunError> {
 
     let (engine, found) = tokio::task::block_in_place(|| open(options))?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let (retained, published_wills) = tokio::task::block_in_place(|| fold(&*engine, &found.wills))?;
+    let retained = tokio::task::block_in_place(|| fold(&*engine, &found.sessions))?;
     let boot = found.boots.current();
     let mut boots = found.boots;
     let (key, value) = boots.begin(boot, wall_ms());
@@ -118,7 +111,7 @@ async fn main(options: &Options) -> Result<(), RunError> {
     let feed = Feed::start(engine.clone());
     let (offline, due) = Offline::new();
     found.due.into_iter().for_each(|(at, client_id)| offline.look(at, &client_id));
-    let gateway = Arc::new(Gateway::new(Parts { engine: engine.clone(), tails, retained, offline, boots, boot, published_wills }));
+    let gateway = Arc::new(Gateway::new(Parts { engine: engine.clone(), tails, retained, offline, boots, boot }));
     let looking = gateway.clone();
     tokio::spawn(offline::run(due, wall_ms, async move |client_id: Box<str>| {
         if let Some(driver) = Driver::offline(looking.clone(), &client_id) {
@@ -166,7 +159,8 @@ impl Stop {
 #[derive(Default)]
 struct Found {
     boots: Boots,
-    wills: HashSet<WillMark>,
+    /// Client id of each session.
+    sessions: HashMap<u64, Box<str>>,
     due: Vec<(u64, Box<str>)>,
 }
 
@@ -179,7 +173,7 @@ fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
             Vec::new()
         }
         Some(Ok(s)) => {
-            found.wills.extend(s.will_mark());
+            found.sessions.insert(s.sid(), s.client_id().into());
             // Connected when the process ended: at once. Else when the tag says, if it ever ends.
             let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
             found.due.extend(at.map(|at| (at, s.client_id().into())));
@@ -203,39 +197,6 @@ fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
 fn session(key: &[u8], value: &[u8]) -> Option<Result<Session, String>> {
     let client_id = std::str::from_utf8(key.strip_prefix(b"c/")?).ok()?;
     Some(Session::decode(client_id, value).map_err(|e| format!("key c/{client_id}: {e}")))
-}
-
-type Folded = (Vec<Arc<RwLock<Retained>>>, HashSet<WillMark>);
-
-/// Reads every partition once: retained messages, and which of `wills` were published.
-fn fold(engine: &dyn Engine, wills: &HashSet<WillMark>) -> Result<Folded, RunError> {
-    let mut views = Vec::new();
-    let mut published = HashSet::new();
-    for p in engine.partitions() {
-        let mut view = Retained::default();
-        let span = engine.span(p.id);
-        let mut from = span.start;
-        let start = std::time::Instant::now();
-        let mut told = start;
-        while from < span.durable {
-            let (tx, rx) = mpsc::channel();
-            let wanted = Wanted::Range { from, to: span.durable, select: Arc::new(Everything) };
-            let fetch = Fetch { partition: p.id, wanted, records_max: u32::MAX, bytes_max: 4 << 20 };
-            engine.fetch(fetch, Box::new(move |f| drop(tx.send(f))));
-            let fetched = rx.recv().unwrap_or(Err(ReadError::Stopping)).map_err(RunError::Read)?;
-            for m in fetched.batch.iter().filter_map(|r| stored(&r)) {
-                view.apply(&m);
-                published.extend(m.will.filter(|mark| wills.contains(mark)));
-            }
-            from = fetched.next;
-            if told.elapsed() > Duration::from_secs(2) {
-                told = std::time::Instant::now();
-                tracing::info!("reading {}/{}: record {from} of {}", p.stream, p.number, span.durable);
-            }
-        }
-        views.push(Arc::new(RwLock::new(view)));
-    }
-    Ok((views, published))
 }
 
 /// For the start only: waits on the spot.

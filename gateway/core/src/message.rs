@@ -8,7 +8,7 @@
 
 use crate::{
     ids::Offset,
-    packet::{Publish, Qos, Will},
+    packet::{PacketId, Publish, Qos, Will},
     property::{Properties, PropertiesBuf, Property},
 };
 use std::borrow::Cow;
@@ -17,6 +17,15 @@ const RETAIN: u8 = 1 << 2;
 const SID: u8 = 1 << 3;
 const EXPIRY: u8 = 1 << 4;
 const WILL: u8 = 1 << 5;
+
+/// Index of a topic's partition among `partitions`: a topic never moves.
+#[must_use]
+pub fn partition_of(topic: &str, partitions: usize) -> usize {
+    match partitions {
+        0 | 1 => 0,
+        n => (hash(topic.as_bytes()) % n as u64) as usize,
+    }
+}
 
 /// xxh3-64, seed 0. Partitions and origins rest on it: it never changes.
 #[must_use]
@@ -31,6 +40,49 @@ pub struct WillMark {
     pub connection: u64,
 }
 
+/// One exchange of QoS 2 of one session: its PUBLISH has this mark, and so has the note that ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Exchange {
+    pub sid: u64,
+    pub packet_id: PacketId,
+    /// Counts the session's exchanges; never reused.
+    pub seq: u64,
+}
+
+/// What a record says about a session, atomically with its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mark {
+    Will(WillMark),
+    Exchange(Exchange),
+}
+
+impl Mark {
+    #[must_use]
+    pub fn sid(&self) -> u64 {
+        match self {
+            Self::Will(w) => w.sid,
+            Self::Exchange(e) => e.sid,
+        }
+    }
+}
+
+/// The end of an exchange, as a note in the partition of its message: the peer has released the packet id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    pub client_hash: u64,
+    pub exchange: Exchange,
+}
+
+impl Release {
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        let mut meta = Meta { flags: 0, bytes: [0; 34], len: 0 };
+        meta.put(&self.client_hash.to_le_bytes());
+        meta.mark(Mark::Exchange(self.exchange));
+        meta
+    }
+}
+
 /// A message to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
@@ -39,7 +91,7 @@ pub struct Message<'a> {
     pub retain: bool,
     pub client_hash: u64,
     pub expires_ms: Option<u64>,
-    pub will: Option<WillMark>,
+    pub mark: Option<Mark>,
     pub headers: Cow<'a, [u8]>,
     pub payload: &'a [u8],
 }
@@ -62,6 +114,17 @@ impl Meta {
         self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
     }
+
+    fn mark(&mut self, mark: Mark) {
+        let (packet_id, seq) = match mark {
+            Mark::Will(w) => (0, w.connection),
+            Mark::Exchange(e) => (e.packet_id.get(), e.seq),
+        };
+        self.flags |= if matches!(mark, Mark::Will(_)) { SID | WILL } else { SID };
+        self.put(&mark.sid().to_le_bytes());
+        self.put(&packet_id.to_le_bytes());
+        self.put(&seq.to_le_bytes());
+    }
 }
 
 /// Properties without expiry and topic alias, and the expiry: borrowed where there is nothing to leave out.
@@ -82,31 +145,57 @@ impl<'a> Message<'a> {
     pub fn of_publish(p: &Publish<'a>, topic: &'a str, client_hash: u64, wall_ms: u64) -> Self {
         let (headers, expiry) = headers(p.properties);
         let expires_ms = expiry.map(|s| wall_ms + u64::from(s) * 1000);
-        Self { topic, qos: p.qos, retain: p.retain, client_hash, expires_ms, will: None, headers, payload: p.payload }
+        Self { topic, qos: p.qos, retain: p.retain, client_hash, expires_ms, mark: None, headers, payload: p.payload }
     }
 
     #[must_use]
     pub fn of_will(w: &Will<'a>, mark: WillMark, client_hash: u64, wall_ms: u64) -> Self {
         let (headers, expiry) = headers(w.properties);
         let expires_ms = expiry.map(|s| wall_ms + u64::from(s) * 1000);
-        Self { topic: w.topic, qos: w.qos, retain: w.retain, client_hash, expires_ms, will: Some(mark), headers, payload: w.payload }
+        let mark = Some(Mark::Will(mark));
+        Self { topic: w.topic, qos: w.qos, retain: w.retain, client_hash, expires_ms, mark, headers, payload: w.payload }
     }
 
     #[must_use]
     pub fn meta(&self) -> Meta {
         let mut meta = Meta { flags: self.qos as u8 | if self.retain { RETAIN } else { 0 }, bytes: [0; 34], len: 0 };
         meta.put(&self.client_hash.to_le_bytes());
-        if let Some(will) = self.will {
-            meta.flags |= SID | WILL;
-            meta.put(&will.sid.to_le_bytes());
-            meta.put(&[0, 0]);
-            meta.put(&will.connection.to_le_bytes());
+        if let Some(mark) = self.mark {
+            meta.mark(mark);
         }
         if let Some(ms) = self.expires_ms {
             meta.flags |= EXPIRY;
             meta.put(&ms.to_le_bytes());
         }
         meta
+    }
+}
+
+/// Client hash, mark, and what follows.
+fn parse_meta(flags: u8, meta: &[u8]) -> Option<(u64, Option<Mark>, &[u8])> {
+    let word = |b: &[u8; 8]| u64::from_le_bytes(*b);
+    let (hash, meta) = meta.split_first_chunk::<8>()?;
+    if flags & SID == 0 {
+        return Some((word(hash), None, meta));
+    }
+    let (sid, rest) = meta.split_first_chunk::<8>()?;
+    let (id, rest) = rest.split_first_chunk::<2>()?;
+    let (seq, rest) = rest.split_first_chunk::<8>()?;
+    let (sid, seq) = (word(sid), word(seq));
+    let mark = if flags & WILL != 0 {
+        Mark::Will(WillMark { sid, connection: seq })
+    } else {
+        Mark::Exchange(Exchange { sid, packet_id: PacketId::new(u16::from_le_bytes(*id))?, seq })
+    };
+    Some((word(hash), Some(mark), rest))
+}
+
+/// The exchange that a note ends; `None`: not a note of this format.
+#[must_use]
+pub fn parse_release(flags: u8, meta: &[u8]) -> Option<Exchange> {
+    match parse_meta(flags, meta)? {
+        (_, Some(Mark::Exchange(exchange)), _) => Some(exchange),
+        _ => None,
     }
 }
 
@@ -119,7 +208,7 @@ pub struct Stored<'a> {
     pub qos: Qos,
     pub retain: bool,
     pub client_hash: u64,
-    pub will: Option<WillMark>,
+    pub mark: Option<Mark>,
     pub expires_ms: Option<u64>,
     /// UTF-8, as it was when it was published.
     pub topic: &'a [u8],
@@ -139,23 +228,15 @@ impl<'a> Stored<'a> {
         headers: &'a [u8],
         payload: &'a [u8],
     ) -> Option<Self> {
-        let word = |b: &[u8; 8]| u64::from_le_bytes(*b);
-        let (hash, mut meta) = meta.split_first_chunk::<8>()?;
-        let mut will = None;
-        if flags & SID != 0 {
-            let (sid, rest) = meta.split_first_chunk::<8>()?;
-            let (connection, rest) = rest.get(2..)?.split_first_chunk::<8>()?;
-            will = (flags & WILL != 0).then_some(WillMark { sid: word(sid), connection: word(connection) });
-            meta = rest;
-        }
-        let expires_ms = if flags & EXPIRY != 0 { Some(word(meta.first_chunk()?)) } else { None };
+        let (client_hash, mark, meta) = parse_meta(flags, meta)?;
+        let expires_ms = if flags & EXPIRY != 0 { Some(u64::from_le_bytes(*meta.first_chunk()?)) } else { None };
         Some(Self {
             offset,
             time_ms,
             qos: Qos::from_bits(flags & 3)?,
             retain: flags & RETAIN != 0,
-            client_hash: word(hash),
-            will,
+            client_hash,
+            mark,
             expires_ms,
             topic,
             headers: Properties::from_stored(headers),
@@ -174,6 +255,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_release_names_its_exchange() {
+        let exchange = Exchange { sid: 1 << 40 | 3, packet_id: PacketId::MAX, seq: 9 };
+        let meta = Release { client_hash: 7, exchange }.meta();
+        assert_eq!(parse_release(meta.flags, meta.bytes()), Some(exchange));
+        for cut in 0..meta.bytes().len() {
+            assert_eq!(parse_release(meta.flags, &meta.bytes()[..cut]), None);
+        }
+    }
+
+    #[test]
     fn what_goes_in_comes_out() {
         let properties: PropertiesBuf =
             [Property::ContentType("t"), Property::MessageExpiryInterval(5), Property::UserProperty(("a", "b"))].into_iter().collect();
@@ -190,7 +281,7 @@ mod tests {
         let (meta, kept) = (message.meta(), [Property::ContentType("t"), Property::UserProperty(("a", "b"))]);
         let stored = Stored::parse(Offset(9), 2, meta.flags, meta.bytes(), b"a/b", &message.headers, b"x").expect("whole");
         assert_eq!((stored.qos, stored.retain, stored.client_hash, stored.expires_ms), (Qos::AtLeastOnce, true, 7, Some(6_000)));
-        assert!(stored.headers.iter().eq(kept) && stored.will.is_none());
+        assert!(stored.headers.iter().eq(kept) && stored.mark.is_none());
         assert!(stored.is_expired(6_000) && !stored.is_expired(5_999));
 
         let will = Will { qos: Qos::AtMostOnce, retain: false, properties: properties.as_properties(), topic: "w", payload: b"" };
@@ -199,7 +290,7 @@ mod tests {
         let meta = message.meta();
         assert_eq!(meta.flags, SID | EXPIRY | WILL);
         let stored = Stored::parse(Offset(9), 2, meta.flags, meta.bytes(), b"w", &message.headers, b"").expect("whole");
-        assert_eq!((stored.will, stored.expires_ms), (Some(mark), Some(5_000)));
+        assert_eq!((stored.mark, stored.expires_ms), (Some(Mark::Will(mark)), Some(5_000)));
         for cut in 0..meta.bytes().len() {
             assert!(Stored::parse(Offset(9), 2, meta.flags, &meta.bytes()[..cut], b"w", &[], b"").is_none());
         }

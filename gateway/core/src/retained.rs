@@ -86,7 +86,7 @@ mod tests {
             qos: Qos::AtMostOnce,
             retain,
             client_hash: 0,
-            will: None,
+            mark: None,
             expires_ms: None,
             topic: topic.as_bytes(),
             headers: Properties::default(),

@@ -145,7 +145,7 @@ impl Driver {
     /// True: something was sent at once, go on.
     fn next_feed(&mut self, now: Now) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
-        if let Some((p, offsets)) = session.resend_next() {
+        if let Some((p, offsets)) = session.resend_next(&mut self.out) {
             self.fetch(Feed::Resend(offsets.clone()), p, exactly(offsets.into_iter()));
             return false;
         }

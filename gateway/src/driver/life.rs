@@ -56,17 +56,10 @@ impl Driver {
         if s.boot() == self.gateway.boot { now.wall_ms } else { self.gateway.boots.ended(s.boot()) }
     }
 
-    fn settle(&self, s: &mut Session) {
-        if s.will_mark().is_some_and(|mark| self.gateway.published_wills.contains(&mark)) {
-            s.forget_will();
-        }
-    }
-
     fn loaded_for(&mut self, now: Now, request: ConnectRequest, session: Option<Session>) {
         let Some(mut session) = session else { return self.run(now, &request, None, false) };
         let alive = session.expires_at(self.ended(now, &session)).is_none_or(|at| at > now.wall_ms);
         if session.was_connected() && session.has_will() {
-            self.settle(&mut session);
             let ended = self.ended(now, &session);
             session.end_after_restart(ended);
             self.phase = Phase::Settling(request, Box::new(session), alive);
@@ -83,7 +76,6 @@ impl Driver {
         let ended = self.ended(now, &session);
         let expired = session.expires_at(ended).is_some_and(|at| at <= now.wall_ms);
         let will_due = session.was_connected() && session.has_will();
-        self.settle(&mut session);
         if expired {
             session.expire();
         }

@@ -23,7 +23,7 @@ use weir_core::{
     ids::{Now, PartitionId, Receipt, Source, Watermark},
     message::Message,
     packet::{Packet, ReasonCode, Version},
-    session::{Action, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
+    session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
 };
 use weir_log::{AppendError, Kind, Put, Records, Wake, record::PushError};
 
@@ -75,7 +75,7 @@ pub(crate) struct Driver {
     pub out: Vec<u8>,
     /// Per partition: records of this pass.
     records: Vec<Records>,
-    /// QoS 1 messages of this pass, in order: index of the partition and how many.
+    /// What is acknowledged of this pass, in order: index of the partition and how many.
     runs: Vec<(usize, u32)>,
     /// Receipts of this pass, per partition.
     receipts: Vec<Option<Receipt>>,
@@ -288,8 +288,8 @@ impl Driver {
             Phase::FirstPacket { .. } => self.first_packet(packet),
             Phase::Running(session) => match session.packet(now, packet, &mut self.out) {
                 Ok(None) => {}
-                Ok(Some(message)) => {
-                    if self.append(&message).is_err() {
+                Ok(Some(append)) => {
+                    if self.append(&append).is_err() {
                         self.violation(now, Violation { reason: ReasonCode::PACKET_TOO_LARGE, statement: "a message that is no record" });
                     }
                 }
@@ -345,11 +345,20 @@ impl Driver {
         self.leave();
     }
 
-    /// Encodes a message into the records of its partition.
-    fn append(&mut self, m: &Message<'_>) -> Result<(), PushError> {
-        let p = self.gateway.partition_of(m.topic);
-        encode(m, &mut self.records[p])?;
-        if m.qos != weir_core::packet::Qos::AtMostOnce {
+    /// Encodes it into the records of its partition.
+    fn append(&mut self, append: &Append<'_>) -> Result<(), PushError> {
+        let (p, acknowledged) = match append {
+            Append::Message(m) => (self.gateway.partition_of(m.topic), m.qos != weir_core::packet::Qos::AtMostOnce),
+            Append::Release(p, _) => (self.gateway.partitions.iter().position(|q| q == p).unwrap_or(0), true),
+        };
+        match append {
+            Append::Message(m) => encode(m, &mut self.records[p])?,
+            Append::Release(_, r) => {
+                let meta = r.meta();
+                self.records[p].push(Kind::Note, meta.flags, meta.bytes(), b"", b"", b"")?;
+            }
+        }
+        if acknowledged {
             match self.runs.last_mut() {
                 Some((q, n)) if *q == p => *n += 1,
                 _ => self.runs.push((p, 1)),
@@ -533,11 +542,8 @@ impl Driver {
     fn put_value(&mut self, now: Now, action: Action) {
         let Some(session) = self.phase.session() else { return };
         let value = (action == Action::PutValue).then(|| session.value());
-        // The deadline, where it is known: while it is connected there is none.
-        let deadline = if session.was_connected() { None } else { session.expires_at(0) };
-        let tag = deadline.map_or(0, |at| u32::try_from(at.div_ceil(1_000)).unwrap_or(u32::MAX));
         let key = session_key(session.client_id());
-        match self.gateway.engine.state().put(&[Put { key: &key, tag, value: value.as_deref() }], &self.who) {
+        match self.gateway.engine.state().put(&[Put { key: &key, tag: session.tag(), value: value.as_deref() }], &self.who) {
             Ok(receipt) => self.event(now, Event::PutSubmitted(Receipt(receipt.0))),
             Err(AppendError::Full) => self.put = Some(action),
             Err(AppendError::TooLarge { bytes, .. }) => {

@@ -6,6 +6,8 @@
 use super::{
     Action, INFLIGHT_MAX, KEY_BYTES_MAX, Life, Outbound, OwnedWill, PACKET_BYTES_MAX, PartitionReader, RECEIVE_MAXIMUM, Session,
     Subscriptions,
+    exchanges::Exchanges,
+    held::Held,
     inbound::{Inbound, Reply, Until},
 };
 use crate::{
@@ -62,9 +64,6 @@ impl ConnectRequest {
         if c.client_id.is_empty() && c.version == Version::V311 && !c.clean_start || c.client_id.len() > KEY_BYTES_MAX {
             return Err(refusal(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID));
         }
-        if c.will.is_some_and(|w| w.qos > crate::packet::Qos::AtLeastOnce) {
-            return Err(refusal(ReasonCode::QOS_NOT_SUPPORTED));
-        }
         if c.will.is_some_and(|w| w.topic.starts_with("$SYS") || w.topic.len() > KEY_BYTES_MAX) {
             return Err(refusal(ReasonCode::TOPIC_NAME_INVALID));
         }
@@ -120,6 +119,7 @@ impl Session {
             self.sid = joining.sid;
             self.connection = 0;
             self.subscriptions = Subscriptions::default();
+            self.exchanges = Exchanges::default();
             self.outbound = Outbound::default();
             self.paging.clear();
             self.readers.clear();
@@ -141,6 +141,7 @@ impl Session {
         self.heard_ms = now.monotonic_ms;
         self.outbound.window_max = request.receive_maximum;
         self.outbound.packet_bytes_max = request.packet_bytes_max;
+        self.held = Held::default();
         self.outbound.resend = 0..self.outbound.window.len();
         self.join(joining, present);
         let until = if self.is_stored() || self.in_store {
@@ -172,7 +173,6 @@ impl Session {
         if self.version == Version::V5 {
             properties
                 .push(Property::ReceiveMaximum(RECEIVE_MAXIMUM))
-                .push(Property::MaximumQos(true))
                 .push(Property::MaximumPacketSize(PACKET_BYTES_MAX as u32))
                 .push(Property::SharedSubscriptionAvailable(false));
             if request.assigned {

@@ -3,7 +3,7 @@
 //! Invariant: an acknowledgement leaves only when its receipt, and every one before it, is durable (P1) [MQTT-4.6.0-2].
 //! Must not know: how anything becomes durable.
 
-use super::{Paging, RECEIVE_MAXIMUM, Session, Violation};
+use super::{Paging, RECEIVE_MAXIMUM, Session, Violation, exchanges::Exchanges};
 use crate::{
     ids::{Now, PartitionId, Receipt, Source, SubscribeId},
     message::Message,
@@ -15,7 +15,12 @@ use std::collections::VecDeque;
 /// An acknowledgement to come.
 #[derive(Debug)]
 pub(super) enum Reply {
+    /// PUBACK.
     Publish(PacketId, ReasonCode),
+    /// PUBREC.
+    Received(PacketId, ReasonCode),
+    /// PUBCOMP.
+    Completed(PacketId, ReasonCode),
     Connect(Vec<u8>),
     Subscribe(Subscribed),
     Unsubscribe(Vec<u8>),
@@ -62,7 +67,7 @@ impl Inbound {
         self.queue.push_back((until, ack));
     }
 
-    /// Replyowledgements that have not left.
+    /// Acknowledgements that have not left.
     pub fn waiting(&self) -> usize {
         self.queue.len()
     }
@@ -71,14 +76,17 @@ impl Inbound {
         self.publishes
     }
 
-    /// The next `n` messages have `receipt`.
-    pub fn submitted(&mut self, p: PartitionId, receipt: Receipt, n: u32) {
+    /// The next `n` records have `receipt`.
+    pub fn submitted(&mut self, p: PartitionId, receipt: Receipt, n: u32, exchanges: &mut Exchanges) {
         let mut left = n;
         while left > 0 {
-            let Some((until, _)) = self.queue.get_mut(self.submitted) else { return };
+            let Some((until, reply)) = self.queue.get_mut(self.submitted) else { return };
             if *until == Until::Appended {
                 *until = Until::Durable(Source::Partition(p), receipt);
                 left -= 1;
+                if let Reply::Received(id, _) | Reply::Completed(id, _) = reply {
+                    exchanges.submitted(*id, receipt);
+                }
             }
             self.submitted += 1;
         }
@@ -113,10 +121,14 @@ impl Inbound {
         *until == Until::Put
     }
 
+    pub fn is_durable(&self, source: Source, receipt: Receipt) -> bool {
+        self.durable.iter().any(|(s, r)| *s == source && *r >= receipt)
+    }
+
     pub fn pop_ready(&mut self) -> Option<Reply> {
         let ready = match self.queue.front()?.0 {
             Until::Ready => true,
-            Until::Durable(source, receipt) => self.durable.iter().any(|(s, r)| *s == source && *r >= receipt),
+            Until::Durable(source, receipt) => self.is_durable(source, receipt),
             Until::Appended | Until::Started(_) | Until::Put => false,
         };
         if !ready {
@@ -133,9 +145,6 @@ impl Inbound {
 impl Session {
     pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>) -> Result<Option<Message<'a>>, Violation> {
         self.counts.received += 1;
-        if p.qos == Qos::ExactlyOnce {
-            return Err(Violation::new(ReasonCode::QOS_NOT_SUPPORTED, "MQTT-3.2.2-12: QoS 2 above the Maximum QoS of 1"));
-        }
         for property in p.properties.iter() {
             match property {
                 Property::SubscriptionIdentifier(_) => {
@@ -150,7 +159,9 @@ impl Session {
         if p.topic.len() > super::KEY_BYTES_MAX {
             return Err(Violation::new(ReasonCode::TOPIC_NAME_INVALID, "a topic name above 65,000 bytes"));
         }
-        if self.version == Version::V5 && self.inbound.publishes() >= usize::from(RECEIVE_MAXIMUM) {
+        let in_flight = self.inbound.publishes() + self.exchanges.len();
+        let known = p.qos == Qos::ExactlyOnce && p.packet_id.is_some_and(|id| self.exchanges.is_open(id));
+        if self.version == Version::V5 && p.qos != Qos::AtMostOnce && !known && in_flight >= usize::from(RECEIVE_MAXIMUM) {
             return Err(Violation::new(
                 ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
                 "MQTT-3.3.4-9: more messages in flight than the receive maximum",
@@ -159,17 +170,28 @@ impl Session {
         if p.topic.starts_with("$SYS/") || p.topic == "$SYS" {
             return self.refuse_topic(p).map(|()| None);
         }
-        if let Some(id) = p.packet_id {
-            self.inbound.push(Until::Appended, Reply::Publish(id, ReasonCode::SUCCESS));
-        }
-        Ok(Some(Message::of_publish(p, p.topic, self.client_hash, now.wall_ms)))
+        let mark = match p.packet_id {
+            Some(id) if p.qos == Qos::ExactlyOnce => match self.begin_exchange(p, id) {
+                Some(mark) => mark,
+                None => return Ok(None),
+            },
+            Some(id) => {
+                self.inbound.push(Until::Appended, Reply::Publish(id, ReasonCode::SUCCESS));
+                None
+            }
+            None => None,
+        };
+        Ok(Some(Message { mark, ..Message::of_publish(p, p.topic, self.client_hash, now.wall_ms) }))
     }
 
     /// `$SYS` is the gateway's own. Version 5 is told; 3.1.1 has no way to be told but the end of its connection [MQTT-3.3.5-2].
     fn refuse_topic(&mut self, p: &Publish<'_>) -> Result<(), Violation> {
         self.counts.refused_topic += 1;
         match p.packet_id {
-            Some(id) if self.version == Version::V5 => self.inbound.push(Until::Ready, Reply::Publish(id, ReasonCode::NOT_AUTHORIZED)),
+            Some(id) if self.version == Version::V5 => {
+                let reply = if p.qos == Qos::ExactlyOnce { Reply::Received } else { Reply::Publish };
+                self.inbound.push(Until::Ready, reply(id, ReasonCode::NOT_AUTHORIZED));
+            }
             Some(_) => return Err(Violation::new(ReasonCode::NOT_AUTHORIZED, "MQTT-3.3.5-2: $SYS topics are the gateway's own")),
             None => {}
         }

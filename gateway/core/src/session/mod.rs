@@ -9,6 +9,8 @@
 //! Must not know: sockets, clocks, the log. The shell carries out `Action`s, answers with `Event`s, and gives records to `deliver`.
 
 pub mod connect;
+mod exchanges;
+mod held;
 mod inbound;
 mod outbound;
 mod subscriptions;
@@ -17,6 +19,7 @@ mod transcript;
 pub mod value;
 
 pub use connect::{ConnectRequest, Refusal, refuse};
+pub use exchanges::Fact;
 pub use outbound::Delivery;
 pub use value::OwnedWill;
 
@@ -24,18 +27,20 @@ use crate::{
     codec::encode,
     fanout::Reader,
     ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId, Watermark},
-    message::{Message, WillMark, hash},
+    message::{Message, Release, WillMark, hash},
     packet::{Ack, Disconnect, Packet, PacketId, ReasonCode, Version},
     property::Properties,
 };
+use exchanges::Exchanges;
+use held::Held;
 use inbound::{Inbound, Reply};
 use outbound::Outbound;
 use std::collections::VecDeque;
 use subscriptions::Subscriptions;
 
-/// Inbound QoS 1 messages that wait for the disk; version 5 is told (Receive Maximum), 3.1.1 is not read beyond it.
+/// Inbound messages of QoS 1 that wait for the disk, and of QoS 2 that are not released; version 5 is told (Receive Maximum), 3.1.1 is not read beyond it.
 pub const RECEIVE_MAXIMUM: u16 = 1_024;
-/// Outbound QoS 1 messages on the way to one client: each costs 32 bytes, and the client may set less.
+/// Outbound messages of QoS 1 and 2 on the way to one client: each costs 32 bytes, and the client may set less.
 pub const INFLIGHT_MAX: usize = 1_024;
 /// Subscriptions of one session: its value holds them all and must stay far below a record's limit.
 pub const SUBSCRIPTIONS_MAX: usize = 10_000;
@@ -71,7 +76,7 @@ impl From<crate::codec::DecodeError> for Violation {
 /// What happens to a session, beside packets and records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// So many of the messages with QoS 1 that `packet` gave, in order, got this receipt.
+    /// So many of the notes and messages with QoS 1 and 2 that `packet` gave, in order, got this receipt.
     Submitted(PartitionId, Receipt, u32),
     /// The put or delete that was asked for got this receipt.
     PutSubmitted(Receipt),
@@ -120,6 +125,14 @@ impl Cause {
     }
 }
 
+/// A record that a packet asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Append<'a> {
+    Message(Message<'a>),
+    /// A note in this partition.
+    Release(PartitionId, Release),
+}
+
 /// What the shell is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -142,8 +155,10 @@ pub enum Action {
 enum Life {
     Offline,
     Connected,
-    /// Waits until its will is durable.
+    /// Waits until its will, and what is open of QoS 2, is durable: whoever has the session next knows all of it.
     Ending,
+    /// The same without a will: it is due at the next start.
+    Draining,
     Ended,
 }
 
@@ -195,7 +210,9 @@ pub struct Session {
     will: Option<OwnedWill>,
     subscriptions: Subscriptions,
     readers: Vec<PartitionReader>,
+    exchanges: Exchanges,
     outbound: Outbound,
+    held: Held,
     paging: VecDeque<Paging>,
 
     life: Life,
@@ -230,7 +247,9 @@ impl Session {
             will: None,
             subscriptions: Subscriptions::default(),
             readers: Vec::new(),
+            exchanges: Exchanges::default(),
             outbound: Outbound::default(),
+            held: Held::default(),
             paging: VecDeque::new(),
             life: Life::Offline,
             in_store: false,
@@ -249,6 +268,11 @@ impl Session {
     #[must_use]
     pub fn client_id(&self) -> &str {
         &self.client_id
+    }
+
+    #[must_use]
+    pub fn sid(&self) -> u64 {
+        self.sid
     }
 
     /// Kept when the connection is gone: it outlives it, or its will does.
@@ -292,7 +316,7 @@ impl Session {
     }
 
     pub fn poll_action(&mut self) -> Option<Action> {
-        if std::mem::take(&mut self.put_wanted) {
+        if std::mem::take(&mut self.put_wanted) || self.held.wants_put() {
             self.moved = None;
             if !self.is_stored() {
                 self.in_store = false;
@@ -304,8 +328,8 @@ impl Session {
         self.actions.pop_front()
     }
 
-    /// Takes a packet; a message is to be appended. Replies that need no waiting go to `out`.
-    pub fn packet<'a>(&mut self, now: Now, packet: Packet<'a>, out: &mut Vec<u8>) -> Result<Option<Message<'a>>, Violation> {
+    /// Takes a packet; a record may have to be appended. Replies that need no waiting go to `out`.
+    pub fn packet<'a>(&mut self, now: Now, packet: Packet<'a>, out: &mut Vec<u8>) -> Result<Option<Append<'a>>, Violation> {
         self.heard_ms = now.monotonic_ms;
         match packet {
             Packet::Publish(p) => {
@@ -313,18 +337,15 @@ impl Session {
                 if message.is_none() {
                     self.release(out);
                 }
-                Ok(message)
+                Ok(message.map(Append::Message))
             }
-            Packet::PubAck(a) => {
-                if self.outbound.acknowledge(a.packet_id) {
-                    self.touch(now);
-                }
-                Ok(None)
-            }
+            Packet::PubAck(a) => self.puback(now, a.packet_id).map(|()| None),
+            Packet::PubRec(a) => self.pubrec(now, &a, out).map(|()| None),
+            Packet::PubComp(a) => self.pubcomp(now, a.packet_id).map(|()| None),
             Packet::PubRel(a) => {
-                // No QoS 2 message was accepted, so there is nothing to release [MQTT-4.3.3-11].
-                self.reply(&Packet::PubComp(Ack { reason: ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, ..bare(a.packet_id) }), out);
-                Ok(None)
+                let note = self.end_exchange(a.packet_id)?;
+                self.release(out);
+                Ok(note)
             }
             Packet::Subscribe(s) => {
                 self.subscribe(&s);
@@ -342,9 +363,6 @@ impl Session {
             }
             Packet::Disconnect(d) => self.disconnect(now, &d, out).map(|()| None),
             Packet::Connect(_) => Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-3.1.0-2: a second CONNECT")),
-            Packet::PubRec(_) | Packet::PubComp(_) => {
-                Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-4.3.3-1: an acknowledgement of QoS 2 for no such message"))
-            }
             Packet::Auth(_) => Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-4.12.0-6: AUTH without an authentication method")),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT 5, 2.1.2: a packet that only a server sends"))
@@ -372,16 +390,23 @@ impl Session {
         }
         let will = d.reason == ReasonCode::DISCONNECT_WITH_WILL;
         self.close(now, Cause::Disconnect { will }, out);
+        self.settle();
         Ok(())
     }
 
     pub fn handle(&mut self, now: Now, event: Event, out: &mut Vec<u8>) {
         match event {
-            Event::Submitted(p, receipt, n) => self.inbound.submitted(p, receipt, n),
-            Event::PutSubmitted(receipt) => self.inbound.put_submitted(receipt),
+            Event::Submitted(p, receipt, n) => self.inbound.submitted(p, receipt, n, &mut self.exchanges),
+            Event::PutSubmitted(receipt) => {
+                self.inbound.put_submitted(receipt);
+                self.held.put_submitted(receipt);
+            }
             Event::WillSubmitted(p, receipt) => self.will_receipt = Some((p, receipt)),
             Event::Appended(source, Watermark::Appended(receipt)) => {
                 self.inbound.appended(source, receipt);
+                if source == Source::State {
+                    self.held.appended(receipt, out);
+                }
                 self.will_is_durable(now, source, receipt);
             }
             Event::Appended(_, Watermark::Failed) => self.log_failed(now, out),
@@ -391,6 +416,7 @@ impl Session {
             Event::Closed(cause) => self.close(now, cause, out),
         }
         self.release(out);
+        self.settle();
     }
 
     fn timeout(&mut self, now: Now, out: &mut Vec<u8>) {
@@ -403,9 +429,17 @@ impl Session {
 
     /// Sends acknowledgements whose turn it is.
     fn release(&mut self, out: &mut Vec<u8>) {
+        if self.life != Life::Connected {
+            return;
+        }
         while let Some(ack) = self.inbound.pop_ready() {
             match ack {
                 Reply::Publish(id, reason) => self.reply(&Packet::PubAck(Ack { reason, ..bare(id) }), out),
+                Reply::Received(id, reason) => self.reply(&Packet::PubRec(Ack { reason, ..bare(id) }), out),
+                Reply::Completed(id, reason) => {
+                    self.exchanges.complete(id);
+                    self.reply(&Packet::PubComp(Ack { reason, ..bare(id) }), out);
+                }
                 Reply::Connect(bytes) => {
                     self.connack_sent = true;
                     out.extend_from_slice(&bytes);
@@ -428,24 +462,19 @@ impl Session {
             self.reply(&Packet::Disconnect(Disconnect { reason, properties: Properties::default() }), out);
         }
         self.actions.push_back(Action::Close(cause));
-        self.inbound = Inbound::default();
-        match cause {
-            Cause::Disconnect { will: false } => self.will = None,
-            Cause::Drain => {
-                // As in a crash: the next start counts it as disconnected from then on, and its will is due then.
-                self.put_wanted = self.is_stored();
-                self.life = Life::Ended;
-                self.actions.push_back(Action::HandOver);
-                return;
-            }
-            _ => {}
+        self.held = Held::default();
+        if cause == Cause::Drain {
+            // As in a crash: the next start counts it as disconnected from then on, and its will is due then.
+            self.life = Life::Draining;
+            return;
+        }
+        if cause == (Cause::Disconnect { will: false }) {
+            self.will = None;
         }
         self.since_ms = now.wall_ms;
+        self.life = Life::Ending;
         if self.will.is_some() {
-            self.life = Life::Ending;
             self.actions.push_back(Action::AppendWill);
-        } else {
-            self.end();
         }
     }
 
@@ -456,12 +485,23 @@ impl Session {
             self.will_receipt = None;
             self.will = None;
             self.since_ms = now.wall_ms;
+        }
+    }
+
+    /// Ends when nothing is owed any more.
+    fn settle(&mut self) {
+        let owed = match self.life {
+            Life::Ending => self.will.is_some() || self.exchanges_pending(),
+            Life::Draining => self.exchanges_pending(),
+            Life::Offline | Life::Connected | Life::Ended => true,
+        };
+        if !owed {
             self.end();
         }
     }
 
     fn end(&mut self) {
-        self.was_connected = false;
+        self.was_connected &= self.life == Life::Draining;
         self.life = Life::Ended;
         self.put_wanted = self.is_stored() || self.in_store;
         self.actions.push_back(Action::HandOver);
@@ -469,10 +509,13 @@ impl Session {
 
     fn log_failed(&mut self, now: Now, out: &mut Vec<u8>) {
         self.close(now, Cause::LogFailed, out);
-        if self.life == Life::Ending {
+        if self.life == Life::Ending && self.will.is_some() {
             // The will cannot be published now; the stored value still has it.
             self.life = Life::Ended;
             self.actions.push_back(Action::HandOver);
+        } else if matches!(self.life, Life::Ending | Life::Draining) {
+            // What is open of QoS 2 and not durable is not in the value; if the log has it, the next start finds it there.
+            self.end();
         }
     }
 
@@ -494,22 +537,16 @@ impl Session {
         self.since_ms = if self.was_connected { ended_ms } else { self.since_ms };
         self.was_connected = false;
         self.in_store = true;
+        self.life = Life::Ending;
         if self.will.is_some() {
-            self.life = Life::Ending;
             self.actions.push_back(Action::AppendWill);
-        } else {
-            self.end();
         }
+        self.settle();
     }
 
     /// Its time is over: it ends with its connection, and nothing of it is kept.
     pub fn expire(&mut self) {
         self.expiry_s = 0;
-    }
-
-    /// The will's record is in the log already: a crash came between it and the value without it.
-    pub fn forget_will(&mut self) {
-        self.will = None;
     }
 
     #[must_use]
@@ -522,6 +559,13 @@ impl Session {
     pub fn expires_at(&self, ended_ms: u64) -> Option<u64> {
         let since = if self.was_connected { ended_ms } else { self.since_ms };
         (self.expiry_s != u32::MAX).then(|| since + u64::from(self.expiry_s) * 1_000)
+    }
+
+    /// The deadline in seconds since 1970, where it is known: while it is connected there is none, and 0 says so.
+    #[must_use]
+    pub fn tag(&self) -> u32 {
+        let deadline = if self.was_connected { None } else { self.expires_at(0) };
+        deadline.map_or(0, |at| u32::try_from(at.div_ceil(1_000)).unwrap_or(u32::MAX))
     }
 
     #[must_use]

@@ -1,22 +1,41 @@
-//! What goes out: the window of QoS 1 messages, their packet ids, and how a record becomes a PUBLISH.
+//! What goes out: the window of messages with QoS 1 and 2, their packet ids, and how a record becomes a PUBLISH.
 //!
 //! Invariant: an entry leaves the window only by the peer's acknowledgement; ids count from 1 and skip those in use; the window is
-//! in the order of first sending [MQTT-4.6.0-6].
+//! in the order of first sending [MQTT-4.6.0-6]. Of a session that outlives its connection, a QoS 2 PUBLISH leaves only when the value that
+//! says *sent* is durable, and a PUBREL only when the one that says *released* is: else a crash delivers twice, or forgets an id that the peer
+//! holds.
 //! Must not know: where records come from.
 
-use super::{INFLIGHT_MAX, Paging, Session, subscriptions::Granted};
+use super::{INFLIGHT_MAX, Paging, Session, Violation, bare, subscriptions::Granted};
 use crate::{
-    codec::publish_head,
+    codec::{encode, publish_head},
     fanout::{Inbox, Step},
     ids::{Now, Offset, PartitionId},
     message::Stored,
-    packet::{PacketId, Qos, Version},
+    packet::{Ack, Packet, PacketId, Qos, ReasonCode, Version},
     property::{Properties, PropertiesBuf, Property},
 };
 use std::collections::VecDeque;
 
 /// Packet ids in a round [MQTT-2.2.1-3].
 const IDS: u64 = 65_535;
+
+/// How far the exchange of one message has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// QoS 1: waits for PUBACK.
+    Unacknowledged,
+    /// QoS 2: waits for PUBREC.
+    Sent,
+    /// QoS 2: waits for PUBCOMP; the record is needed no more.
+    Released,
+}
+
+impl Stage {
+    fn qos(self) -> Qos {
+        if self == Self::Unacknowledged { Qos::AtLeastOnce } else { Qos::ExactlyOnce }
+    }
+}
 
 /// One message on its way to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +46,7 @@ pub(super) struct Inflight {
     pub offset: Offset,
     /// Sent because of a subscription, from the retained messages.
     pub retained: bool,
+    pub stage: Stage,
 }
 
 fn id_of(ordinal: u64) -> PacketId {
@@ -75,17 +95,30 @@ impl Outbound {
         }
     }
 
-    /// True: the id was in the window.
-    pub fn acknowledge(&mut self, id: PacketId) -> bool {
-        let found = match self.window.front() {
+    fn find(&self, id: PacketId) -> Option<usize> {
+        match self.window.front() {
             Some(f) if id_of(f.ordinal) == id => Some(0),
             _ => self.window.iter().position(|f| id_of(f.ordinal) == id),
-        };
-        let Some(i) = found else { return false };
+        }
+    }
+
+    fn remove(&mut self, i: usize) {
         self.window.remove(i);
         self.resend.start -= usize::from(i < self.resend.start);
         self.resend.end -= usize::from(i < self.resend.end);
-        true
+    }
+
+    /// The exchange of `id`, which must be at `stage`, is over. False: there is none, as after an acknowledgement that came twice.
+    fn finish(&mut self, id: PacketId, stage: Stage) -> Result<bool, Violation> {
+        let Some(i) = self.find(id) else { return Ok(false) };
+        if self.window.get(i).is_some_and(|f| f.stage != stage) {
+            return Err(Violation::new(
+                ReasonCode::PROTOCOL_ERROR,
+                "MQTT-4.3.3-1: an acknowledgement that is not the next step of its message",
+            ));
+        }
+        self.remove(i);
+        Ok(true)
     }
 
     fn has_room(&self) -> bool {
@@ -103,6 +136,62 @@ pub enum Delivery {
 }
 
 impl Session {
+    pub(super) fn puback(&mut self, now: Now, id: PacketId) -> Result<(), Violation> {
+        if self.outbound.finish(id, Stage::Unacknowledged)? {
+            self.touch(now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn pubcomp(&mut self, now: Now, id: PacketId) -> Result<(), Violation> {
+        if self.outbound.finish(id, Stage::Released)? {
+            self.touch(now);
+        }
+        Ok(())
+    }
+
+    /// The peer has the message, or will not have it [MQTT-4.3.3-4]; whoever asks is told to release, also what nobody knows.
+    pub(super) fn pubrec(&mut self, now: Now, a: &Ack<'_>, out: &mut Vec<u8>) -> Result<(), Violation> {
+        let refused = a.reason.0 >= 0x80;
+        let Some(f) = self.outbound.find(a.packet_id).and_then(|i| self.outbound.window.get_mut(i)) else {
+            if !refused {
+                self.pubrel(a.packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, false, out);
+            }
+            return Ok(());
+        };
+        match f.stage {
+            Stage::Sent if refused => {
+                self.outbound.finish(a.packet_id, Stage::Sent)?;
+                self.touch(now);
+            }
+            Stage::Sent => {
+                f.stage = Stage::Released;
+                self.pubrel(a.packet_id, ReasonCode::SUCCESS, true, out);
+            }
+            Stage::Released => self.pubrel(a.packet_id, ReasonCode::SUCCESS, false, out),
+            Stage::Unacknowledged => {
+                return Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-4.3.2-2: a PUBREC for a message with QoS 1"));
+            }
+        }
+        Ok(())
+    }
+
+    fn pubrel(&mut self, id: PacketId, reason: ReasonCode, news: bool, out: &mut Vec<u8>) {
+        self.emit(news, out, |s, out| encode(&Packet::PubRel(Ack { reason, ..bare(id) }), s.version, out));
+    }
+
+    /// Writes to `out`, or behind what waits for the value: when the value has news that must be durable first, or others wait already.
+    fn emit<T>(&mut self, news: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Self, &mut Vec<u8>) -> T) -> T {
+        // What dies with the connection needs no value.
+        if self.expiry_s == 0 || !news && self.held.is_empty() {
+            return write(self, out);
+        }
+        let mut held = std::mem::take(&mut self.held.bytes);
+        let result = write(self, &mut held);
+        self.held.bytes = held;
+        result
+    }
+
     /// May records be given now? Not before the CONNACK, not between a SUBSCRIBE and its SUBACK.
     #[must_use]
     pub fn may_deliver(&self) -> bool {
@@ -170,16 +259,25 @@ impl Session {
         retained: bool,
         out: &mut Vec<u8>,
     ) -> Delivery {
-        if granted.qos == Qos::AtMostOnce {
-            self.write(now, r, (false, Qos::AtMostOnce, retain), None, &granted.identifiers, out);
-            return Delivery::Done;
+        if self.held.is_full() {
+            return Delivery::NoRoom;
         }
+        let stage = match granted.qos {
+            Qos::AtMostOnce => {
+                let flags = (false, Qos::AtMostOnce, retain);
+                self.emit(false, out, |s, out| s.write(now, r, flags, None, &granted.identifiers, out));
+                return Delivery::Done;
+            }
+            Qos::AtLeastOnce => Stage::Unacknowledged,
+            Qos::ExactlyOnce => Stage::Sent,
+        };
         if !self.outbound.has_room() {
             return Delivery::NoRoom;
         }
-        let ordinal = self.outbound.take_id();
-        if self.write(now, r, (false, granted.qos, retain), Some(id_of(ordinal)), &granted.identifiers, out) {
-            self.outbound.window.push_back(Inflight { ordinal, partition, offset: r.offset, retained });
+        let (ordinal, flags) = (self.outbound.take_id(), (false, granted.qos, retain));
+        let write = |s: &mut Self, out: &mut Vec<u8>| s.write(now, r, flags, Some(id_of(ordinal)), &granted.identifiers, out);
+        if self.emit(stage == Stage::Sent, out, write) {
+            self.outbound.window.push_back(Inflight { ordinal, partition, offset: r.offset, retained, stage });
         }
         Delivery::Done
     }
@@ -218,17 +316,25 @@ impl Session {
         true
     }
 
-    /// The next messages that were sent in an earlier life and not acknowledged: offsets of one partition, ascending.
+    /// The next messages that were sent in an earlier life and not acknowledged: offsets of one partition, ascending. What was released is
+    /// released again on the way, in its place [MQTT-4.4.0-1].
     #[must_use]
-    pub fn resend_next(&self) -> Option<(PartitionId, Vec<Offset>)> {
-        let resend = &self.outbound.resend;
+    pub fn resend_next(&mut self, out: &mut Vec<u8>) -> Option<(PartitionId, Vec<Offset>)> {
         // Not more at once than the client takes now [MQTT-3.3.4-9].
-        let end = resend.end.min(resend.start + 64).min(self.outbound.window_max);
+        let end = self.outbound.resend.end.min(self.outbound.window_max);
+        while let Some(f) = self.outbound.window.get(self.outbound.resend.start).copied()
+            && self.outbound.resend.start < end
+            && f.stage == Stage::Released
+        {
+            self.pubrel(id_of(f.ordinal), ReasonCode::SUCCESS, false, out);
+            self.outbound.resend.start += 1;
+        }
+        let start = self.outbound.resend.start;
         let mut offsets: Vec<Offset> = Vec::new();
         let mut partition = None;
-        for f in self.outbound.window.range(resend.start..end.max(resend.start)) {
+        for f in self.outbound.window.range(start..end.min(start + 64).max(start)) {
             let fits = partition.is_none_or(|p| p == f.partition) && offsets.last().is_none_or(|o| *o < f.offset);
-            if !fits {
+            if !fits || f.stage == Stage::Released {
                 break;
             }
             partition = Some(f.partition);
@@ -237,27 +343,38 @@ impl Session {
         partition.map(|p| (p, offsets))
     }
 
-    /// Sends them again, with their ids and DUP [MQTT-3.3.1-1, MQTT-4.4.0-1]. Those that the log no longer has are given up.
+    /// Sends them again, with their ids and DUP [MQTT-3.3.1-1, MQTT-4.4.0-1]. Those that the log no longer has are given up, but an id of
+    /// QoS 2, which the peer may hold, is released.
     pub fn resend<'a>(&mut self, now: Now, offsets: &[Offset], found: impl Iterator<Item = Stored<'a>>, out: &mut Vec<u8>) {
         let mut found = found.peekable();
         let mut granted = std::mem::take(&mut self.outbound.granted);
         for offset in offsets {
+            let first = self.outbound.resend.start;
             // Acknowledged meanwhile?
-            let first = self.outbound.resend.clone().next().and_then(|i| self.outbound.window.get(i)).copied();
-            let Some(f) = first.filter(|f| f.offset == *offset) else { continue };
+            let entry = self.outbound.window.get(first).filter(|f| self.outbound.resend.contains(&first) && f.offset == *offset);
+            let Some(f) = entry.copied() else { continue };
             while found.next_if(|r| r.offset < *offset).is_some() {}
             let record = found.next_if(|r| r.offset == *offset);
+            let id = id_of(f.ordinal);
             let sent = record.is_some_and(|r| {
-                // Whatever it was granted then, it completes with QoS 1; a filter that is gone gives no identifiers.
+                // Whatever it was granted then, it completes with the QoS it began with; a filter that is gone gives no identifiers.
                 self.subscriptions.grant(f.partition, &r, self.client_hash, &mut granted);
-                let retain = f.retained || granted.retain;
-                self.write(now, &r, (true, Qos::AtLeastOnce, retain), Some(id_of(f.ordinal)), &granted.identifiers, out)
+                let flags = (true, f.stage.qos(), f.retained || granted.retain);
+                self.emit(false, out, |s, out| s.write(now, &r, flags, Some(id), &granted.identifiers, out))
             });
-            if sent {
-                self.outbound.resend.start += 1;
-            } else {
-                self.outbound.window.remove(self.outbound.resend.start);
-                self.outbound.resend.end -= 1;
+            match (sent, f.stage) {
+                (true, _) => self.outbound.resend.start += 1,
+                (false, Stage::Sent) => {
+                    if let Some(f) = self.outbound.window.get_mut(first) {
+                        f.stage = Stage::Released;
+                    }
+                    self.pubrel(id, ReasonCode::SUCCESS, true, out);
+                    self.outbound.resend.start += 1;
+                }
+                (false, _) => {
+                    self.outbound.window.remove(first);
+                    self.outbound.resend.end -= 1;
+                }
             }
         }
         self.outbound.granted = granted;
@@ -310,7 +427,8 @@ mod tests {
     #[test]
     fn ids_count_from_1_skip_those_in_use_and_come_round() {
         let mut o = Outbound::default();
-        let entry = |ordinal| Inflight { ordinal, partition: PartitionId(0), offset: Offset(0), retained: false };
+        let entry =
+            |ordinal| Inflight { ordinal, partition: PartitionId(0), offset: Offset(0), retained: false, stage: Stage::Unacknowledged };
         let first = o.take_id();
         assert_eq!(id_of(first).get(), 1);
         o.window.push_back(entry(first));
@@ -329,7 +447,9 @@ mod tests {
             })
             .collect();
         assert_eq!(round, [2, 3, 4, 6, 7, 8, 9, 10, 11, 12]);
-        assert!(o.acknowledge(PacketId::MIN.saturating_add(4)) && !o.acknowledge(PacketId::MIN.saturating_add(4)));
+        let five = PacketId::MIN.saturating_add(4);
+        assert!(o.finish(five, Stage::Released).is_err());
+        assert_eq!([o.finish(five, Stage::Unacknowledged), o.finish(five, Stage::Unacknowledged)], [Ok(true), Ok(false)]);
         assert_eq!(o.window.len(), 2);
     }
 }

@@ -111,8 +111,6 @@ impl Session {
                 reasons.push(if self.version == Version::V5 { reason.0 } else { ReasonCode::UNSPECIFIED.0 });
                 continue;
             }
-            // Until QoS 2 comes, a subscription is granted 1 at most [MQTT-3.8.4-7].
-            let options = SubscriptionOptions { qos: options.qos.min(Qos::AtLeastOnce), ..options };
             reasons.push(options.qos as u8);
             let new = self.add_subscription(filter, options, identifier.unwrap_or(0));
             ack.new.extend(new);

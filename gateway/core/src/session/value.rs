@@ -6,16 +6,20 @@
 //! u8 format 1, then in this order, integers LEB128, strings with their length in front: sid, protocol level, flags (bit 0 connected,
 //! bit 1 will), expiry, boot, connection number, since (ms); subscriptions: count, each options, identifier, filter, starts (count, each
 //! partition and offset, only while the reader has not passed them); readers: count, each partition and next; outbound: count, each ordinal,
-//! partition, offset, kind (bit 0 retained; the other bits are for QoS 2); next ordinal; inbound QoS 2: a count of 0 until it comes, next
-//! sequence; retained pages: count, each filter, again, partition index, after (empty: from the start); the will: topic, QoS and retain, delay,
+//! partition, offset, kind (bit 0 retained, bits 1 and 2 the stage: QoS 1, QoS 2 sent, QoS 2 released); next ordinal; open exchanges of QoS 2 inbound: count, each packet id,
+//! sequence, partition; next sequence; retained pages: count, each filter, again, partition index, after (empty: from the start); the will: topic, QoS and retain, delay,
 //! expiry + 1 (0: none), headers, payload.
 
-use super::{Paging, PartitionReader, Session, outbound::Inflight, subscriptions::Subscription};
+use super::{
+    Paging, PartitionReader, Session,
+    outbound::{Inflight, Stage},
+    subscriptions::Subscription,
+};
 use crate::{
     fanout::Reader,
     ids::{Offset, PartitionId},
     message::{Message, WillMark},
-    packet::{Qos, SubscriptionOptions, Version, Will},
+    packet::{PacketId, Qos, SubscriptionOptions, Version, Will},
     property::{Properties, PropertiesBuf, Property},
 };
 use std::{borrow::Cow, fmt};
@@ -158,11 +162,14 @@ impl Session {
         self.readers.iter().for_each(|r| [u64::from(r.id.0), r.reader.next.0].iter().for_each(|n| put(&mut b, *n)));
         put(&mut b, self.outbound.window.len() as u64);
         for f in &self.outbound.window {
-            [f.ordinal, u64::from(f.partition.0), f.offset.0, u64::from(f.retained)].iter().for_each(|n| put(&mut b, *n));
+            let kind = u64::from(f.retained) | (f.stage as u64) << 1;
+            [f.ordinal, u64::from(f.partition.0), f.offset.0, kind].iter().for_each(|n| put(&mut b, *n));
         }
         put(&mut b, self.outbound.next_ordinal);
-        put(&mut b, 0);
-        put(&mut b, 0);
+        let open = self.open_exchanges();
+        put(&mut b, open.len() as u64);
+        open.iter().for_each(|(id, seq, p)| [u64::from(id.get()), *seq, u64::from(p.0)].iter().for_each(|n| put(&mut b, *n)));
+        put(&mut b, self.exchanges.next_seq);
         put(&mut b, self.paging.len() as u64);
         for p in &self.paging {
             put_bytes(&mut b, p.filter.as_bytes());
@@ -209,12 +216,16 @@ impl Session {
         let window = f.list(|f| {
             let ordinal = f.int()?;
             let (partition, offset) = f.place()?;
-            Some(Inflight { ordinal, partition, offset, retained: f.int()? & 1 != 0 })
+            let kind = f.int()?;
+            let stage = [Stage::Unacknowledged, Stage::Sent, Stage::Released].into_iter().find(|s| *s as u64 == kind >> 1)?;
+            Some(Inflight { ordinal, partition, offset, retained: kind & 1 != 0, stage })
         })?;
         s.outbound.window = window.into();
         s.outbound.next_ordinal = f.int()?;
-        let _inbound_of_qos_2 = f.list(|_| Some(()))?;
-        let _next_sequence = f.int()?;
+        let open =
+            f.list(|f| Some((PacketId::new(u16::try_from(f.int()?).ok()?)?, f.int()?, PartitionId(u32::try_from(f.int()?).ok()?))))?;
+        open.into_iter().for_each(|(id, seq, p)| s.exchanges.restore(id, seq, p));
+        s.exchanges.next_seq = f.int()?;
         let paging = f.list(|f| {
             let filter: Box<str> = f.text()?.into();
             let again = f.int()? != 0;
