@@ -70,8 +70,8 @@ fn bytes_that_are_not_mqtt_end_their_connection_only() {
     // Another version: a CONNACK of 3.1.1 that says so.
     assert_eq!(until_closed(connect(&weir, b"\x10\x0F\x00\x06MQIsdp\x03\x02\x00\x00\x00\x01o")).0, [0x20, 2, 0, 1]);
     // After CONNECT version 5 is told why.
-    let late = connect(&weir, b"\x10\x0E\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01l\x34\x06\x00\x01a\x00\x01\x00");
-    assert!(until_closed(late).0.ends_with(&[0xE0, 1, 0x9B]));
+    let late = connect(&weir, b"\x10\x0E\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01l\x36\x06\x00\x01a\x00\x01\x00");
+    assert!(until_closed(late).0.ends_with(&[0xE0, 1, 0x81]));
     good.write_all(b"\xC0\x00").unwrap();
     let mut pong = [0; 2];
     good.read_exact(&mut pong).unwrap();
@@ -104,7 +104,7 @@ fn nothing_is_taken_after_a_goodbye_or_a_violation() {
     let weir = Weir::start(dir.path());
     let mut sub = connect(&weir, b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01s\x82\x06\x00\x01\x00\x01#\x00");
     sub.read_exact(&mut [0; 9]).unwrap();
-    for bad in [&b"\xE0\x00"[..], b"\x34\x05\x00\x01a\x00\x01", b"\x20\x02\x00\x00"] {
+    for bad in [&b"\xE0\x00"[..], b"\x36\x05\x00\x01a\x00\x01", b"\x20\x02\x00\x00"] {
         let before = b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01p\x30\x04\x00\x01b1";
         let (said, _) = until_closed(connect(&weir, &[before, bad, b"\x30\x04\x00\x01b2"].concat()));
         assert_eq!(said, [0x20, 2, 0, 0], "{bad:02x?}");

@@ -1,6 +1,8 @@
 //! A gateway as a user runs it: the built binary, its ports, its data directory; killed and reaped when a test ends.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod raw;
+
 use std::{
     cell::RefCell,
     collections::VecDeque,

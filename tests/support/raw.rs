@@ -1,0 +1,199 @@
+//! A client that sends exactly what a test says, and no more: packets by hand, no library that answers by itself.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    V311,
+    V5,
+}
+
+/// A packet from the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Type and flags.
+    pub head: u8,
+    pub body: Vec<u8>,
+}
+
+pub const PUBACK: u8 = 0x40;
+pub const PUBREC: u8 = 0x50;
+pub const PUBREL: u8 = 0x62;
+pub const PUBCOMP: u8 = 0x70;
+
+pub struct Raw {
+    socket: TcpStream,
+    version: Version,
+    pub session_present: bool,
+}
+
+fn text(s: &str) -> Vec<u8> {
+    [&(s.len() as u16).to_be_bytes()[..], s.as_bytes()].concat()
+}
+
+impl Raw {
+    /// Connects with a session that outlives the connection, and waits for the CONNACK.
+    pub fn connect(port: u16, version: Version, client_id: &str) -> Self {
+        Self::connect_with(port, version, client_id, false, &[0x11, 0, 0, 0x0E, 0x10])
+    }
+
+    /// `properties`: those of CONNECT, for version 5.
+    pub fn connect_with(port: u16, version: Version, client_id: &str, clean: bool, properties: &[u8]) -> Self {
+        let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let mut c = Self { socket, version, session_present: false };
+        let level = if version == Version::V5 { 5 } else { 4 };
+        let mut body = [&text("MQTT")[..], &[level, u8::from(clean) << 1, 0, 0]].concat();
+        if version == Version::V5 {
+            body.push(properties.len() as u8);
+            body.extend_from_slice(properties);
+        }
+        body.extend(text(client_id));
+        c.send(0x10, &body);
+        let connack = c.read();
+        assert_eq!((connack.head, connack.body[1]), (0x20, 0), "{connack:02x?}");
+        c.session_present = connack.body[0] == 1;
+        c
+    }
+
+    pub fn send(&mut self, head: u8, body: &[u8]) {
+        let mut packet = vec![head];
+        let mut n = body.len();
+        while n >= 0x80 {
+            packet.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        packet.push(n as u8);
+        packet.extend_from_slice(body);
+        self.socket.write_all(&packet).unwrap();
+    }
+
+    pub fn publish(&mut self, qos: u8, dup: bool, id: u16, topic: &str, payload: &str) {
+        self.publish_with(qos << 1 | u8::from(dup) << 3, id, topic, &[], payload);
+    }
+
+    /// `flags`: of the fixed header; `properties` for version 5.
+    pub fn publish_with(&mut self, flags: u8, id: u16, topic: &str, properties: &[u8], payload: &str) {
+        let mut body = text(topic);
+        if flags & 6 != 0 {
+            body.extend(id.to_be_bytes());
+        }
+        if self.version == Version::V5 {
+            body.push(properties.len() as u8);
+            body.extend_from_slice(properties);
+        }
+        body.extend_from_slice(payload.as_bytes());
+        self.send(0x30 | flags, &body);
+    }
+
+    pub fn ack(&mut self, head: u8, id: u16) {
+        self.send(head, &id.to_be_bytes());
+    }
+
+    /// Subscribes and waits for the SUBACK; gives its reason.
+    pub fn subscribe(&mut self, filter: &str, options: u8) -> u8 {
+        let mut body = vec![0, 9];
+        if self.version == Version::V5 {
+            body.push(0);
+        }
+        body.extend(text(filter));
+        body.push(options);
+        self.send(0x82, &body);
+        let suback = self.read();
+        assert_eq!(suback.head, 0x90, "{suback:02x?}");
+        suback.body[suback.body.len() - 1]
+    }
+
+    pub fn disconnect(&mut self) {
+        self.send(0xE0, &[]);
+    }
+
+    /// The next packet; panics when none comes for 10 s.
+    pub fn read(&mut self) -> Packet {
+        self.try_read(Duration::from_secs(10)).expect("a packet within 10 s")
+    }
+
+    /// The next packet, if one begins within that time. `None` also when the gateway has closed.
+    pub fn try_read(&mut self, wait: Duration) -> Option<Packet> {
+        self.socket.set_read_timeout(Some(wait)).unwrap();
+        let mut head = [0];
+        match self.socket.read(&mut head) {
+            Ok(1) => {}
+            Ok(_) => return None,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionReset) => return None,
+            Err(e) => panic!("{e}"),
+        }
+        self.socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let (mut n, mut shift, mut byte) = (0usize, 0, [0x80]);
+        while byte[0] & 0x80 != 0 {
+            self.socket.read_exact(&mut byte).unwrap();
+            n |= usize::from(byte[0] & 0x7F) << shift;
+            shift += 7;
+        }
+        let mut body = vec![0; n];
+        self.socket.read_exact(&mut body).unwrap();
+        Some(Packet { head: head[0], body })
+    }
+
+    /// Reads an acknowledgement of this kind for this id; gives its reason.
+    pub fn expect_ack(&mut self, head: u8, id: u16) -> u8 {
+        let p = self.read();
+        assert_eq!((p.head, p.id()), (head, id), "{p:02x?}");
+        p.body.get(2).copied().unwrap_or(0)
+    }
+
+    /// Reads a PUBLISH: id, DUP, payload.
+    pub fn expect_publish(&mut self) -> Publish {
+        self.read().publish(self.version)
+    }
+
+    /// Nothing comes, and the connection stays.
+    pub fn expect_silence(&mut self) {
+        self.send(0xC0, &[]);
+        let p = self.read();
+        assert_eq!(p.head, 0xD0, "nothing but a PINGRESP: {p:02x?}");
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    pub qos: u8,
+    pub dup: bool,
+    pub retain: bool,
+    pub topic: String,
+    pub id: u16,
+    pub properties: Vec<u8>,
+    pub payload: String,
+}
+
+impl Packet {
+    /// Of an acknowledgement.
+    pub fn id(&self) -> u16 {
+        u16::from_be_bytes([self.body[0], self.body[1]])
+    }
+
+    pub fn publish(&self, version: Version) -> Publish {
+        assert_eq!(self.head & 0xF0, 0x30, "a PUBLISH: {self:02x?}");
+        let qos = self.head >> 1 & 3;
+        let n = usize::from(u16::from_be_bytes([self.body[0], self.body[1]]));
+        let topic = String::from_utf8(self.body[2..2 + n].to_vec()).unwrap();
+        let mut rest = &self.body[2 + n..];
+        let mut id = 0;
+        if qos > 0 {
+            id = u16::from_be_bytes([rest[0], rest[1]]);
+            rest = &rest[2..];
+        }
+        let mut properties = Vec::new();
+        if version == Version::V5 {
+            let n = usize::from(rest[0]);
+            properties = rest[1..=n].to_vec();
+            rest = &rest[1 + n..];
+        }
+        let payload = String::from_utf8(rest.to_vec()).unwrap();
+        Publish { qos, dup: self.head & 8 != 0, retain: self.head & 1 != 0, topic, id, properties, payload }
+    }
+}
