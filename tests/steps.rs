@@ -250,7 +250,8 @@ fn out_2_completed(w: &mut World) {
 
 #[test]
 fn p4_every_step_survives_reconnect_takeover_and_sigkill() {
-    let steps: [(&str, fn(&mut World)); 12] = [
+    type Step = (&'static str, fn(&mut World));
+    let steps: [Step; 12] = [
         ("in-1-published", in_1_published),
         ("in-1-acknowledged", in_1_acknowledged),
         ("in-2-published", in_2_published),
