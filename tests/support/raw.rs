@@ -43,16 +43,29 @@ impl Raw {
 
     /// `properties`: those of CONNECT, for version 5.
     pub fn connect_with(port: u16, version: Version, client_id: &str, clean: bool, properties: &[u8]) -> Self {
+        Self::connect_will(port, version, client_id, clean, properties, None)
+    }
+
+    /// Version 5, with a will of QoS 1 that says `gone` after `delay_s`, and a session that lasts `expiry_s`.
+    pub fn with_will(port: u16, client_id: &str, clean: bool, expiry_s: u8, topic: &str, delay_s: u8) -> Self {
+        let will = [&[5, 0x18, 0, 0, 0, delay_s][..], &text(topic), &text("gone")].concat();
+        Self::connect_will(port, Version::V5, client_id, clean, &[0x11, 0, 0, 0, expiry_s], Some(&will))
+    }
+
+    /// `will`: its part of the payload.
+    fn connect_will(port: u16, version: Version, client_id: &str, clean: bool, properties: &[u8], will: Option<&[u8]>) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_nodelay(true).unwrap();
         let mut c = Self { socket, version, session_present: false };
         let level = if version == Version::V5 { 5 } else { 4 };
-        let mut body = [&text("MQTT")[..], &[level, u8::from(clean) << 1, 0, 0]].concat();
+        let flags = u8::from(clean) << 1 | if will.is_some() { 0x0C } else { 0 };
+        let mut body = [&text("MQTT")[..], &[level, flags, 0, 0]].concat();
         if version == Version::V5 {
             body.push(properties.len() as u8);
             body.extend_from_slice(properties);
         }
         body.extend(text(client_id));
+        body.extend_from_slice(will.unwrap_or_default());
         c.send(0x10, &body);
         let connack = c.read();
         assert_eq!((connack.head, connack.body[1]), (0x20, 0), "{connack:02x?}");

@@ -11,7 +11,7 @@ use crate::{
     packet::{PacketId, Publish, Qos, Will},
     property::{Properties, PropertiesBuf, Property},
 };
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 const RETAIN: u8 = 1 << 2;
 const SID: u8 = 1 << 3;
@@ -83,10 +83,28 @@ impl Release {
     }
 }
 
+/// A topic name: the packet's, or the one that its alias stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topic<'a> {
+    Borrowed(&'a str),
+    Shared(Arc<str>),
+}
+
+impl std::ops::Deref for Topic<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Borrowed(topic) => topic,
+            Self::Shared(topic) => topic,
+        }
+    }
+}
+
 /// A message to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    pub topic: &'a str,
+    pub topic: Topic<'a>,
     pub qos: Qos,
     pub retain: bool,
     pub client_hash: u64,
@@ -140,9 +158,8 @@ fn headers(properties: Properties<'_>) -> (Cow<'_, [u8]>, Option<u32>) {
 }
 
 impl<'a> Message<'a> {
-    /// `topic` is the packet's, or the one its alias stands for.
     #[must_use]
-    pub fn of_publish(p: &Publish<'a>, topic: &'a str, client_hash: u64, wall_ms: u64) -> Self {
+    pub fn of_publish(p: &Publish<'a>, topic: Topic<'a>, client_hash: u64, wall_ms: u64) -> Self {
         let (headers, expiry) = headers(p.properties);
         let expires_ms = expiry.map(|s| wall_ms + u64::from(s) * 1000);
         Self { topic, qos: p.qos, retain: p.retain, client_hash, expires_ms, mark: None, headers, payload: p.payload }
@@ -153,7 +170,7 @@ impl<'a> Message<'a> {
         let (headers, expiry) = headers(w.properties);
         let expires_ms = expiry.map(|s| wall_ms + u64::from(s) * 1000);
         let mark = Some(Mark::Will(mark));
-        Self { topic: w.topic, qos: w.qos, retain: w.retain, client_hash, expires_ms, mark, headers, payload: w.payload }
+        Self { topic: Topic::Borrowed(w.topic), qos: w.qos, retain: w.retain, client_hash, expires_ms, mark, headers, payload: w.payload }
     }
 
     #[must_use]
@@ -277,7 +294,7 @@ mod tests {
             properties: properties.as_properties(),
             payload: b"x",
         };
-        let message = Message::of_publish(&publish, publish.topic, 7, 1_000);
+        let message = Message::of_publish(&publish, Topic::Borrowed(publish.topic), 7, 1_000);
         let (meta, kept) = (message.meta(), [Property::ContentType("t"), Property::UserProperty(("a", "b"))]);
         let stored = Stored::parse(Offset(9), 2, meta.flags, meta.bytes(), b"a/b", &message.headers, b"x").expect("whole");
         assert_eq!((stored.qos, stored.retain, stored.client_hash, stored.expires_ms), (Qos::AtLeastOnce, true, 7, Some(6_000)));

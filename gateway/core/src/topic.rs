@@ -3,10 +3,18 @@
 //! Invariant: `filter_matches` is the specification's word; the trie must agree with it.
 //! Must not know: who subscribes.
 
-/// A topic name that can be published to: not empty, no wildcard [MQTT-4.7.1-1, MQTT-4.7.3-1]. Length and UTF-8 are the codec's.
+/// A topic name that can be published to: not empty, no wildcard [MQTT-4.7.1-1, MQTT-4.7.3-1], no control character. Length and UTF-8 are the
+/// codec's.
 #[must_use]
 pub fn topic_is_valid(topic: &str) -> bool {
-    !topic.is_empty() && !topic.bytes().any(|b| b == b'+' || b == b'#')
+    !topic.is_empty() && !topic.bytes().any(|b| b == b'+' || b == b'#') && !has_controls(topic)
+}
+
+/// Control characters, U+0001 to U+001F and U+007F to U+009F, may be refused [MQTT 5, 1.5.4]: in names they only hide.
+#[must_use]
+pub fn has_controls(name: &str) -> bool {
+    // Those above ASCII are 0xC2 and a byte below 0xA0; only then is it worth decoding.
+    name.bytes().any(|b| b < 0x20 || b == 0x7F || b == 0xC2) && name.chars().any(char::is_control)
 }
 
 /// A filter that can be subscribed to: wildcards fill whole levels, `#` is the last [MQTT-4.7.1-1, -2]; `$share/GROUP/FILTER` names
@@ -29,7 +37,7 @@ pub fn shared(filter: &str) -> Option<(&str, &str)> {
 }
 
 fn plain_filter_is_valid(filter: &str) -> bool {
-    if filter.is_empty() {
+    if filter.is_empty() || has_controls(filter) {
         return false;
     }
     let mut levels = filter.split('/').peekable();

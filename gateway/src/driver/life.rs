@@ -58,12 +58,17 @@ impl Driver {
 
     fn loaded_for(&mut self, now: Now, request: ConnectRequest, session: Option<Session>) {
         let Some(mut session) = session else { return self.run(now, &request, None, false) };
-        let alive = session.expires_at(self.ended(now, &session)).is_none_or(|at| at > now.wall_ms);
-        if session.was_connected() && session.has_will() {
-            let ended = self.ended(now, &session);
-            session.end_after_restart(ended);
+        let ended = self.ended(now, &session);
+        let alive = session.expires_at(ended).is_none_or(|at| at > now.wall_ms);
+        if session.has_will() && request.clean_start {
+            // Its session ends, and its will does not wait for longer [MQTT-3.1.3-9].
+            session.expire();
+        }
+        if session.will_due_at(ended).is_some_and(|at| at <= now.wall_ms) {
+            session.end_offline(now, ended);
             self.phase = Phase::Settling(request, Box::new(session), alive);
         } else {
+            // A will whose time has not come is not published: its session goes on.
             self.run(now, &request, Some(session).filter(|_| alive), true);
         }
     }
@@ -74,19 +79,14 @@ impl Driver {
             return self.leave();
         };
         let ended = self.ended(now, &session);
-        let expired = session.expires_at(ended).is_some_and(|at| at <= now.wall_ms);
-        let will_due = session.was_connected() && session.has_will();
-        if expired {
+        if session.expires_at(ended).is_some_and(|at| at <= now.wall_ms) {
             session.expire();
         }
-        if expired || will_due {
-            session.end_after_restart(ended);
+        if session.due_at(ended).is_some_and(|at| at <= now.wall_ms) {
+            session.end_offline(now, ended);
             self.phase = Phase::Offline(Some(Box::new(session)));
         } else {
-            // Whoever disconnects in order is looked at again by its own doing; who was connected at the end of the process is not.
-            if session.was_connected()
-                && let Some(at) = session.expires_at(ended)
-            {
+            if let Some(at) = session.due_at(ended) {
                 self.gateway.offline.look(at, session.client_id());
             }
             self.phase = Phase::Offline(None);
@@ -126,7 +126,7 @@ impl Driver {
             self.gateway.totals.add(s.take_counts());
             if s.is_stored()
                 && !s.was_connected()
-                && let Some(at) = s.expires_at(0)
+                && let Some(at) = s.due_at(0)
             {
                 self.gateway.offline.look(at, s.client_id());
             }

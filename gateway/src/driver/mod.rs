@@ -348,7 +348,7 @@ impl Driver {
     /// Encodes it into the records of its partition.
     fn append(&mut self, append: &Append<'_>) -> Result<(), PushError> {
         let (p, acknowledged) = match append {
-            Append::Message(m) => (self.gateway.partition_of(m.topic), m.qos != weir_core::packet::Qos::AtMostOnce),
+            Append::Message(m) => (self.gateway.partition_of(&m.topic), m.qos != weir_core::packet::Qos::AtMostOnce),
             Append::Release(p, _) => (self.gateway.partitions.iter().position(|q| q == p).unwrap_or(0), true),
         };
         match append {
@@ -559,7 +559,7 @@ impl Driver {
     fn append_will(&mut self, now: Now) {
         let Some(session) = self.phase.session() else { return };
         let Some(m) = session.will_message(now) else { return };
-        let p = self.gateway.partition_of(m.topic);
+        let p = self.gateway.partition_of(&m.topic);
         // Its topic was judged at CONNECT, and the rest of a will is below 128 KiB.
         if let Err(e) = encode(&m, &mut self.records[p]) {
             tracing::error!(client = session.client_id(), "a will that is no record: {e}");

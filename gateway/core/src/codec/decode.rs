@@ -9,7 +9,7 @@ use crate::packet::{
     Unsubscribe, Version, Will,
 };
 use crate::property::{Properties, Property, within};
-use crate::topic::{filter_is_valid, topic_is_valid};
+use crate::topic::{filter_is_valid, has_controls, topic_is_valid};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded<'a> {
@@ -71,6 +71,8 @@ fn check_flags(first: u8, version: Version) -> Result<()> {
             }
             flags
         }
+        // Version 3.1 has bits there; `connect` knows which it is.
+        1 => flags,
         6 | 8 | 10 => 2,
         _ => 0,
     };
@@ -79,7 +81,7 @@ fn check_flags(first: u8, version: Version) -> Result<()> {
 
 fn packet<'a>(first: u8, c: &mut Cursor<'a>, version: Version) -> Result<Packet<'a>> {
     match first >> 4 {
-        1 => connect(c).map(Packet::Connect),
+        1 => connect(first, c).map(Packet::Connect),
         2 => connack(c, version).map(Packet::ConnAck),
         3 => publish(first, c, version).map(Packet::Publish),
         4 => ack(c, version, REASONS_PUBACK).map(Packet::PubAck),
@@ -119,14 +121,18 @@ fn auth_is_whole(properties: Properties<'_>) -> bool {
     has(|p| matches!(p, Property::AuthenticationMethod(_))) || !has(|p| matches!(p, Property::AuthenticationData(_)))
 }
 
-fn connect<'a>(c: &mut Cursor<'a>) -> Result<Connect<'a>> {
+fn connect<'a>(first: u8, c: &mut Cursor<'a>) -> Result<Connect<'a>> {
     let unsupported = DecodeError::new(ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, "MQTT-3.1.2-1: protocol name or version not supported");
     let name = c.binary()?;
     let version = match (name, c.u8()?) {
-        (b"MQTT", 4) => Version::V311,
+        // 3.1 differs in nothing else that matters here.
+        (b"MQTT", 4) | (b"MQIsdp", 3) => Version::V311,
         (b"MQTT", 5) => Version::V5,
         _ => return Err(unsupported),
     };
+    if first & 0x0F != 0 && name != b"MQIsdp" {
+        return malformed("MQTT-2.1.3-1: reserved flag bits");
+    }
     let flags = c.u8()?;
     if flags & 1 != 0 {
         return malformed("MQTT-3.1.2-3: reserved connect flag");
@@ -148,6 +154,9 @@ fn connect<'a>(c: &mut Cursor<'a>) -> Result<Connect<'a>> {
     let client_id = c.text()?;
     let will = if has_will { Some(will(c, version, will_qos, will_retain)?) } else { None };
     let username = if has_username { Some(c.text()?) } else { None };
+    if username.is_some_and(has_controls) {
+        return Err(DecodeError::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD, "MQTT 5, 1.5.4: a control character in the user name"));
+    }
     let password = if has_password { Some(c.binary()?) } else { None };
     Ok(Connect { version, clean_start: flags & 2 != 0, keep_alive_s, properties, client_id, will, username, password })
 }

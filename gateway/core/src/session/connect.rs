@@ -4,8 +4,8 @@
 //! Must not know: who else is connected.
 
 use super::{
-    Action, INFLIGHT_MAX, KEY_BYTES_MAX, Life, Outbound, OwnedWill, PACKET_BYTES_MAX, PartitionReader, RECEIVE_MAXIMUM, Session,
-    Subscriptions,
+    Action, Cause, Event, INFLIGHT_MAX, KEY_BYTES_MAX, Life, Outbound, OwnedWill, PACKET_BYTES_MAX, PartitionReader, RECEIVE_MAXIMUM,
+    Session, Subscriptions, Violation, aliases,
     exchanges::Exchanges,
     held::Held,
     inbound::{Inbound, Reply, Until},
@@ -16,6 +16,7 @@ use crate::{
     ids::{Now, Offset, PartitionId},
     packet::{ConnAck, Connect, Packet, ReasonCode, Version},
     property::{Properties, PropertiesBuf, Property},
+    topic::has_controls,
 };
 
 /// What a CONNECT asks, kept while its session is fetched.
@@ -29,6 +30,7 @@ pub struct ConnectRequest {
     keep_alive_s: u16,
     receive_maximum: usize,
     packet_bytes_max: usize,
+    topic_aliases_max: u16,
     will: Option<OwnedWill>,
     assigned: bool,
 }
@@ -61,7 +63,10 @@ impl ConnectRequest {
     pub fn read(c: &Connect<'_>) -> Result<Self, Refusal> {
         let refusal = |reason| Refusal { version: c.version, reason };
         // A session of a client without a name could never be found again [MQTT-3.1.3-8 (3.1.1)].
-        if c.client_id.is_empty() && c.version == Version::V311 && !c.clean_start || c.client_id.len() > KEY_BYTES_MAX {
+        if c.client_id.is_empty() && c.version == Version::V311 && !c.clean_start
+            || c.client_id.len() > KEY_BYTES_MAX
+            || has_controls(c.client_id)
+        {
             return Err(refusal(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID));
         }
         if c.will.is_some_and(|w| w.topic.starts_with("$SYS") || w.topic.len() > KEY_BYTES_MAX) {
@@ -75,6 +80,7 @@ impl ConnectRequest {
             keep_alive_s: c.keep_alive_s,
             receive_maximum: INFLIGHT_MAX,
             packet_bytes_max: usize::MAX,
+            topic_aliases_max: 0,
             will: c.will.map(|w| OwnedWill::of(&w)),
             assigned: false,
         };
@@ -83,6 +89,7 @@ impl ConnectRequest {
                 Property::SessionExpiryInterval(s) => request.expiry_s = s,
                 Property::ReceiveMaximum(n) => request.receive_maximum = usize::from(n),
                 Property::MaximumPacketSize(n) => request.packet_bytes_max = n as usize,
+                Property::TopicAliasMaximum(n) => request.topic_aliases_max = n,
                 Property::AuthenticationMethod(_) => return Err(refusal(ReasonCode::BAD_AUTHENTICATION_METHOD)),
                 _ => {}
             }
@@ -131,9 +138,12 @@ impl Session {
         self.since_ms = now.wall_ms;
         self.was_connected = true;
         self.will.clone_from(&request.will);
+        self.will_owed = false;
         self.life = Life::Connected;
         self.in_store = joining.in_store;
         self.inbound = Inbound::default();
+        self.aliases_in = aliases::Inbound::default();
+        self.aliases_out = aliases::Outbound::new(request.topic_aliases_max);
         self.actions.clear();
         self.connack_sent = false;
         self.moved = None;
@@ -150,7 +160,13 @@ impl Session {
         } else {
             Until::Ready
         };
-        self.inbound.push(until, Reply::Connect(self.connack(request, present)));
+        let connack = self.connack(request, present);
+        if connack.len() > request.packet_bytes_max {
+            // What may not be sent is not sent, and without it there is no connection [MQTT-3.1.2-24].
+            let statement = "MQTT-3.1.2-24: a maximum packet size that leaves no room for the CONNACK";
+            return self.handle(now, Event::Closed(Cause::Violation(Violation::new(ReasonCode::PACKET_TOO_LARGE, statement))), out);
+        }
+        self.inbound.push(until, Reply::Connect(connack));
         self.release(out);
     }
 
@@ -173,6 +189,7 @@ impl Session {
         if self.version == Version::V5 {
             properties
                 .push(Property::ReceiveMaximum(RECEIVE_MAXIMUM))
+                .push(Property::TopicAliasMaximum(aliases::TOPIC_ALIASES_MAX))
                 .push(Property::MaximumPacketSize(PACKET_BYTES_MAX as u32))
                 .push(Property::SharedSubscriptionAvailable(false));
             if request.assigned {

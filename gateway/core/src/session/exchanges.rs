@@ -12,7 +12,7 @@ use super::{Append, Session, Violation, inbound::Reply, inbound::Until};
 use crate::{
     ids::{PartitionId, Receipt, Source},
     message::{Exchange, Mark, Release, partition_of},
-    packet::{PacketId, Publish, ReasonCode},
+    packet::{PacketId, ReasonCode},
 };
 use std::collections::BTreeMap;
 
@@ -105,7 +105,7 @@ impl Session {
     }
 
     /// A PUBLISH with QoS 2 [MQTT-4.3.3-10]. `None`: it is known, nothing is appended. Else its mark, if anything of it outlives the connection.
-    pub(super) fn begin_exchange(&mut self, p: &Publish<'_>, packet_id: PacketId) -> Option<Option<Mark>> {
+    pub(super) fn begin_exchange(&mut self, topic: &str, packet_id: PacketId) -> Option<Option<Mark>> {
         if let Some(open) = self.exchanges.open.get(&packet_id) {
             // In flight: the first one's PUBREC is on its way.
             if self.is_durable(open) {
@@ -113,7 +113,7 @@ impl Session {
             }
             return None;
         }
-        let partition = self.readers.get(partition_of(p.topic, self.readers.len())).map_or(PartitionId(0), |r| r.id);
+        let partition = self.readers.get(partition_of(topic, self.readers.len())).map_or(PartitionId(0), |r| r.id);
         let seq = self.exchanges.begin(packet_id, partition);
         self.inbound.push(Until::Appended, Reply::Received(packet_id, ReasonCode::SUCCESS));
         Some((self.expiry_s > 0).then_some(Mark::Exchange(Exchange { sid: self.sid, packet_id, seq })))
@@ -122,7 +122,8 @@ impl Session {
     /// A PUBREL: the note that says so is appended to the partition of the message, so that no order of reading mistakes one for the other.
     pub(super) fn end_exchange<'a>(&mut self, packet_id: PacketId) -> Result<Option<Append<'a>>, Violation> {
         let Some(open) = self.exchanges.open.get_mut(&packet_id) else {
-            self.inbound.push(Until::Ready, Reply::Completed(packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND));
+            // Released before, and the PUBCOMP was lost: as good as new.
+            self.inbound.push(Until::Ready, Reply::Completed(packet_id));
             return Ok(None);
         };
         if open.step == Step::Release {
@@ -130,13 +131,13 @@ impl Session {
         }
         if self.expiry_s == 0 {
             self.exchanges.complete(packet_id);
-            self.inbound.push(Until::Ready, Reply::Completed(packet_id, ReasonCode::SUCCESS));
+            self.inbound.push(Until::Ready, Reply::Completed(packet_id));
             return Ok(None);
         }
         (open.step, open.receipt, open.known) = (Step::Release, None, false);
         let exchange = Exchange { sid: self.sid, packet_id, seq: open.seq };
         let append = Append::Release(open.partition, Release { client_hash: self.client_hash, exchange });
-        self.inbound.push(Until::Appended, Reply::Completed(packet_id, ReasonCode::SUCCESS));
+        self.inbound.push(Until::Appended, Reply::Completed(packet_id));
         Ok(Some(append))
     }
 

@@ -6,7 +6,7 @@
 use super::{Paging, RECEIVE_MAXIMUM, Session, Violation, exchanges::Exchanges};
 use crate::{
     ids::{Now, PartitionId, Receipt, Source, SubscribeId},
-    message::Message,
+    message::{Message, Topic},
     packet::{PacketId, Publish, Qos, ReasonCode, Version},
     property::Property,
 };
@@ -20,7 +20,7 @@ pub(super) enum Reply {
     /// PUBREC.
     Received(PacketId, ReasonCode),
     /// PUBCOMP.
-    Completed(PacketId, ReasonCode),
+    Completed(PacketId),
     Connect(Vec<u8>),
     Subscribe(Subscribed),
     Unsubscribe(Vec<u8>),
@@ -84,7 +84,7 @@ impl Inbound {
             if *until == Until::Appended {
                 *until = Until::Durable(Source::Partition(p), receipt);
                 left -= 1;
-                if let Reply::Received(id, _) | Reply::Completed(id, _) = reply {
+                if let Reply::Received(id, _) | Reply::Completed(id) = reply {
                     exchanges.submitted(*id, receipt);
                 }
             }
@@ -145,13 +145,14 @@ impl Inbound {
 impl Session {
     pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>) -> Result<Option<Message<'a>>, Violation> {
         self.counts.received += 1;
+        let mut topic = Topic::Borrowed(p.topic);
         for property in p.properties.iter() {
             match property {
                 Property::SubscriptionIdentifier(_) => {
                     return Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-3.3.4-6: a subscription identifier from a client"));
                 }
-                Property::TopicAlias(_) => {
-                    return Err(Violation::new(ReasonCode::TOPIC_ALIAS_INVALID, "MQTT-3.2.2-17: a topic alias above the maximum of 0"));
+                Property::TopicAlias(alias) if p.topic.len() <= super::KEY_BYTES_MAX => {
+                    topic = Topic::Shared(self.aliases_in.resolve(alias, p.topic)?);
                 }
                 _ => {}
             }
@@ -167,11 +168,11 @@ impl Session {
                 "MQTT-3.3.4-9: more messages in flight than the receive maximum",
             ));
         }
-        if p.topic.starts_with("$SYS/") || p.topic == "$SYS" {
+        if topic.starts_with("$SYS/") || &*topic == "$SYS" {
             return self.refuse_topic(p).map(|()| None);
         }
         let mark = match p.packet_id {
-            Some(id) if p.qos == Qos::ExactlyOnce => match self.begin_exchange(p, id) {
+            Some(id) if p.qos == Qos::ExactlyOnce => match self.begin_exchange(&topic, id) {
                 Some(mark) => mark,
                 None => return Ok(None),
             },
@@ -181,7 +182,7 @@ impl Session {
             }
             None => None,
         };
-        Ok(Some(Message { mark, ..Message::of_publish(p, p.topic, self.client_hash, now.wall_ms) }))
+        Ok(Some(Message { mark, ..Message::of_publish(p, topic, self.client_hash, now.wall_ms) }))
     }
 
     /// `$SYS` is the gateway's own. Version 5 is told; 3.1.1 has no way to be told but the end of its connection [MQTT-3.3.5-2].

@@ -8,6 +8,7 @@
 //! delivered can be delivered again until the peer has acknowledged it (`outbound`).
 //! Must not know: sockets, clocks, the log. The shell carries out `Action`s, answers with `Event`s, and gives records to `deliver`.
 
+mod aliases;
 pub mod connect;
 mod exchanges;
 mod held;
@@ -219,6 +220,8 @@ pub struct Session {
     /// The store has a value of this client id.
     in_store: bool,
     inbound: Inbound,
+    aliases_in: aliases::Inbound,
+    aliases_out: aliases::Outbound,
     actions: VecDeque<Action>,
     put_wanted: bool,
     /// Deliveries or acknowledgements moved what is stored, since then.
@@ -226,6 +229,8 @@ pub struct Session {
     connack_sent: bool,
     keep_alive_ms: u64,
     heard_ms: u64,
+    /// It is to be published before the session is handed over.
+    will_owed: bool,
     will_receipt: Option<(PartitionId, Receipt)>,
     counts: Counts,
 }
@@ -254,12 +259,15 @@ impl Session {
             life: Life::Offline,
             in_store: false,
             inbound: Inbound::default(),
+            aliases_in: aliases::Inbound::default(),
+            aliases_out: aliases::Outbound::default(),
             actions: VecDeque::new(),
             put_wanted: false,
             moved: None,
             connack_sent: false,
             keep_alive_ms: 0,
             heard_ms: 0,
+            will_owed: false,
             will_receipt: None,
             counts: Counts::default(),
         }
@@ -407,7 +415,7 @@ impl Session {
                 if source == Source::State {
                     self.held.appended(receipt, out);
                 }
-                self.will_is_durable(now, source, receipt);
+                self.will_is_durable(source, receipt);
             }
             Event::Appended(_, Watermark::Failed) => self.log_failed(now, out),
             Event::Started(id, p, at) => self.started(id, p, at),
@@ -436,9 +444,9 @@ impl Session {
             match ack {
                 Reply::Publish(id, reason) => self.reply(&Packet::PubAck(Ack { reason, ..bare(id) }), out),
                 Reply::Received(id, reason) => self.reply(&Packet::PubRec(Ack { reason, ..bare(id) }), out),
-                Reply::Completed(id, reason) => {
+                Reply::Completed(id) => {
                     self.exchanges.complete(id);
-                    self.reply(&Packet::PubComp(Ack { reason, ..bare(id) }), out);
+                    self.reply(&Packet::PubComp(bare(id)), out);
                 }
                 Reply::Connect(bytes) => {
                     self.connack_sent = true;
@@ -473,25 +481,31 @@ impl Session {
         }
         self.since_ms = now.wall_ms;
         self.life = Life::Ending;
-        if self.will.is_some() {
+        self.owe_will(now, now.wall_ms);
+    }
+
+    /// The will is published now if its time has come.
+    fn owe_will(&mut self, now: Now, ended_ms: u64) {
+        self.will_owed = self.will_due_at(ended_ms).is_some_and(|at| at <= now.wall_ms);
+        if self.will_owed {
             self.actions.push_back(Action::AppendWill);
         }
     }
 
     /// The value without its will is put only when the will is durable: a crash between repeats nothing, the fold has seen the mark.
-    fn will_is_durable(&mut self, now: Now, source: Source, receipt: Receipt) {
+    fn will_is_durable(&mut self, source: Source, receipt: Receipt) {
         let durable = self.will_receipt.is_some_and(|(p, r)| source == Source::Partition(p) && r <= receipt);
         if durable && self.life == Life::Ending {
             self.will_receipt = None;
             self.will = None;
-            self.since_ms = now.wall_ms;
+            self.will_owed = false;
         }
     }
 
     /// Ends when nothing is owed any more.
     fn settle(&mut self) {
         let owed = match self.life {
-            Life::Ending => self.will.is_some() || self.exchanges_pending(),
+            Life::Ending => self.will_owed || self.exchanges_pending(),
             Life::Draining => self.exchanges_pending(),
             Life::Offline | Life::Connected | Life::Ended => true,
         };
@@ -509,7 +523,7 @@ impl Session {
 
     fn log_failed(&mut self, now: Now, out: &mut Vec<u8>) {
         self.close(now, Cause::LogFailed, out);
-        if self.life == Life::Ending && self.will.is_some() {
+        if self.life == Life::Ending && self.will_owed {
             // The will cannot be published now; the stored value still has it.
             self.life = Life::Ended;
             self.actions.push_back(Action::HandOver);
@@ -531,16 +545,21 @@ impl Session {
         self.will.as_ref().map(|_| WillMark { sid: self.sid, connection: self.connection })
     }
 
-    /// A session that was connected when the gateway ended, and is not owned by anybody: its will is due.
-    /// Goes the way of a closed connection.
-    pub fn end_after_restart(&mut self, ended_ms: u64) {
+    /// When its will is published if nobody connects: after the will delay, or with the session if that ends first [MQTT-3.1.3-9]; ms since 1970.
+    #[must_use]
+    pub fn will_due_at(&self, ended_ms: u64) -> Option<u64> {
+        let since = if self.was_connected && self.life != Life::Ending { ended_ms } else { self.since_ms };
+        self.will.as_ref().map(|w| since + u64::from(w.delay_s().min(self.expiry_s)) * 1_000)
+    }
+
+    /// A session that nobody owns, whose will may be due: `ended_ms` is when the boot that saw it connected ended. Goes the way of a closed
+    /// connection.
+    pub fn end_offline(&mut self, now: Now, ended_ms: u64) {
         self.since_ms = if self.was_connected { ended_ms } else { self.since_ms };
         self.was_connected = false;
         self.in_store = true;
         self.life = Life::Ending;
-        if self.will.is_some() {
-            self.actions.push_back(Action::AppendWill);
-        }
+        self.owe_will(now, self.since_ms);
         self.settle();
     }
 
@@ -561,10 +580,16 @@ impl Session {
         (self.expiry_s != u32::MAX).then(|| since + u64::from(self.expiry_s) * 1_000)
     }
 
+    /// When something is due while it is offline, its will or its end; ms since 1970.
+    #[must_use]
+    pub fn due_at(&self, ended_ms: u64) -> Option<u64> {
+        self.expires_at(ended_ms).into_iter().chain(self.will_due_at(ended_ms)).min()
+    }
+
     /// The deadline in seconds since 1970, where it is known: while it is connected there is none, and 0 says so.
     #[must_use]
     pub fn tag(&self) -> u32 {
-        let deadline = if self.was_connected { None } else { self.expires_at(0) };
+        let deadline = if self.was_connected { None } else { self.due_at(0) };
         deadline.map_or(0, |at| u32::try_from(at.div_ceil(1_000)).unwrap_or(u32::MAX))
     }
 

@@ -155,7 +155,7 @@ impl Session {
         let refused = a.reason.0 >= 0x80;
         let Some(f) = self.outbound.find(a.packet_id).and_then(|i| self.outbound.window.get_mut(i)) else {
             if !refused {
-                self.pubrel(a.packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, false, out);
+                self.pubrel(a.packet_id, false, out);
             }
             return Ok(());
         };
@@ -166,9 +166,9 @@ impl Session {
             }
             Stage::Sent => {
                 f.stage = Stage::Released;
-                self.pubrel(a.packet_id, ReasonCode::SUCCESS, true, out);
+                self.pubrel(a.packet_id, true, out);
             }
-            Stage::Released => self.pubrel(a.packet_id, ReasonCode::SUCCESS, false, out),
+            Stage::Released => self.pubrel(a.packet_id, false, out),
             Stage::Unacknowledged => {
                 return Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-4.3.2-2: a PUBREC for a message with QoS 1"));
             }
@@ -176,8 +176,8 @@ impl Session {
         Ok(())
     }
 
-    fn pubrel(&mut self, id: PacketId, reason: ReasonCode, news: bool, out: &mut Vec<u8>) {
-        self.emit(news, out, |s, out| encode(&Packet::PubRel(Ack { reason, ..bare(id) }), s.version, out));
+    fn pubrel(&mut self, id: PacketId, news: bool, out: &mut Vec<u8>) {
+        self.emit(news, out, |s, out| encode(&Packet::PubRel(bare(id)), s.version, out));
     }
 
     /// Writes to `out`, or behind what waits for the value: when the value has news that must be durable first, or others wait already.
@@ -303,13 +303,21 @@ impl Session {
                 own.push(Property::MessageExpiryInterval(at.saturating_sub(now.wall_ms).div_ceil(1_000) as u32));
             }
         }
+        let alias = self.aliases_out.of(r.topic);
+        if let Some((property, _)) = alias {
+            own.push(property);
+        }
+        let topic = if alias.is_some_and(|(_, known)| known) { &[][..] } else { r.topic };
         let stored = if self.version == Version::V5 { r.headers } else { Properties::default() };
         let before = out.len();
-        publish_head(out, self.version, flags, r.topic, id, own.as_properties(), stored, r.payload.len());
+        publish_head(out, self.version, flags, topic, id, own.as_properties(), stored, r.payload.len());
         if out.len() - before + r.payload.len() > self.outbound.packet_bytes_max {
             out.truncate(before);
             self.counts.dropped_too_large += 1;
             return false;
+        }
+        if alias.is_some_and(|(_, known)| !known) {
+            self.aliases_out.sent(r.topic);
         }
         out.extend_from_slice(r.payload);
         self.counts.sent += 1;
@@ -326,7 +334,7 @@ impl Session {
             && self.outbound.resend.start < end
             && f.stage == Stage::Released
         {
-            self.pubrel(id_of(f.ordinal), ReasonCode::SUCCESS, false, out);
+            self.pubrel(id_of(f.ordinal), false, out);
             self.outbound.resend.start += 1;
         }
         let start = self.outbound.resend.start;
@@ -368,7 +376,7 @@ impl Session {
                     if let Some(f) = self.outbound.window.get_mut(first) {
                         f.stage = Stage::Released;
                     }
-                    self.pubrel(id, ReasonCode::SUCCESS, true, out);
+                    self.pubrel(id, true, out);
                     self.outbound.resend.start += 1;
                 }
                 (false, _) => {

@@ -51,7 +51,6 @@ pub struct OwnedWill {
     topic: Box<str>,
     qos: Qos,
     retain: bool,
-    /// Not waited for yet.
     delay_s: u32,
     expiry_s: Option<u32>,
     /// Properties without delay and expiry.
@@ -74,6 +73,10 @@ impl OwnedWill {
         }
         let headers = headers.as_properties().raw().to_vec();
         Self { topic: w.topic.into(), qos: w.qos, retain: w.retain, delay_s, expiry_s, headers, payload: w.payload.to_vec() }
+    }
+
+    pub(super) fn delay_s(&self) -> u32 {
+        self.delay_s
     }
 
     pub(super) fn message(&self, mark: WillMark, client_hash: u64, wall_ms: u64) -> Message<'_> {
