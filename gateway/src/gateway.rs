@@ -3,7 +3,7 @@
 //! Invariant: one way from a topic to its partition, one way from a client id to its key.
 //! Must not know: sockets.
 
-use crate::{boot::Boots, directory::Directory, offline::Offline, peer::Peer, tail};
+use crate::{boot::Boots, directory::Directory, group::Groups, offline::Offline, peer::Peer, tail};
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use std::{
@@ -61,6 +61,7 @@ pub(crate) struct Gateway {
     pub tails: Vec<UnboundedSender<tail::Command>>,
     pub retained: Vec<Arc<RwLock<Retained>>>,
     pub directory: Directory,
+    pub groups: Groups,
     pub offline: Offline,
     pub boots: Boots,
     pub boot: u64,
@@ -110,6 +111,7 @@ impl Gateway {
             tails: p.tails,
             retained: p.retained,
             directory: Directory::default(),
+            groups: Groups::default(),
             offline: p.offline,
             boots: p.boots,
             boot: p.boot,

@@ -8,6 +8,7 @@ mod directory;
 mod driver;
 mod fold;
 mod gateway;
+mod group;
 mod http;
 mod offline;
 mod peer;

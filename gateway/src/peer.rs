@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use weir_core::{
     fanout::Inbox,
+    group::Place,
     ids::{Offset, PartitionId, SubscribeId},
 };
 use weir_log::{Entry, Fetched, ReadError, Wake};
@@ -15,6 +16,10 @@ use weir_log::{Entry, Fetched, ReadError, Wake};
 #[derive(Default)]
 pub(crate) struct Mail {
     pub started: Vec<(SubscribeId, PartitionId, Offset)>,
+    /// Shared subscriptions whose groups are durable.
+    pub shared: Vec<SubscribeId>,
+    /// Records that groups gave.
+    pub given: Vec<(SubscribeId, Place)>,
     pub fetched: Option<Result<Fetched, ReadError>>,
     pub loaded: Option<Result<Option<Entry>, ReadError>>,
     /// The client id is this connection's now.

@@ -8,15 +8,23 @@ use crate::{
     driver::Driver,
     fold::fold,
     gateway::{Gateway, Parts, wall_ms},
+    group::{self, Groups},
     http,
     offline::{self, Offline},
     tail::{Bell, Tail},
     tcp,
 };
-use std::{collections::HashMap, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{net::TcpListener, sync::mpsc::unbounded_channel};
 use weir_bridge::feed::Feed;
-use weir_core::{ids::PartitionId, session::Session};
+use weir_core::{group::Group, ids::PartitionId, session::Session};
 use weir_log::{Engine, FileEngine, Limits, Nobody, OpenError, Put, ReadError, Wake, Watermark};
 
 #[derive(Clone, Debug)]
@@ -92,11 +100,11 @@ async fn main(options: &Options) -> Result<(), RunError> {
     let admin = listen(options, "--admin", options.admin)?;
     let mut stop = Stop::new().map_err(|e| RunError::Io("catching signals", e))?;
 
-    let (engine, found) = tokio::task::block_in_place(|| open(options))?;
+    let (engine, mut found) = tokio::task::block_in_place(|| open(options))?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let retained = tokio::task::block_in_place(|| fold(&*engine, &found.sessions))?;
     let boot = found.boots.current();
-    let mut boots = found.boots;
+    let mut boots = std::mem::take(&mut found.boots);
     let (key, value) = boots.begin(boot, wall_ms());
     tokio::task::block_in_place(|| put_durably(&*engine, key.as_bytes(), &value));
 
@@ -110,8 +118,9 @@ async fn main(options: &Options) -> Result<(), RunError> {
     }
     let feed = Feed::start(engine.clone());
     let (offline, due) = Offline::new();
-    found.due.into_iter().for_each(|(at, client_id)| offline.look(at, &client_id));
+    std::mem::take(&mut found.due).into_iter().for_each(|(at, client_id)| offline.look(at, &client_id));
     let gateway = Arc::new(Gateway::new(Parts { engine: engine.clone(), tails, retained, offline, boots, boot }));
+    Groups::restore(&gateway, found.take_groups());
     let looking = gateway.clone();
     tokio::spawn(offline::run(due, wall_ms, async move |client_id: Box<str>| {
         if let Some(driver) = Driver::offline(looking.clone(), &client_id) {
@@ -162,22 +171,50 @@ struct Found {
     /// Client id of each session.
     sessions: HashMap<u64, Box<str>>,
     due: Vec<(u64, Box<str>)>,
+    groups: HashMap<Box<str>, Group>,
+    /// Which sessions subscribe to which group.
+    subscribers: HashMap<Box<str>, HashSet<u64>>,
+}
+
+impl Found {
+    /// Groups with their subscribers; one without ends at once.
+    fn take_groups(&mut self) -> HashMap<Box<str>, (Group, HashSet<u64>)> {
+        let (mut groups, mut subscribers) = (std::mem::take(&mut self.groups), std::mem::take(&mut self.subscribers));
+        let names: HashSet<Box<str>> = groups.keys().chain(subscribers.keys()).cloned().collect();
+        let both = |name: Box<str>| {
+            let both = (groups.remove(&name).unwrap_or_default(), subscribers.remove(&name).unwrap_or_default());
+            (name, both)
+        };
+        names.into_iter().map(both).collect()
+    }
 }
 
 fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
     let o = weir_log::Options { directory: options.data.clone(), limits: Limits::default(), streams: vec![("default".into(), 1)] };
     let (mut found, mut bad) = (Found::default(), None);
     let mut each = |key: &[u8], tag: u32, value: &[u8]| match session(key, value) {
-        None => {
-            found.boots.read(key, value);
-            Vec::new()
-        }
+        None => match read_group(key, value) {
+            None => {
+                found.boots.read(key, value);
+                Vec::new()
+            }
+            Some(Ok((name, group))) => {
+                let named = places(group.named());
+                found.groups.insert(name, group);
+                named
+            }
+            Some(Err(e)) => {
+                bad = Some(e);
+                Vec::new()
+            }
+        },
         Some(Ok(s)) => {
             found.sessions.insert(s.sid(), s.client_id().into());
+            group::subscribed(s.shared_filters(), s.sid(), &mut found.subscribers);
             // Connected when the process ended: at once. Else when the tag says, if it ever ends.
             let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
             found.due.extend(at.map(|at| (at, s.client_id().into())));
-            s.named().into_iter().map(|(p, at)| (weir_log::PartitionId(p.0), weir_log::Offset(at.0))).collect()
+            places(s.named())
         }
         Some(Err(e)) => {
             bad = Some(e);
@@ -192,6 +229,16 @@ fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
         tracing::warn!(bytes = engine.torn_bytes(), "cut a torn tail: a batch that was begun and never acknowledged");
     }
     Ok((engine, found))
+}
+
+fn places(named: Vec<(PartitionId, weir_core::ids::Offset)>) -> Vec<(weir_log::PartitionId, weir_log::Offset)> {
+    named.into_iter().map(|(p, at)| (weir_log::PartitionId(p.0), weir_log::Offset(at.0))).collect()
+}
+
+fn read_group(key: &[u8], value: &[u8]) -> Option<Result<(Box<str>, Group), String>> {
+    let name = std::str::from_utf8(key.strip_prefix(b"g/")?).ok()?;
+    let error = || format!("key g/{name}: a group's value that this program cannot read");
+    Some(Group::decode(value).map(|g| (name.into(), g)).ok_or_else(error))
 }
 
 fn session(key: &[u8], value: &[u8]) -> Option<Result<Session, String>> {

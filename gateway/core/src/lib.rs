@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod directory;
 pub mod fanout;
+pub mod group;
 pub mod ids;
 pub mod message;
 pub mod packet;

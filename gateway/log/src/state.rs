@@ -112,6 +112,8 @@ impl Directory {
     ) -> Result<Receipt, AppendError> {
         let mut records = std::mem::take(&mut self.scratch);
         records.clear();
+        // The buffer is everybody's: whoever put with it last is not who puts now.
+        records.registered = None;
         for (i, p) in puts.iter().enumerate() {
             let version = self.next.plus(i as u64 + 1).0;
             let mut meta = [0; META];

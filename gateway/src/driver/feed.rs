@@ -9,7 +9,7 @@ use crate::{gateway::stored, tail::Command};
 use std::sync::Arc;
 use weir_core::{
     fanout::Step,
-    ids::{Now, Offset, PartitionId},
+    ids::{Now, Offset, PartitionId, SubscribeId},
     session::{Cause, Delivery, Event, Paging},
     topic::filter_matches,
 };
@@ -18,8 +18,8 @@ use weir_log::{Batch, Fetch, Fetched, ReadError, Select, Wanted};
 /// One fetch: enough for a socket write, little enough for 10,000 at once.
 const FETCH_BYTES: u32 = 64 * 1024;
 const FETCH_RECORDS: u32 = 1_024;
-/// Retained messages per page.
-const PAGE_TOPICS: usize = 64;
+/// Records asked for one by one in one fetch.
+const EXACTLY_MAX: usize = 64;
 
 /// Records that were read and are being sent.
 pub(super) struct Held {
@@ -37,6 +37,8 @@ pub(super) enum Feed {
     Page(Page),
     /// Of the nth partition.
     Range(usize),
+    /// What groups gave of this partition.
+    Shared(PartitionId, Vec<(SubscribeId, Offset)>),
 }
 
 /// A part of the retained messages that a filter asked for.
@@ -102,6 +104,9 @@ impl Driver {
             session.resend(now, &offsets[..examined], records.iter().filter_map(stored), &mut self.out);
             return true;
         }
+        if matches!(held.kind, Feed::Shared(..)) {
+            return self.send_shared(now, held);
+        }
         if let Feed::Page(page) = &held.kind
             && session.page_next() != Some(&page.paging)
         {
@@ -114,7 +119,7 @@ impl Driver {
                 Some(_) if full => Delivery::NoRoom,
                 Some(r) => match held.kind {
                     Feed::Range(nth) => session.deliver(now, nth, &r, &mut self.out),
-                    Feed::Page(_) | Feed::Resend(_) => session.deliver_retained(now, &r, &mut self.out),
+                    Feed::Page(_) | Feed::Resend(_) | Feed::Shared(..) => session.deliver_retained(now, &r, &mut self.out),
                 },
                 None => Delivery::Done,
             };
@@ -137,9 +142,47 @@ impl Driver {
                 }
                 session.handle(now, Event::PageEnded(page.after), &mut self.out);
             }
-            Feed::Resend(_) => {}
+            Feed::Resend(_) | Feed::Shared(..) => {}
         }
         true
+    }
+
+    /// True: what groups gave is sent, go on.
+    fn send_shared(&mut self, now: Now, mut held: Held) -> bool {
+        let (Phase::Running(session), Feed::Shared(p, given)) = (&mut self.phase, &held.kind) else { return false };
+        while let Some((id, at)) = given.get(held.index as usize).copied() {
+            if at >= held.next {
+                // A fetch may end early: what it did not come to is asked for again.
+                let rest = given[held.index as usize..].iter().rev();
+                rest.for_each(|(id, at)| self.given.push_front((*id, (*p, *at))));
+                return true;
+            }
+            let record = held.batch.iter().find(|r| r.offset.0 == at.0);
+            let record = record.as_ref().and_then(stored);
+            let full = self.out.len() >= OUT_BYTES_HIGH;
+            if full || session.deliver_shared(now, id, *p, at, record.as_ref(), &mut self.out) == Delivery::NoRoom {
+                self.feeding = Feeding::Held(held);
+                return false;
+            }
+            held.index += 1;
+        }
+        true
+    }
+
+    /// Reads what groups gave: of one partition, ascending.
+    fn next_shared(&mut self) {
+        let Some((_, (p, _))) = self.given.front().copied() else { return };
+        let mut given: Vec<(SubscribeId, Offset)> = Vec::new();
+        while let Some((id, (q, at))) = self.given.front().copied()
+            && q == p
+            && given.last().is_none_or(|(_, last)| *last < at)
+            && given.len() < EXACTLY_MAX
+        {
+            given.push((id, at));
+            self.given.pop_front();
+        }
+        let wanted = exactly(given.iter().map(|(_, at)| *at));
+        self.fetch(Feed::Shared(p, given), p, wanted);
     }
 
     /// True: something was sent at once, go on.
@@ -152,15 +195,18 @@ impl Driver {
         if session.page_next().is_some() {
             return self.next_page(now);
         }
-        let n = session.partitions();
+        // Partitions in rotation, and what groups gave.
+        let n = session.partitions() + 1;
         for i in 0..n {
             let nth = (self.turn + i) % n;
-            if self.next_step(now, nth) {
-                // Partitions in rotation.
+            if nth == n - 1 {
+                self.next_shared();
+            } else if self.next_step(now, nth) {
                 self.turn = (nth + 1) % n;
                 return true;
             }
             if !matches!(self.feeding, Feeding::Idle) {
+                self.turn = (nth + 1) % n;
                 return false;
             }
         }
@@ -174,7 +220,7 @@ impl Driver {
             session.handle(now, Event::PageEnded(None), &mut self.out);
             return true;
         };
-        let page = self.gateway.retained[paging.partition].read().page(&paging.filter, paging.after.as_deref(), PAGE_TOPICS);
+        let page = self.gateway.retained[paging.partition].read().page(&paging.filter, paging.after.as_deref(), EXACTLY_MAX);
         let mut offsets: Vec<_> = page.found.into_iter().map(|(_, at)| at).filter(|at| *at < limit).collect();
         offsets.sort_unstable();
         if offsets.is_empty() {

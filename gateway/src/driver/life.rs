@@ -141,6 +141,7 @@ impl Driver {
 
     pub(super) fn leave_now(&mut self) {
         self.leave_tails();
+        self.leave_groups();
         if let Some(client_id) = &self.client_id {
             self.gateway.directory.leave(client_id, &self.peer);
         }

@@ -13,14 +13,19 @@ mod life;
 
 use crate::{
     gateway::{Gateway, session_key},
+    group::{self, Groups},
     peer::Peer,
     tail::Command,
 };
 use feed::Feeding;
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
 use weir_core::{
     codec::{Decoded, decode},
-    ids::{Now, PartitionId, Receipt, Source, Watermark},
+    group::Place,
+    ids::{Now, PartitionId, Receipt, Source, SubscribeId, Watermark},
     message::Message,
     packet::{Packet, ReasonCode, Version},
     session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
@@ -88,6 +93,10 @@ pub(crate) struct Driver {
     seen: Vec<Receipt>,
     seen_state: Receipt,
     feeding: Feeding,
+    /// Records that groups gave, to be read and sent.
+    given: VecDeque<(SubscribeId, Place)>,
+    /// Shared filters whose groups this connection is a member of.
+    shared: Vec<Box<str>>,
     /// The partition to look at first.
     turn: usize,
     /// In the tails.
@@ -135,6 +144,8 @@ impl Driver {
             seen,
             seen_state: Receipt(0),
             feeding: Feeding::Idle,
+            given: VecDeque::new(),
+            shared: Vec::new(),
             turn: 0,
             entered: false,
             close: None,
@@ -441,6 +452,10 @@ impl Driver {
         for (id, p, at) in mail.started {
             self.event(now, Event::Started(id, p, at));
         }
+        for id in mail.shared {
+            self.event(now, Event::Shared(id));
+        }
+        self.given.extend(mail.given);
         if mail.replaced && matches!(self.phase, Phase::Claiming(_)) {
             self.refuse(ReasonCode::SERVER_BUSY);
         }
@@ -526,10 +541,23 @@ impl Driver {
                 self.tell_tails(|| Command::Subscribe(self.peer.clone(), id, filter.clone()));
             }
             Action::Unsubscribe(filter) => self.tell_tails(|| Command::Unsubscribe(self.peer.id, filter.clone())),
+            Action::Share(id, filter) => {
+                if let Some((sid, credit)) = self.phase.session().map(|s| (s.sid(), s.credit())) {
+                    let peer = self.peer.clone();
+                    Groups::tell(&self.gateway, &filter, group::Command::Join { peer, id, sid, credit });
+                    self.shared.push(filter);
+                }
+            }
+            Action::Unshare(filter, sid) => {
+                self.shared.retain(|f| *f != filter);
+                Groups::tell(&self.gateway, &filter, group::Command::Unshare(sid));
+            }
+            Action::Settle(filter, p, at) => Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at))),
             Action::Close(cause) => {
                 self.close.get_or_insert(cause);
                 self.feeding = Feeding::Idle;
                 self.leave_tails();
+                self.leave_groups();
             }
             Action::HandOver => {
                 if !matches!(self.phase, Phase::Settling(..)) {
@@ -574,6 +602,13 @@ impl Driver {
         for tail in &self.gateway.tails {
             // A tail that is gone means that the process ends.
             let _ = tail.send(command());
+        }
+    }
+
+    fn leave_groups(&mut self) {
+        self.given.clear();
+        for filter in std::mem::take(&mut self.shared) {
+            Groups::tell(&self.gateway, &filter, group::Command::Gone(self.peer.id));
         }
     }
 

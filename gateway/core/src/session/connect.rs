@@ -122,7 +122,9 @@ impl Session {
     /// A connection takes the session. The CONNACK follows when what it says is durable.
     pub fn connect(&mut self, now: Now, request: &ConnectRequest, joining: &Joining<'_>, out: &mut Vec<u8>) {
         let present = joining.resumed && !request.clean_start;
+        self.actions.clear();
         if !present {
+            self.unshare_all();
             self.sid = joining.sid;
             self.connection = 0;
             self.subscriptions = Subscriptions::default();
@@ -144,7 +146,6 @@ impl Session {
         self.inbound = Inbound::default();
         self.aliases_in = aliases::Inbound::default();
         self.aliases_out = aliases::Outbound::new(request.topic_aliases_max);
-        self.actions.clear();
         self.connack_sent = false;
         self.moved = None;
         self.keep_alive_ms = u64::from(request.keep_alive_s) * 1_500;
@@ -181,6 +182,10 @@ impl Session {
             s.new = false;
             self.actions.push_back(Action::Subscribe(s.id, filter.clone()));
         }
+        for (filter, s) in &mut self.subscriptions.shared {
+            s.new = false;
+            self.actions.push_back(Action::Share(s.id, filter.clone()));
+        }
         self.subscriptions.changed();
     }
 
@@ -190,8 +195,7 @@ impl Session {
             properties
                 .push(Property::ReceiveMaximum(RECEIVE_MAXIMUM))
                 .push(Property::TopicAliasMaximum(aliases::TOPIC_ALIASES_MAX))
-                .push(Property::MaximumPacketSize(PACKET_BYTES_MAX as u32))
-                .push(Property::SharedSubscriptionAvailable(false));
+                .push(Property::MaximumPacketSize(PACKET_BYTES_MAX as u32));
             if request.assigned {
                 properties.push(Property::AssignedClientIdentifier(&self.client_id));
             }

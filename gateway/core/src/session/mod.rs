@@ -86,6 +86,8 @@ pub enum Event {
     Appended(Source, Watermark),
     /// The tail of this partition offers what matches the new filter from this offset on.
     Started(SubscribeId, PartitionId, Offset),
+    /// The group of a shared filter has the session as a member.
+    Shared(SubscribeId),
     /// One part of a retained page ended: go on after this topic of this partition, or it was the last.
     PageEnded(Option<Box<str>>),
     Timeout,
@@ -145,6 +147,12 @@ pub enum Action {
     /// Offer what matches this filter; answer with `Started` per partition.
     Subscribe(SubscribeId, Box<str>),
     Unsubscribe(Box<str>),
+    /// Become a member of the group of this shared filter; answer with `Shared`.
+    Share(SubscribeId, Box<str>),
+    /// The session of this id is a subscriber of the group no more.
+    Unshare(Box<str>, u64),
+    /// The record that the group gave is done with.
+    Settle(Box<str>, PartitionId, Offset),
     /// Close the socket once what was written is sent; the session goes on to its end.
     Close(Cause),
     /// The session has ended: whoever waits for the client id may have it.
@@ -419,6 +427,7 @@ impl Session {
             }
             Event::Appended(_, Watermark::Failed) => self.log_failed(now, out),
             Event::Started(id, p, at) => self.started(id, p, at),
+            Event::Shared(id) => self.shared(id),
             Event::PageEnded(after) => self.page_ended(after),
             Event::Timeout => self.timeout(now, out),
             Event::Closed(cause) => self.close(now, cause, out),
@@ -518,6 +527,9 @@ impl Session {
         self.was_connected &= self.life == Life::Draining;
         self.life = Life::Ended;
         self.put_wanted = self.is_stored() || self.in_store;
+        if self.expiry_s == 0 {
+            self.unshare_all();
+        }
         self.actions.push_back(Action::HandOver);
     }
 

@@ -6,11 +6,11 @@
 //! holds.
 //! Must not know: where records come from.
 
-use super::{INFLIGHT_MAX, Paging, Session, Violation, bare, subscriptions::Granted};
+use super::{Action, INFLIGHT_MAX, Paging, Session, Violation, bare, subscriptions::Granted};
 use crate::{
     codec::{encode, publish_head},
     fanout::{Inbox, Step},
-    ids::{Now, Offset, PartitionId},
+    ids::{Now, Offset, PartitionId, SubscribeId},
     message::Stored,
     packet::{Ack, Packet, PacketId, Qos, ReasonCode, Version},
     property::{Properties, PropertiesBuf, Property},
@@ -47,6 +47,8 @@ pub(super) struct Inflight {
     /// Sent because of a subscription, from the retained messages.
     pub retained: bool,
     pub stage: Stage,
+    /// Given by the group of this subscription, which is told when it is done with.
+    pub shared: Option<SubscribeId>,
 }
 
 fn id_of(ordinal: u64) -> PacketId {
@@ -108,22 +110,31 @@ impl Outbound {
         self.resend.end -= usize::from(i < self.resend.end);
     }
 
-    /// The exchange of `id`, which must be at `stage`, is over. False: there is none, as after an acknowledgement that came twice.
-    fn finish(&mut self, id: PacketId, stage: Stage) -> Result<bool, Violation> {
-        let Some(i) = self.find(id) else { return Ok(false) };
+    /// The exchange of `id`, which must be at `stage`, is over. `None`: there is none, as after an acknowledgement that came twice.
+    fn finish(&mut self, id: PacketId, stage: Stage) -> Result<Option<Inflight>, Violation> {
+        let Some(i) = self.find(id) else { return Ok(None) };
         if self.window.get(i).is_some_and(|f| f.stage != stage) {
             return Err(Violation::new(
                 ReasonCode::PROTOCOL_ERROR,
                 "MQTT-4.3.3-1: an acknowledgement that is not the next step of its message",
             ));
         }
+        let entry = self.window.get(i).copied();
         self.remove(i);
-        Ok(true)
+        Ok(entry)
     }
 
     fn has_room(&self) -> bool {
         self.window.len() < self.window_max.min(INFLIGHT_MAX)
     }
+}
+
+/// Why a record is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Subscribed,
+    Retained,
+    Shared(SubscribeId),
 }
 
 /// What became of a record that was given to `deliver`.
@@ -137,14 +148,16 @@ pub enum Delivery {
 
 impl Session {
     pub(super) fn puback(&mut self, now: Now, id: PacketId) -> Result<(), Violation> {
-        if self.outbound.finish(id, Stage::Unacknowledged)? {
-            self.touch(now);
+        match self.outbound.finish(id, Stage::Unacknowledged)? {
+            Some(Inflight { shared: Some(s), partition, offset, .. }) => self.settle_shared(s, partition, offset),
+            Some(_) => self.touch(now),
+            None => {}
         }
         Ok(())
     }
 
     pub(super) fn pubcomp(&mut self, now: Now, id: PacketId) -> Result<(), Violation> {
-        if self.outbound.finish(id, Stage::Released)? {
+        if self.outbound.finish(id, Stage::Released)?.is_some() {
             self.touch(now);
         }
         Ok(())
@@ -235,7 +248,7 @@ impl Session {
             Delivery::Done
         } else {
             let retain = granted.retain;
-            self.send(now, partition, r, &granted, retain, false, out)
+            self.send(now, partition, r, &granted, retain, Why::Subscribed, out)
         };
         self.outbound.granted = granted;
         if delivery == Delivery::Done {
@@ -247,6 +260,46 @@ impl Session {
         delivery
     }
 
+    /// How many records a group may have on the way to this session.
+    #[must_use]
+    pub fn credit(&self) -> usize {
+        self.outbound.window_max.min(crate::group::CREDIT_MAX)
+    }
+
+    /// Gives a record that the group of a shared subscription gave this session. `None` for the record: the log no longer has it.
+    pub fn deliver_shared(
+        &mut self,
+        now: Now,
+        id: SubscribeId,
+        partition: PartitionId,
+        offset: Offset,
+        record: Option<&Stored<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Delivery {
+        // Unsubscribed meanwhile: the group has given it to another.
+        let Some((_, s)) = self.subscriptions.shared_by_id(id) else { return Delivery::Done };
+        let Some(r) = record else {
+            self.settle_shared(id, partition, offset);
+            return Delivery::Done;
+        };
+        if r.is_expired(now.wall_ms) {
+            self.counts.dropped_expired += 1;
+            self.settle_shared(id, partition, offset);
+            return Delivery::Done;
+        }
+        let identifiers = if s.identifier == 0 { Vec::new() } else { vec![s.identifier] };
+        let granted = Granted { qos: s.options.qos.min(r.qos), retain: r.retain && s.options.retain_as_published, identifiers };
+        let retain = granted.retain;
+        self.send(now, partition, r, &granted, retain, Why::Shared(id), out)
+    }
+
+    /// The group's record is done with.
+    fn settle_shared(&mut self, id: SubscribeId, partition: PartitionId, offset: Offset) {
+        if let Some((filter, _)) = self.subscriptions.shared_by_id(id) {
+            self.actions.push_back(Action::Settle(filter.into(), partition, offset));
+        }
+    }
+
     /// Sends a record with a new id, if it has one and there is room for it.
     #[expect(clippy::too_many_arguments, reason = "the parts of one PUBLISH")]
     fn send(
@@ -256,7 +309,7 @@ impl Session {
         r: &Stored<'_>,
         granted: &Granted,
         retain: bool,
-        retained: bool,
+        why: Why,
         out: &mut Vec<u8>,
     ) -> Delivery {
         if self.held.is_full() {
@@ -266,6 +319,9 @@ impl Session {
             Qos::AtMostOnce => {
                 let flags = (false, Qos::AtMostOnce, retain);
                 self.emit(false, out, |s, out| s.write(now, r, flags, None, &granted.identifiers, out));
+                if let Why::Shared(id) = why {
+                    self.settle_shared(id, partition, r.offset);
+                }
                 return Delivery::Done;
             }
             Qos::AtLeastOnce => Stage::Unacknowledged,
@@ -276,8 +332,12 @@ impl Session {
         }
         let (ordinal, flags) = (self.outbound.take_id(), (false, granted.qos, retain));
         let write = |s: &mut Self, out: &mut Vec<u8>| s.write(now, r, flags, Some(id_of(ordinal)), &granted.identifiers, out);
+        let shared = if let Why::Shared(id) = why { Some(id) } else { None };
         if self.emit(stage == Stage::Sent, out, write) {
-            self.outbound.window.push_back(Inflight { ordinal, partition, offset: r.offset, retained, stage });
+            let retained = why == Why::Retained;
+            self.outbound.window.push_back(Inflight { ordinal, partition, offset: r.offset, retained, stage, shared });
+        } else if let Some(id) = shared {
+            self.settle_shared(id, partition, r.offset);
         }
         Delivery::Done
     }
@@ -408,7 +468,7 @@ impl Session {
         let identifiers = if s.identifier == 0 { Vec::new() } else { vec![s.identifier] };
         let granted = Granted { qos: s.options.qos.min(r.qos), retain: true, identifiers };
         let partition = reader.id;
-        let delivery = self.send(now, partition, r, &granted, true, true, out);
+        let delivery = self.send(now, partition, r, &granted, true, Why::Retained, out);
         if delivery == Delivery::Done {
             self.touch(now);
         }
@@ -435,8 +495,14 @@ mod tests {
     #[test]
     fn ids_count_from_1_skip_those_in_use_and_come_round() {
         let mut o = Outbound::default();
-        let entry =
-            |ordinal| Inflight { ordinal, partition: PartitionId(0), offset: Offset(0), retained: false, stage: Stage::Unacknowledged };
+        let entry = |ordinal| Inflight {
+            ordinal,
+            partition: PartitionId(0),
+            offset: Offset(0),
+            retained: false,
+            stage: Stage::Unacknowledged,
+            shared: None,
+        };
         let first = o.take_id();
         assert_eq!(id_of(first).get(), 1);
         o.window.push_back(entry(first));
@@ -457,7 +523,8 @@ mod tests {
         assert_eq!(round, [2, 3, 4, 6, 7, 8, 9, 10, 11, 12]);
         let five = PacketId::MIN.saturating_add(4);
         assert!(o.finish(five, Stage::Released).is_err());
-        assert_eq!([o.finish(five, Stage::Unacknowledged), o.finish(five, Stage::Unacknowledged)], [Ok(true), Ok(false)]);
+        let mut finished = || o.finish(five, Stage::Unacknowledged).map(|f| f.is_some());
+        assert_eq!([finished(), finished()], [Ok(true), Ok(false)]);
         assert_eq!(o.window.len(), 2);
     }
 }

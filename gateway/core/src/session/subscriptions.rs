@@ -42,6 +42,8 @@ pub(super) struct Granted {
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     pub all: BTreeMap<Box<str>, Subscription>,
+    /// With `$share/GROUP/` in front: the group reads, the session is one of its members.
+    pub shared: BTreeMap<Box<str>, Subscription>,
     next_id: u32,
     /// Topic of the last grant, and the filters that match it.
     topic: Vec<u8>,
@@ -60,6 +62,18 @@ impl Subscriptions {
     pub fn next_id(&mut self) -> SubscribeId {
         self.next_id += 1;
         SubscribeId(self.next_id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len() + self.shared.len()
+    }
+
+    fn of_kind(&mut self, filter: &str) -> &mut BTreeMap<Box<str>, Subscription> {
+        if shared(filter).is_some() { &mut self.shared } else { &mut self.all }
+    }
+
+    pub fn shared_by_id(&self, id: SubscribeId) -> Option<(&str, &Subscription)> {
+        self.shared.iter().find(|(_, s)| s.id == id).map(|(filter, s)| (&**filter, s))
     }
 
     /// The filters have changed.
@@ -104,16 +118,31 @@ impl Subscriptions {
 impl Session {
     pub(super) fn subscribe(&mut self, s: &Subscribe<'_>) {
         let identifier = s.properties.iter().find_map(|p| if let Property::SubscriptionIdentifier(n) = p { Some(n) } else { None });
-        let mut reasons = Vec::new();
+        let (mut reasons, mut answers) = (Vec::new(), 0);
         let mut ack = Subscribed { bytes: Vec::new(), new: Vec::new(), retained: Vec::new() };
         for (filter, options) in s.filters.iter() {
             if let Some(reason) = self.refuse_filter(filter) {
                 reasons.push(if self.version == Version::V5 { reason.0 } else { ReasonCode::UNSPECIFIED.0 });
                 continue;
             }
+            let is_shared = shared(filter).is_some();
+            // A message with QoS 2 that has begun may not go to another member [MQTT-4.8.2-5]; with QoS 1 it may.
+            let qos = if is_shared { options.qos.min(Qos::AtLeastOnce) } else { options.qos };
+            let options = SubscriptionOptions { qos, ..options };
             reasons.push(options.qos as u8);
             let new = self.add_subscription(filter, options, identifier.unwrap_or(0));
             ack.new.extend(new);
+            answers += if new.is_none() {
+                0
+            } else if is_shared {
+                1
+            } else {
+                self.readers.len()
+            };
+            if is_shared {
+                // No retained messages for shared subscriptions [MQTT 5, 3.8.3.1].
+                continue;
+            }
             let wanted = options.retain_handling == 0 || options.retain_handling == 1 && new.is_some();
             if wanted && !ack.retained.iter().any(|p| &*p.filter == filter) {
                 ack.retained.push(Paging { filter: filter.into(), again: new.is_none(), partition: 0, after: None });
@@ -122,7 +151,7 @@ impl Session {
         self.subscriptions.changed();
         let packet = SubAck { packet_id: s.packet_id, properties: Properties::default(), reasons: &reasons };
         encode(&Packet::SubAck(packet), self.version, &mut ack.bytes);
-        let until = match ack.new.len() * self.readers.len() {
+        let until = match answers {
             0 => self.when_put(),
             n => Until::Started(n),
         };
@@ -139,25 +168,25 @@ impl Session {
     }
 
     fn refuse_filter(&self, filter: &str) -> Option<ReasonCode> {
-        if shared(filter).is_some() {
-            return Some(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
-        }
         if filter.len() > KEY_BYTES_MAX || filter.split('/').count() > FILTER_LEVELS_MAX {
             return Some(ReasonCode::TOPIC_FILTER_INVALID);
         }
-        let full = self.subscriptions.all.len() >= SUBSCRIPTIONS_MAX && !self.subscriptions.all.contains_key(filter);
+        let known = self.subscriptions.all.contains_key(filter) || self.subscriptions.shared.contains_key(filter);
+        let full = self.subscriptions.len() >= SUBSCRIPTIONS_MAX && !known;
         full.then_some(ReasonCode::QUOTA_EXCEEDED)
     }
 
     /// Gives the number of a new filter. The same filter again keeps its start, or the span behind would be lost.
     fn add_subscription(&mut self, filter: &str, options: SubscriptionOptions, identifier: u32) -> Option<SubscribeId> {
-        if let Some(known) = self.subscriptions.all.get_mut(filter) {
+        if let Some(known) = self.subscriptions.of_kind(filter).get_mut(filter) {
             (known.options, known.identifier) = (options, identifier);
             return None;
         }
         let id = self.subscriptions.next_id();
-        self.subscriptions.all.insert(filter.into(), Subscription { options, identifier, id, new: true, start: Vec::new() });
-        self.actions.push_back(Action::Subscribe(id, filter.into()));
+        let subscription = Subscription { options, identifier, id, new: true, start: Vec::new() };
+        self.subscriptions.of_kind(filter).insert(filter.into(), subscription);
+        let action = if shared(filter).is_some() { Action::Share } else { Action::Subscribe };
+        self.actions.push_back(action(id, filter.into()));
         Some(id)
     }
 
@@ -167,6 +196,9 @@ impl Session {
             if self.subscriptions.all.remove(filter).is_some() {
                 self.actions.push_back(Action::Unsubscribe(filter.into()));
                 self.paging.retain(|p| &*p.filter != filter);
+                reasons.push(ReasonCode::SUCCESS.0);
+            } else if self.subscriptions.shared.remove(filter).is_some() {
+                self.actions.push_back(Action::Unshare(filter.into(), self.sid));
                 reasons.push(ReasonCode::SUCCESS.0);
             } else {
                 reasons.push(ReasonCode::NO_SUBSCRIPTION_EXISTED.0);
@@ -195,6 +227,23 @@ impl Session {
             self.subscriptions.changed();
         }
         self.put_wanted |= self.inbound.started(id, self.is_stored());
+    }
+
+    /// Its group has the session as a subscriber, durably.
+    pub(super) fn shared(&mut self, id: SubscribeId) {
+        self.put_wanted |= self.inbound.started(id, self.is_stored());
+    }
+
+    /// The session ends for good: its groups are told.
+    pub(super) fn unshare_all(&mut self) {
+        for filter in std::mem::take(&mut self.subscriptions.shared).into_keys() {
+            self.actions.push_back(Action::Unshare(filter, self.sid));
+        }
+    }
+
+    /// The shared filters of the session.
+    pub fn shared_filters(&self) -> impl Iterator<Item = &str> {
+        self.subscriptions.shared.keys().map(|f| &**f)
     }
 
     /// Retained messages of this partition below this offset are sent for a page; newer ones come as they are published.

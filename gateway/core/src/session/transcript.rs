@@ -274,6 +274,19 @@ impl World {
                 let id = self.ids[words[1]];
                 self.event(Event::Started(id, place(words[2]), Offset(words[3].parse().expect("an offset"))));
             }
+            "shared" => {
+                let id = self.ids[words[1]];
+                self.event(Event::Shared(id));
+            }
+            "given" => {
+                let (now, mut out) = (self.now(), std::mem::take(&mut self.out));
+                let r = Self::stored_record(words);
+                let delivery = self.session.deliver_shared(now, self.ids[words[1]], PARTITIONS[0], r.offset, Some(&r), &mut out);
+                self.out = out;
+                if delivery == Delivery::NoRoom {
+                    self.say(format_args!("! no room"));
+                }
+            }
             "record" | "retained" => self.record(words),
             "page-ended" => self.event(Event::PageEnded(None)),
             "resend" => self.resend(number(words, "lost-below").map_or(0, u64::from)),
@@ -382,6 +395,12 @@ impl World {
                     self.ids.insert(filter.to_string(), id);
                     self.say(format_args!("! subscribe {filter}"));
                 }
+                Action::Share(id, filter) => {
+                    self.ids.insert(filter.to_string(), id);
+                    self.say(format_args!("! share {filter}"));
+                }
+                Action::Unshare(filter, _) => self.say(format_args!("! unshare {filter}")),
+                Action::Settle(filter, p, at) => self.say(format_args!("! settle {filter} p{p} {at}")),
                 Action::Unsubscribe(filter) => self.say(format_args!("! unsubscribe {filter}")),
                 Action::Close(_) => self.say(format_args!("! close")),
                 Action::HandOver => self.say(format_args!("! hand over")),
@@ -668,8 +687,6 @@ fn subscription_options() {
         < PUBLISH #1 q1 a/b "both" retain sub=5 sub=6
         = record p0 103 a/b q1 own "mine"
         < PUBLISH q0 a/b "mine" sub=5
-        > SUBSCRIBE $share/g/a #3 q1
-        < SUBACK #3 [158]
         "#,
     );
 }
@@ -1382,4 +1399,63 @@ fn topic_aliases_both_ways() {
 #[test]
 fn a_connack_that_may_not_be_sent_ends_the_connection() {
     check5("> CONNECT clean max=10\n! close\n! hand over");
+}
+
+#[test]
+fn a_shared_subscription_takes_what_its_group_gives_and_tells_when_it_is_done() {
+    check(
+        r#"
+        > CONNECT expiry=60 window=2
+        ! put
+        = put
+        < CONNACK 0x00
+        > SUBSCRIBE $share/g/a/# #1 q2 sub=4
+        ! share $share/g/a/#
+        = shared $share/g/a/#
+        ! put
+        = put
+        < SUBACK #1 [1]
+        = given $share/g/a/# 100 a/b q2 "one"
+        4 < PUBLISH #1 q1 a/b "one"
+        5 < PUBLISH #1 q1 a/b "one" sub=4
+        = given $share/g/a/# 101 a/b q0 "zero"
+        ! settle $share/g/a/# p0 101
+        4 < PUBLISH q0 a/b "zero"
+        5 < PUBLISH q0 a/b "zero" sub=4
+        > PUBACK #1
+        ! settle $share/g/a/# p0 100
+        = given $share/g/a/# 102 a/b q1 "two"
+        4 < PUBLISH #2 q1 a/b "two"
+        5 < PUBLISH #2 q1 a/b "two" sub=4
+        = socket
+        ! put
+        ! close
+        ! hand over
+        > CONNECT expiry=60
+        ! put
+        ! share $share/g/a/#
+        = put
+        < CONNACK 0x00 present
+        = resend
+        > UNSUBSCRIBE $share/g/a/# #2
+        ! put
+        ! unshare $share/g/a/#
+        = put
+        < UNSUBACK #2
+        "#,
+    );
+    check(
+        r#"
+        > CONNECT clean
+        < CONNACK 0x00
+        > SUBSCRIBE $share/g/a/# #1 q1
+        ! share $share/g/a/#
+        = shared $share/g/a/#
+        < SUBACK #1 [1]
+        = socket
+        ! close
+        ! unshare $share/g/a/#
+        ! hand over
+        "#,
+    );
 }

@@ -21,6 +21,7 @@ use crate::{
     message::{Message, WillMark},
     packet::{PacketId, Qos, SubscriptionOptions, Version, Will},
     property::{Properties, PropertiesBuf, Property},
+    topic::shared,
 };
 use std::{borrow::Cow, fmt};
 
@@ -89,7 +90,7 @@ impl OwnedWill {
     }
 }
 
-fn put(b: &mut Vec<u8>, mut n: u64) {
+pub(crate) fn put(b: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         b.push(n as u8 | 0x80);
         n >>= 7;
@@ -102,7 +103,7 @@ fn put_bytes(b: &mut Vec<u8>, bytes: &[u8]) {
     b.extend_from_slice(bytes);
 }
 
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Fields<'a> {
     fn int(&mut self) -> Option<u64> {
@@ -129,12 +130,12 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
-    fn place(&mut self) -> Option<(PartitionId, Offset)> {
+    pub fn place(&mut self) -> Option<(PartitionId, Offset)> {
         Some((PartitionId(u32::try_from(self.int()?).ok()?), Offset(self.int()?)))
     }
 
     /// A list: its count is bounded by the bytes that are left.
-    fn list<T>(&mut self, mut one: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+    pub fn list<T>(&mut self, mut one: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         let n = usize::try_from(self.int()?).ok().filter(|n| *n <= self.0.len())?;
         (0..n).map(|_| one(self)).collect()
     }
@@ -151,8 +152,8 @@ impl Session {
         for n in [u64::from(self.expiry_s), self.boot, self.connection, self.since_ms] {
             put(&mut b, n);
         }
-        put(&mut b, self.subscriptions.all.len() as u64);
-        for (filter, s) in &self.subscriptions.all {
+        put(&mut b, self.subscriptions.len() as u64);
+        for (filter, s) in self.subscriptions.all.iter().chain(&self.subscriptions.shared) {
             b.push(s.options.to_byte());
             put(&mut b, u64::from(s.identifier));
             put_bytes(&mut b, filter.as_bytes());
@@ -163,8 +164,10 @@ impl Session {
         }
         put(&mut b, self.readers.len() as u64);
         self.readers.iter().for_each(|r| [u64::from(r.id.0), r.reader.next.0].iter().for_each(|n| put(&mut b, *n)));
-        put(&mut b, self.outbound.window.len() as u64);
-        for f in &self.outbound.window {
+        // What a group gave is in the group's value.
+        let own: Vec<_> = self.outbound.window.iter().filter(|f| f.shared.is_none()).collect();
+        put(&mut b, own.len() as u64);
+        for f in own {
             let kind = u64::from(f.retained) | (f.stage as u64) << 1;
             [f.ordinal, u64::from(f.partition.0), f.offset.0, kind].iter().for_each(|n| put(&mut b, *n));
         }
@@ -213,7 +216,7 @@ impl Session {
             let filter: Box<str> = f.text()?.into();
             Some((filter, Subscription { options, identifier, id: next_id(), new: false, start: f.list(Fields::place)? }))
         })?;
-        s.subscriptions.all = all.into_iter().collect();
+        (s.subscriptions.shared, s.subscriptions.all) = all.into_iter().partition(|(filter, _)| shared(filter).is_some());
         let readers = f.list(Fields::place)?;
         s.readers = readers.into_iter().map(|(id, next)| PartitionReader { id, reader: Reader::new(next, next) }).collect();
         let window = f.list(|f| {
@@ -221,7 +224,7 @@ impl Session {
             let (partition, offset) = f.place()?;
             let kind = f.int()?;
             let stage = [Stage::Unacknowledged, Stage::Sent, Stage::Released].into_iter().find(|s| *s as u64 == kind >> 1)?;
-            Some(Inflight { ordinal, partition, offset, retained: kind & 1 != 0, stage })
+            Some(Inflight { ordinal, partition, offset, retained: kind & 1 != 0, stage, shared: None })
         })?;
         s.outbound.window = window.into();
         s.outbound.next_ordinal = f.int()?;
@@ -262,7 +265,7 @@ impl Session {
     #[must_use]
     pub fn named(&self) -> Vec<(PartitionId, Offset)> {
         let read = self.readers.iter().map(|r| (r.id, r.reader.next));
-        let sent = self.outbound.window.iter().map(|f| (f.partition, Offset(f.offset.0 + 1)));
+        let sent = self.outbound.window.iter().filter(|f| f.shared.is_none()).map(|f| (f.partition, Offset(f.offset.0 + 1)));
         read.chain(sent).collect()
     }
 }

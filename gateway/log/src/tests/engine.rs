@@ -222,3 +222,20 @@ fn a_clean_end_says_how_far_the_log_went() {
     let error = FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new()).err().expect("records are gone");
     assert!(matches!(error, OpenError::Missing { end: Offset(0), named: Offset(1), .. }), "{error}");
 }
+
+/// A buffer that all putters share once registered only the first of a batch: the others were never woken.
+#[test]
+fn everybody_who_puts_into_one_batch_is_woken() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = open(dir.path());
+    let bells: Vec<Arc<Bell>> = (0..8).map(|_| Arc::default()).collect();
+    let state = engine.state();
+    for round in 0..50u8 {
+        let put = |bell: &Arc<Bell>| {
+            let who: Arc<dyn Wake> = bell.clone();
+            state.put(&[Put { key: b"k", tag: 0, value: Some(&[round]) }], &who).expect("taken")
+        };
+        bells.iter().for_each(|bell| drop(put(bell)));
+        bells.iter().for_each(|bell| bell.wait());
+    }
+}

@@ -1,0 +1,431 @@
+//! Groups: one task per shared filter reads for all its members and gives each record to one of them; the member reads the record and sends it.
+//!
+//! Invariant: as in `weir_core::group`. A subscriber is answered when the group's place is durable; a member that goes is told of by its driver,
+//! and what it had is given to the others at once. A group ends, and its value with it, with its last subscriber.
+//! Must not know: payloads, packets.
+
+use crate::{
+    gateway::{Gateway, stored},
+    peer::Peer,
+    tail,
+};
+use dashmap::{DashMap, Entry};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::Instant,
+};
+use weir_core::{
+    fanout::{Reader, Step},
+    group::{Group, Place},
+    ids::{Offset, PartitionId, SubscribeId},
+    session::CHECKPOINT_MS,
+    topic::{filter_matches, shared},
+};
+use weir_log::{AppendError, Fetch, Fetched, Put, ReadError, Receipt, Select, Wake, Wanted, Watermark};
+
+const FETCH_BYTES: u32 = 256 * 1024;
+const FETCH_RECORDS: u32 = 1_024;
+
+pub(crate) enum Command {
+    /// Answered with `Mail::shared`.
+    Join { peer: Arc<Peer>, id: SubscribeId, sid: u64, credit: usize },
+    /// The member of this peer is done with it.
+    Settle(u64, Place),
+    /// The connection of a member is gone.
+    Gone(u64),
+    /// A session is a subscriber no more.
+    Unshare(u64),
+}
+
+/// All groups, by `GROUP/FILTER`.
+#[derive(Default)]
+pub(crate) struct Groups(DashMap<Box<str>, UnboundedSender<Command>>);
+
+/// Name of the group of a shared filter: `$queue/FILTER` and `$share/$queue/FILTER` are the same.
+fn name(shared_filter: &str) -> Option<Box<str>> {
+    shared(shared_filter).map(|(group, filter)| format!("{group}/{filter}").into())
+}
+
+/// The key of a group.
+pub(crate) fn key(name: &str) -> Vec<u8> {
+    [b"g/", name.as_bytes()].concat()
+}
+
+impl Groups {
+    /// Begins the groups that were stored, with the sessions that subscribe to them.
+    pub fn restore(gateway: &Arc<Gateway>, groups: HashMap<Box<str>, (Group, HashSet<u64>)>) {
+        for (name, (group, subscribers)) in groups {
+            let tx = Home::spawn(gateway.clone(), name.clone(), Some(group), subscribers);
+            gateway.groups.0.insert(name, tx);
+        }
+    }
+
+    /// Tells the group of a shared filter, which begins with its first `Join`.
+    pub fn tell(gateway: &Arc<Gateway>, shared_filter: &str, command: Command) {
+        let Some(name) = name(shared_filter) else { return };
+        match gateway.groups.0.entry(name.clone()) {
+            // It cannot end meanwhile: it leaves the map under the same lock, and only when nothing was sent.
+            Entry::Occupied(o) => drop(o.get().send(command)),
+            Entry::Vacant(v) if matches!(command, Command::Join { .. }) => {
+                let tx = Home::spawn(gateway.clone(), name, None, HashSet::new());
+                let _ = tx.send(command);
+                v.insert(tx);
+            }
+            Entry::Vacant(_) => {}
+        }
+    }
+}
+
+/// What the sessions of the store subscribe to: `GROUP/FILTER` and session ids.
+pub(crate) fn subscribed<'a>(filters: impl Iterator<Item = &'a str>, sid: u64, into: &mut HashMap<Box<str>, HashSet<u64>>) {
+    for name in filters.filter_map(name) {
+        into.entry(name).or_default().insert(sid);
+    }
+}
+
+struct Filter(Box<str>);
+
+impl Select for Filter {
+    fn matches(&self, key: &[u8]) -> bool {
+        std::str::from_utf8(key).is_ok_and(|topic| filter_matches(&self.0, topic))
+    }
+}
+
+struct Member {
+    peer: Arc<Peer>,
+    id: SubscribeId,
+    sid: u64,
+    given: Vec<(SubscribeId, Place)>,
+}
+
+/// Offsets that were read and match, and the end of what was examined.
+struct Found {
+    nth: usize,
+    offsets: VecDeque<Offset>,
+    next: Offset,
+}
+
+enum Reading {
+    Idle,
+    /// Of the nth partition.
+    Fetching(usize),
+    Found(Found),
+}
+
+/// One group at home: its task.
+struct Home {
+    gateway: Arc<Gateway>,
+    name: Box<str>,
+    filter: Arc<Filter>,
+    peer: Arc<Peer>,
+    who: Arc<dyn Wake>,
+    group: Group,
+    readers: Vec<Reader>,
+    /// Tails that have started; the readers begin when all have.
+    started: usize,
+    entered: bool,
+    subscribers: HashSet<u64>,
+    members: HashMap<u64, Member>,
+    reading: Reading,
+    /// Who waits for the value to be durable, and since which put.
+    joining: Vec<(Arc<Peer>, SubscribeId)>,
+    put: Option<Receipt>,
+    /// The value is to be put then.
+    dirty: Option<Instant>,
+    draining: bool,
+}
+
+impl Home {
+    fn spawn(gateway: Arc<Gateway>, name: Box<str>, stored: Option<Group>, subscribers: HashSet<u64>) -> UnboundedSender<Command> {
+        let (tx, rx) = unbounded_channel();
+        let home = Self::new(gateway, name, stored, subscribers);
+        // One that was stored may have nobody left.
+        home.peer.wake();
+        tokio::spawn(home.run(rx));
+        tx
+    }
+
+    fn new(gateway: Arc<Gateway>, name: Box<str>, stored: Option<Group>, subscribers: HashSet<u64>) -> Self {
+        let peer = gateway.peer();
+        let filter = name.split_once('/').map_or("", |(_, filter)| filter).into();
+        Self {
+            gateway,
+            name,
+            filter: Arc::new(Filter(filter)),
+            who: peer.clone(),
+            peer,
+            group: stored.unwrap_or_default(),
+            readers: Vec::new(),
+            started: 0,
+            entered: false,
+            subscribers,
+            members: HashMap::new(),
+            reading: Reading::Idle,
+            joining: Vec::new(),
+            put: None,
+            dirty: None,
+            draining: false,
+        }
+    }
+
+    async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
+        loop {
+            let due = self.dirty;
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                () = self.peer.rung() => {}
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+            while let Ok(command) = commands.try_recv() {
+                self.command(command);
+            }
+            self.read_mail();
+            if self.subscribers.is_empty() && self.members.is_empty() && !self.draining {
+                self.delete();
+                self.leave();
+                let gateway = self.gateway.clone();
+                if gateway.groups.0.remove_if(&self.name, |_, _| commands.is_empty()).is_some() {
+                    return;
+                }
+                self = Self::new(gateway, self.name.clone(), None, HashSet::new());
+                continue;
+            }
+            self.feed();
+            self.answer();
+            if self.draining && self.members.is_empty() {
+                self.dirty = self.dirty.map(|_| Instant::now());
+                if self.dirty.is_none() || self.put_value() {
+                    return self.leave();
+                }
+            } else if self.dirty.is_some_and(|at| at <= Instant::now()) {
+                self.put_value();
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        if self.entered {
+            self.gateway.tails.iter().for_each(|tail| drop(tail.send(tail::Command::Leave(self.peer.id))));
+        }
+        self.gateway.peers.remove(&self.peer.id);
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Join { peer, id, sid, credit } => {
+                self.subscribers.insert(sid);
+                self.group.join(peer.id, credit);
+                self.joining.push((peer.clone(), id));
+                self.members.insert(peer.id, Member { peer, id, sid, given: Vec::new() });
+                self.enter();
+            }
+            Command::Settle(peer, place) => {
+                if self.group.settle(peer, place) {
+                    self.touch();
+                }
+            }
+            Command::Gone(peer) => self.gone(peer),
+            Command::Unshare(sid) => {
+                self.subscribers.remove(&sid);
+                let members: Vec<u64> = self.members.iter().filter(|(_, m)| m.sid == sid).map(|(peer, _)| *peer).collect();
+                members.into_iter().for_each(|peer| self.gone(peer));
+            }
+        }
+    }
+
+    fn gone(&mut self, peer: u64) {
+        self.group.leave(peer);
+        self.joining.retain(|(p, _)| p.id != peer);
+        self.members.remove(&peer);
+    }
+
+    fn touch(&mut self) {
+        self.dirty.get_or_insert_with(|| Instant::now() + Duration::from_millis(CHECKPOINT_MS));
+    }
+
+    /// Has the tails offer what matches.
+    fn enter(&mut self) {
+        if std::mem::replace(&mut self.entered, true) {
+            return;
+        }
+        for tail in &self.gateway.tails {
+            let _ = tail.send(tail::Command::Subscribe(self.peer.clone(), SubscribeId(0), self.filter.0.clone()));
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.started >= self.gateway.partitions.len()
+    }
+
+    fn read_mail(&mut self) {
+        let mail = self.peer.take();
+        for (_, p, at) in mail.started {
+            self.group.begin(p, at);
+            self.started += 1;
+            if self.is_ready() {
+                let next = |p: &PartitionId| self.group.next(*p).unwrap_or_default();
+                self.readers = self.gateway.partitions.iter().map(|p| Reader::new(next(p), next(p))).collect();
+                // A new group's place is put at once.
+                self.dirty = Some(Instant::now());
+            }
+        }
+        if let Some(fetched) = mail.fetched {
+            self.fetched(fetched);
+        }
+        self.draining |= mail.drain;
+    }
+
+    fn fetched(&mut self, fetched: Result<Fetched, ReadError>) {
+        let Reading::Fetching(nth) = self.reading else { return };
+        match fetched {
+            Ok(f) => {
+                let offsets = f.batch.iter().filter(|r| stored(r).is_some()).map(|r| Offset(r.offset.0)).collect();
+                self.reading = Reading::Found(Found { nth, offsets, next: Offset(f.next.0) });
+            }
+            Err(e) => {
+                // Nothing is passed over: its members hear no more from this partition until the gateway starts again.
+                tracing::error!(group = &*self.name, "reading the log: {e}");
+            }
+        }
+    }
+
+    /// Gives what there is while members have room.
+    fn feed(&mut self) {
+        if !self.is_ready() {
+            return;
+        }
+        while let Some((place, member)) = self.group.next_owed() {
+            self.give(member, place);
+        }
+        let mut turn = 0;
+        while turn < self.readers.len() && !self.group.owes() && self.group.has_room() {
+            turn = if self.read(turn) { 0 } else { turn + 1 };
+        }
+        for member in self.members.values_mut().filter(|m| !m.given.is_empty()) {
+            let given = std::mem::take(&mut member.given);
+            member.peer.tell(|m| m.given.extend(given));
+        }
+    }
+
+    fn give(&mut self, member: u64, place: Place) {
+        if let Some(m) = self.members.get_mut(&member) {
+            m.given.push((m.id, place));
+        }
+        self.touch();
+    }
+
+    /// False: the record is to be offered again.
+    fn offer(&mut self, nth: usize, at: Offset) -> bool {
+        let place = (self.gateway.partitions[nth], at);
+        let Some(member) = self.group.offer(place) else { return false };
+        self.give(member, place);
+        self.readers[nth].sent(Offset(at.0 + 1));
+        true
+    }
+
+    fn passed(&mut self, nth: usize, next: Offset) {
+        self.readers[nth].sent(next);
+        self.group.passed(self.gateway.partitions[nth], next);
+    }
+
+    /// Goes on in the nth partition; true: there was something.
+    fn read(&mut self, nth: usize) -> bool {
+        match std::mem::replace(&mut self.reading, Reading::Idle) {
+            Reading::Found(mut found) if found.nth == nth => {
+                while let Some(at) = found.offsets.front().copied() {
+                    if !self.offer(nth, at) {
+                        self.reading = Reading::Found(found);
+                        return false;
+                    }
+                    found.offsets.pop_front();
+                }
+                self.passed(nth, found.next);
+                self.readers[nth].fetched();
+                return true;
+            }
+            other => self.reading = other,
+        }
+        let id = weir_log::PartitionId(self.gateway.partitions[nth].0);
+        let durable = Offset(self.gateway.engine.span(id).durable.0);
+        let recent = Offset(self.gateway.engine.recent_start(id).0);
+        if !matches!(self.reading, Reading::Idle) {
+            // One fetch at a time; its partition has its turn when it has come.
+            return false;
+        }
+        let step = self.readers[nth].step(&mut self.peer.inboxes[nth].lock(), durable, recent);
+        match step {
+            Step::Wait => false,
+            Step::Join => {
+                let _ = self.gateway.tails[nth].send(tail::Command::Join(self.peer.id));
+                false
+            }
+            Step::Fetch(range) => {
+                let wanted =
+                    Wanted::Range { from: weir_log::Offset(range.start.0), to: weir_log::Offset(range.end.0), select: self.filter.clone() };
+                let peer = self.peer.clone();
+                let fetch = Fetch { partition: id, wanted, records_max: FETCH_RECORDS, bytes_max: FETCH_BYTES };
+                self.reading = Reading::Fetching(nth);
+                self.gateway.engine.fetch(fetch, Box::new(move |fetched| peer.tell(|m| m.fetched = Some(fetched))));
+                false
+            }
+            Step::Send => self.offer_entry(nth),
+        }
+    }
+
+    fn offer_entry(&mut self, nth: usize) -> bool {
+        let Some(entry) = self.readers[nth].entry().cloned() else { return false };
+        for i in entry.runs.into_iter().flatten() {
+            let at = Offset(entry.batch.start.0 + u64::from(i));
+            if at >= self.readers[nth].next && !self.offer(nth, at) {
+                return false;
+            }
+        }
+        self.passed(nth, entry.batch.end);
+        true
+    }
+
+    /// True: it was taken.
+    fn put_value(&mut self) -> bool {
+        let value = self.group.value();
+        match self.gateway.engine.state().put(&[Put { key: &key(&self.name), tag: 0, value: Some(&value) }], &self.who) {
+            Ok(receipt) => {
+                (self.put, self.dirty) = (Some(receipt), None);
+                true
+            }
+            Err(AppendError::Full) => false,
+            Err(AppendError::Stopping) => true,
+            Err(e) => self.gateway.state_failed(&e),
+        }
+    }
+
+    fn delete(&mut self) {
+        let put = Put { key: &key(&self.name), tag: 0, value: None };
+        if let Err(e) = self.gateway.engine.state().put(&[put], &self.who) {
+            // The next start deletes it: it has no subscriber then.
+            tracing::warn!(group = &*self.name, "deleting the place of a group that has ended: {e}");
+        }
+    }
+
+    /// Answers those whose group is durable.
+    fn answer(&mut self) {
+        let durable = match (self.gateway.engine.state().appended(), self.put) {
+            (Watermark::Appended(at), Some(put)) => at >= put,
+            (Watermark::Failed(f), _) => self.gateway.state_failed(&f),
+            // Read from the store, and not changed since.
+            (_, None) => self.dirty.is_none_or(|at| at > Instant::now()),
+        };
+        if self.is_ready() && durable {
+            for (peer, id) in self.joining.drain(..) {
+                peer.tell(|m| m.shared.push(id));
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! P6: each record of a shared filter goes to one member of its group, and to another if that one goes; the place of the group outlives its members
+//! and SIGKILL, and ends with its last subscriber.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+use support::{
+    Weir, dir,
+    raw::{PUBACK, Raw, Version},
+};
+
+const FILTER: &str = "$share/g/jobs/#";
+
+fn publish(port: u16, numbers: std::ops::Range<u32>) {
+    let mut p = Raw::connect_with(port, Version::V311, "publisher", true, &[]);
+    for n in numbers.clone() {
+        p.publish(1, false, (n % 60_000) as u16 + 1, &format!("jobs/{}", n % 7), &n.to_string());
+    }
+    for n in numbers {
+        p.expect_ack(PUBACK, (n % 60_000) as u16 + 1);
+    }
+}
+
+fn member(port: u16, version: Version, id: &str) -> Raw {
+    let mut c = Raw::connect(port, version, id);
+    if !c.session_present {
+        assert_eq!(c.subscribe(FILTER, 1), 1);
+    }
+    c
+}
+
+/// Everything that comes until nothing has come for a while; acknowledged.
+fn drain(c: &mut Raw, version: Version) -> Vec<u32> {
+    let mut got = Vec::new();
+    while let Some(p) = c.try_read(Duration::from_millis(500)) {
+        let p = p.publish(version);
+        c.ack(PUBACK, p.id);
+        got.push(p.payload.parse().unwrap());
+    }
+    got
+}
+
+#[test]
+fn p6_each_record_goes_to_one_member_and_what_one_had_goes_to_the_others() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut a = member(weir.mqtt, Version::V311, "a");
+    let mut b = member(weir.mqtt, Version::V5, "b");
+    let mut plain = Raw::connect(weir.mqtt, Version::V5, "plain");
+    plain.subscribe("jobs/#", 1);
+    publish(weir.mqtt, 0..100);
+    let (mut from_a, from_b) = (drain(&mut a, Version::V311), drain(&mut b, Version::V5));
+    assert_eq!(drain(&mut plain, Version::V5), (0..100).collect::<Vec<_>>(), "a group takes nothing from others");
+    assert!(from_a.len() == 50 && from_b.len() == 50, "{} and {}", from_a.len(), from_b.len());
+    from_a.extend(from_b);
+    from_a.sort_unstable();
+    assert_eq!(from_a, (0..100).collect::<Vec<_>>());
+    // One reads and does not acknowledge, and goes: the other gets all of it, lowest first.
+    publish(weir.mqtt, 100..140);
+    for _ in 0..20 {
+        a.expect_publish();
+    }
+    let mine = drain(&mut b, Version::V5);
+    drop(a);
+    let more = drain(&mut b, Version::V5);
+    assert!(more.is_sorted() && more.len() == 20, "{more:?}");
+    let all: BTreeSet<u32> = mine.into_iter().chain(more).collect();
+    assert!(all.into_iter().eq(100..140));
+}
+
+#[test]
+fn p6_the_place_of_a_group_outlives_its_members_and_sigkill_and_ends_with_its_last_subscriber() {
+    let dir = dir();
+    let mut weir = Weir::start(dir.path());
+    let mut a = member(weir.mqtt, Version::V5, "a");
+    publish(weir.mqtt, 0..10);
+    assert_eq!(drain(&mut a, Version::V5).len(), 10);
+    std::thread::sleep(Duration::from_millis(400));
+    drop(a);
+    // Nobody is there, and then not even the process; more than one fetch holds.
+    publish(weir.mqtt, 10..3_000);
+    let ports = weir.ports();
+    weir.kill();
+    weir = Weir::start_on(dir.path(), ports);
+    let mut b = Raw::connect_with(weir.mqtt, Version::V5, "b", true, &[]);
+    assert_eq!(b.subscribe(FILTER, 1), 1);
+    let got = drain(&mut b, Version::V5);
+    assert!(got.iter().copied().eq(10..3_000), "{} from {:?}", got.len(), got.first());
+    // `a` is still a subscriber: it goes on without `b`.
+    drop(b);
+    publish(weir.mqtt, 3_000..3_010);
+    let mut a = member(weir.mqtt, Version::V5, "a");
+    assert!(a.session_present);
+    assert!(drain(&mut a, Version::V5).into_iter().eq(3_000..3_010));
+    // The last subscription ends with a clean start; who comes then begins then.
+    drop(a);
+    publish(weir.mqtt, 3_010..3_020);
+    drop(Raw::connect_with(weir.mqtt, Version::V5, "a", true, &[]));
+    let mut c = member(weir.mqtt, Version::V5, "c");
+    publish(weir.mqtt, 3_020..3_025);
+    assert!(drain(&mut c, Version::V5).into_iter().eq(3_020..3_025));
+}
+
+/// Members that come, go without a word and come back, under load: each record is acknowledged by somebody, and in order where it is the first time.
+#[test]
+fn p6_nothing_is_lost_while_members_come_and_go() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let port = weir.mqtt;
+    let total = 5_000u32;
+    let mut first = member(port, Version::V311, "m0");
+    let publisher = std::thread::spawn(move || (0..10).for_each(|n| publish(port, n * total / 10..(n + 1) * total / 10)));
+    let mut acknowledged: BTreeMap<u32, u32> = BTreeMap::new();
+    let end = Instant::now() + Duration::from_secs(40);
+    let mut round = 0;
+    while acknowledged.len() < total as usize {
+        assert!(Instant::now() < end, "{} of {total}", acknowledged.len());
+        let mut c = member(port, Version::V311, &format!("m{}", round % 3));
+        round += 1;
+        for _ in 0..150 {
+            for member in [&mut c, &mut first] {
+                let Some(p) = member.try_read(Duration::from_millis(20)) else { continue };
+                let p = p.publish(Version::V311);
+                member.ack(PUBACK, p.id);
+                *acknowledged.entry(p.payload.parse().unwrap()).or_default() += 1;
+            }
+        }
+        // What it has and did not acknowledge goes to others.
+        if round % 3 == 1 {
+            first = member(port, Version::V311, "m9");
+        }
+        drop(c);
+    }
+    publisher.join().unwrap();
+    assert!(acknowledged.keys().copied().eq(0..total));
+}
