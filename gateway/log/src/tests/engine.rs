@@ -235,7 +235,11 @@ fn everybody_who_puts_into_one_batch_is_woken() {
             let who: Arc<dyn Wake> = bell.clone();
             state.put(&[Put { key: b"k", tag: 0, value: Some(&[round]) }], &who).expect("taken")
         };
-        bells.iter().for_each(|bell| drop(put(bell)));
-        bells.iter().for_each(|bell| bell.wait());
+        for bell in &bells {
+            put(bell);
+        }
+        for bell in &bells {
+            bell.wait();
+        }
     }
 }
