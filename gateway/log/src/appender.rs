@@ -57,6 +57,8 @@ pub struct Opening {
     pub clean: bool,
     /// The greatest end offset that a durable value names.
     pub named: Offset,
+    /// Retention has taken everything before: segments that end there are removed.
+    pub start: Offset,
     pub now_ms: u64,
     /// Gives a new random number per call.
     pub random: fn() -> u64,
@@ -95,6 +97,11 @@ impl<S: Storage> Appender<S> {
             }
         }
         bases.sort_unstable();
+        let retired = bases.windows(2).take_while(|w| w[1] <= o.start).count();
+        for base in bases.drain(..retired) {
+            let name = Name::Segment(base);
+            storage.remove(name).map_err(OpenError::io(format!("removing {here}/{name}, which retention has taken")))?;
+        }
         let mut segments = Vec::new();
         for base in &bases {
             segments.push(Arc::new(open_segment(&*storage, *base, o)?));
@@ -137,7 +144,7 @@ impl<S: Storage> Appender<S> {
             segment_bytes: o.limits.segment_bytes,
             created_ms: o.now_ms,
         };
-        let active = segment::create(&*storage, head).map_err(OpenError::io(format!("creating the first segment in {here}")))?;
+        let active = segment::create(&*storage, head, None).map_err(OpenError::io(format!("creating the first segment in {here}")))?;
         let active = Arc::new(active);
         Ok(Self {
             storage,
@@ -175,7 +182,7 @@ impl<S: Storage> Appender<S> {
             created_ms: now_ms,
             ..self.active.head
         };
-        self.active = Arc::new(segment::create(&*self.storage, head)?);
+        self.active = Arc::new(segment::create(&*self.storage, head, self.segments.take_spare())?);
         self.segments.push(self.active.clone());
         self.at = BATCHES_AT;
         self.tail.clear();

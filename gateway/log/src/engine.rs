@@ -4,12 +4,11 @@
 //! Must not know: MQTT. No path or file is in the trait.
 
 use crate::{
-    AppendError, Batch, Fetch, Fetched, Follow, Nobody, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records, Span, Wake,
-    Watermark,
+    AppendError, Batch, Fetch, Fetched, Follow, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records, Span, Wake, Watermark,
     appender::{Appender, Opening},
     partition::{self, now_ms},
     reader,
-    segment::Limits,
+    segment::{Limits, SegmentInfo},
     state::{self, Directory, Job, State, StateStore},
     storage::FileStorage,
 };
@@ -18,7 +17,7 @@ use std::{
     collections::VecDeque,
     fs,
     hash::{BuildHasher, Hasher, RandomState},
-    io::{Read, Seek, Write},
+    io::{self, Read, Seek, Write},
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -57,6 +56,10 @@ pub trait Engine: Send + Sync + 'static {
     /// Reads on a thread of the log's own and calls back there.
     fn fetch(&self, fetch: Fetch, done: FetchDone);
     fn state(&self) -> &dyn State;
+    /// The files of a partition, oldest first; the last is being written.
+    fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>>;
+    /// Retention: what lies before `below` in whole segments is gone for good. Blocks.
+    fn retire(&self, p: PartitionId, below: Offset) -> io::Result<()>;
     /// Makes everything accepted durable, notes that the end was clean, ends the threads. Blocks; later appends are refused.
     fn stop(&self);
 }
@@ -79,6 +82,7 @@ pub struct Options {
 pub struct FileEngine {
     partitions: Vec<Partition>,
     data: Vec<partition::Partition<FileStorage>>,
+    storages: Vec<Arc<FileStorage>>,
     state: StateStore<FileStorage>,
     readers: Arc<Readers>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -86,6 +90,11 @@ pub struct FileEngine {
     stopped: Mutex<bool>,
     torn_bytes: u64,
     _lock: fs::File,
+}
+
+/// Where a partition begins since retention took what was before.
+fn start_key(p: PartitionId) -> Vec<u8> {
+    format!("start/{}", p.0).into_bytes()
 }
 
 fn random() -> u64 {
@@ -101,13 +110,14 @@ impl FileEngine {
         let storage = Arc::new(FileStorage::new(&o.directory.join("state")).map_err(io("creating state in"))?);
         let limits = Limits { ring_bytes: STATE_RING_BYTES, ..o.limits };
         // What the state store held is known only when it is open, so it is always sealed and begun anew.
-        let opening = Opening { partition: STATE, limits, clean: false, named: Offset(0), now_ms: now_ms(), random };
+        let opening = Opening { partition: STATE, limits, clean: false, named: Offset(0), start: Offset(0), now_ms: now_ms(), random };
         let mut appender = Appender::open(storage.clone(), &opening)?;
         let read = |e: ReadError| OpenError::Damaged { file: "state".into(), at: 0, what: e.to_string() };
         let mut directory = Directory::load(appender.segments(), appender.next()).map_err(read)?;
 
         let mut ends = std::collections::HashMap::new();
         let mut clean = false;
+        let mut starts = std::collections::HashMap::new();
         let mut streams = std::collections::HashMap::new();
         let mut name = |p: PartitionId, end: Offset| {
             let known: &mut Offset = ends.entry(p).or_default();
@@ -119,6 +129,8 @@ impl FileEngine {
                 parse_ends(value).into_iter().for_each(|(p, end)| name(p, end));
             } else if let Some(stream) = key.strip_prefix(b"stream/") {
                 streams.insert(stream.to_vec(), parse_stream(value));
+            } else if let Some(p) = key.strip_prefix(b"start/").and_then(|p| std::str::from_utf8(p).ok()?.parse().ok()) {
+                starts.insert(PartitionId(p), Offset(value.first_chunk().map_or(0, |b| u64::from_le_bytes(*b))));
             } else {
                 named(key, tag, value).into_iter().for_each(|(p, end)| name(p, end));
             }
@@ -126,15 +138,17 @@ impl FileEngine {
         .map_err(read)?;
 
         let plan = plan(&o.streams, &streams)?;
-        let mut opened = Vec::new();
+        let (mut opened, mut storages) = (Vec::new(), Vec::new());
         for (stream, first, count) in &plan {
             for number in 0..*count {
                 let id = PartitionId(first + number);
                 let path = o.directory.join("streams").join(stream).join(number.to_string());
                 let storage = Arc::new(FileStorage::new(&path).map_err(OpenError::io(format!("creating {}", path.display())))?);
                 let named = ends.get(&id).copied().unwrap_or_default();
-                let opening = Opening { partition: id, limits: o.limits, clean, named, now_ms: now_ms(), random };
-                let appender = Appender::open(storage, &opening)?;
+                let start = starts.get(&id).copied().unwrap_or_default();
+                let opening = Opening { partition: id, limits: o.limits, clean, named, start, now_ms: now_ms(), random };
+                let appender = Appender::open(storage.clone(), &opening)?;
+                storages.push(storage);
                 opened.push((Partition { id, stream: stream.clone(), number, log_id: appender.log_id() }, appender));
             }
         }
@@ -169,7 +183,17 @@ impl FileEngine {
         let submit = readers.clone();
         let state = StateStore::start(storage, limits, directory, state, Arc::new(move |job| submit.submit(job)));
         let state = state.map_err(io("starting a thread for"))?;
-        Ok(Self { partitions, data, state, readers, threads: Mutex::new(threads), stopped: Mutex::new(false), torn_bytes, _lock: lock })
+        Ok(Self {
+            partitions,
+            data,
+            storages,
+            state,
+            readers,
+            threads: Mutex::new(threads),
+            stopped: Mutex::new(false),
+            torn_bytes,
+            _lock: lock,
+        })
     }
 
     /// Bytes that recovery cut: batches that were begun and never acknowledged.
@@ -192,11 +216,8 @@ impl FileEngine {
             value.extend_from_slice(&p.id.0.to_le_bytes());
             value.extend_from_slice(&d.shared.durable().0.to_le_bytes());
         }
-        let nobody: Arc<dyn Wake> = Arc::new(Nobody);
-        let put = [Put { key: CLEAN, tag: 0, value: Some(&value) }];
-        while let Err(AppendError::Full) = self.state.put(&put, &nobody) {
-            thread::sleep(std::time::Duration::from_millis(1));
-        }
+        // A store that has failed has said so.
+        let _ = self.state.put_patiently(&[Put { key: CLEAN, tag: 0, value: Some(&value) }]);
     }
 }
 
@@ -237,6 +258,17 @@ impl Engine for FileEngine {
 
     fn state(&self) -> &dyn State {
         &self.state
+    }
+
+    fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>> {
+        self.partition(p).segments.infos()
+    }
+
+    fn retire(&self, p: PartitionId, below: Offset) -> io::Result<()> {
+        // The start is durable before a file goes: what is missing below it is not damage.
+        self.state.put_durably(&[Put { key: &start_key(p), tag: 0, value: Some(&below.0.to_le_bytes()) }])?;
+        let i = self.partitions.iter().position(|known| known.id == p).expect("a partition of this engine");
+        self.data[i].segments.retire(&*self.storages[i], below)
     }
 
     fn stop(&self) {

@@ -24,7 +24,7 @@ pub use engine::{Engine, FileEngine, Options, Partition};
 pub use error::{AppendError, Failure, OpenError, ReadError};
 pub use reader::{Everything, Fetch, Fetched, Select, Wanted};
 pub use record::{Kind, Records};
-pub use segment::Limits;
+pub use segment::{Limits, SegmentInfo};
 pub use state::{Entry, Put, State};
 
 use std::{fmt, sync::Arc};

@@ -10,7 +10,7 @@ use crate::{
     segment::{PLACE_BYTES, Scan, Segments},
     storage::File,
 };
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// Chooses records by key. Called on the log's reader threads.
 pub trait Select: Send + Sync {
@@ -49,6 +49,8 @@ pub struct Fetched {
     pub batch: Batch,
     /// Everything wanted before this offset was examined: go on here. At least `to`, or past the last offset wanted, when the fetch is complete.
     pub next: Offset,
+    /// Wanted, and taken by retention before it could be read; empty: nothing.
+    pub lost: Range<Offset>,
 }
 
 /// Serves `fetch` from the segments of its partition, up to `durable`.
@@ -75,11 +77,20 @@ impl Out {
 }
 
 fn range<F: File>(segments: &Segments<F>, from: Offset, to: Offset, select: &dyn Select, out: &mut Out) -> Result<(), ReadError> {
-    let mut at = from.max(segments.start());
+    let mut at = from;
     // A run of equal keys is judged once.
     let mut last: Option<(Vec<u8>, bool)> = None;
     while at < to {
-        let Some((segment, after)) = segments.find(at) else { break };
+        let Some((segment, after)) = segments.find(at) else {
+            // Older than the oldest segment, or that has gone meanwhile.
+            let start = segments.start().min(to);
+            if start <= at || !out.fetched.batch.is_empty() {
+                break;
+            }
+            out.fetched.lost = from..start;
+            at = start;
+            continue;
+        };
         let end = after.unwrap_or(to).min(to);
         let Some(place) = segment.place(at, after.unwrap_or(to))? else { break };
         let mut scan = Scan::new(&segment, place);

@@ -20,7 +20,7 @@ use crate::{
     record::{RECORD_HEAD, crc},
     storage::{File, Name, Storage},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::{io, sync::Arc};
 
 pub const BLOCK: u64 = 4096;
@@ -187,12 +187,17 @@ impl<F: File> Segment<F> {
 
 /// Makes a new segment ready for its first batch: header into a spare, sync, rename, sync of the directory. Whatever crash comes
 /// between leaves a spare or a whole segment.
-pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead) -> io::Result<Segment<S::File>> {
-    let file = storage.create(Name::Spare(0), u64::from(head.segment_bytes))?;
+/// `recycled`: a spare that was a segment; its old batches are told by their salt.
+pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Option<Name>) -> io::Result<Segment<S::File>> {
+    let spare = recycled.unwrap_or(Name::Spare(0));
+    let file = match recycled {
+        Some(name) => storage.open(name)?,
+        None => storage.create(spare, u64::from(head.segment_bytes))?,
+    };
     file.write_at(&[io::IoSlice::new(&head.encode())], 0)?;
     file.sync_data()?;
     let name = Name::Segment(head.base);
-    storage.rename(Name::Spare(0), name)?;
+    storage.rename(spare, name)?;
     storage.sync_names()?;
     Ok(Segment::new(head, file, format!("{}/{name}", storage.describe()), Some(Vec::new())))
 }
@@ -200,11 +205,27 @@ pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead) -> io::Result<S
 /// The segments of a partition in order of base offset, with the end of what may be read.
 pub struct Segments<F> {
     list: RwLock<Vec<Arc<Segment<F>>>>,
+    /// Files of retired segments, ready to be used again.
+    spares: Mutex<Vec<Name>>,
 }
+
+/// A file of a partition, as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    pub base: Offset,
+    /// The base of the next one; the active segment has none.
+    pub end: Option<Offset>,
+    pub bytes: u64,
+    /// When the next one began: nothing in it is younger.
+    pub sealed_ms: Option<u64>,
+}
+
+/// Retired files that are kept to be used again: more would only take space.
+const SPARES_MAX: u32 = 2;
 
 impl<F: File> Segments<F> {
     pub(crate) fn new(list: Vec<Arc<Segment<F>>>) -> Self {
-        Self { list: RwLock::new(list) }
+        Self { list: RwLock::new(list), spares: Mutex::default() }
     }
 
     pub(crate) fn push(&self, segment: Arc<Segment<F>>) {
@@ -226,6 +247,45 @@ impl<F: File> Segments<F> {
     pub(crate) fn oldest_sealed(&self) -> Option<(Arc<Segment<F>>, Offset)> {
         let list = self.list.read();
         Some((list.first()?.clone(), list.get(1)?.head.base))
+    }
+
+    pub(crate) fn take_spare(&self) -> Option<Name> {
+        self.spares.lock().pop()
+    }
+
+    pub(crate) fn infos(&self) -> io::Result<Vec<SegmentInfo>> {
+        let list = self.list.read();
+        let info = |(i, s): (usize, &Arc<Segment<F>>)| {
+            let after = list.get(i + 1);
+            let (end, sealed_ms) = (after.map(|n| n.head.base), after.map(|n| n.head.created_ms));
+            Ok(SegmentInfo { base: s.head.base, end, bytes: s.file.bytes()?, sealed_ms })
+        };
+        list.iter().enumerate().map(info).collect()
+    }
+
+    /// Takes sealed segments that end at or before `below` away, oldest first, durably. A file that nobody reads becomes a spare, unzeroed; one that is
+    /// being read is removed, and its readers keep it open.
+    pub(crate) fn retire<S: Storage<File = F>>(&self, storage: &S, below: Offset) -> io::Result<()> {
+        let mut changed = false;
+        while self.oldest_sealed().is_some_and(|(_, end)| end <= below) {
+            let Some(oldest) = self.take_oldest() else { break };
+            changed = true;
+            let (name, whole) = (Name::Segment(oldest.head.base), u64::from(oldest.head.segment_bytes));
+            let whole = oldest.file.bytes().is_ok_and(|bytes| bytes == whole);
+            let unread = Arc::into_inner(oldest).is_some();
+            let mut spares = self.spares.lock();
+            let free = (1..=SPARES_MAX).map(Name::Spare).find(|n| !spares.contains(n));
+            match free {
+                Some(spare) if whole && unread => {
+                    storage.rename(name, spare)?;
+                    // Before it may be used again: or its name could come back with another segment's content.
+                    storage.sync_names()?;
+                    spares.push(spare);
+                }
+                _ => storage.remove(name)?,
+            }
+        }
+        if changed { storage.sync_names() } else { Ok(()) }
     }
 
     pub(crate) fn len(&self) -> usize {

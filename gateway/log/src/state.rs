@@ -274,6 +274,23 @@ impl<S: Storage> StateStore<S> {
         Ok(Self { inner, keeper: Mutex::new(Some(keeper)) })
     }
 
+    /// Waits for room.
+    pub fn put_patiently(&self, puts: &[Put<'_>]) -> Result<Receipt, AppendError> {
+        let nobody: Arc<dyn Wake> = Arc::new(Nobody);
+        loop {
+            match self.put(puts, &nobody) {
+                Err(AppendError::Full) => thread::sleep(Duration::from_millis(1)),
+                other => return other,
+            }
+        }
+    }
+
+    /// Returns when it is durable.
+    pub fn put_durably(&self, puts: &[Put<'_>]) -> std::io::Result<()> {
+        let receipt = self.put_patiently(puts).map_err(|e| std::io::Error::other(e.to_string()))?;
+        self.inner.wait_durable(receipt)
+    }
+
     pub fn stop(&self) {
         *self.inner.stopping.lock() = true;
         self.inner.stop.notify_all();
@@ -312,6 +329,16 @@ impl<S: Storage> Inner<S> {
         }
     }
 
+    fn wait_durable(&self, receipt: Receipt) -> std::io::Result<()> {
+        let (tx, rx) = std::sync::mpsc::channel::<()>();
+        self.partition.shared.when_durable(Offset(receipt.0), Box::new(move || drop(tx)));
+        let _disconnects_when_durable = rx.recv();
+        if self.partition.shared.durable() < Offset(receipt.0) {
+            return Err(std::io::Error::other("the state store has failed"));
+        }
+        Ok(())
+    }
+
     fn clean(&self) -> Result<(), String> {
         let segments = &self.partition.segments;
         let nobody: Arc<dyn Wake> = Arc::new(Nobody);
@@ -330,12 +357,7 @@ impl<S: Storage> Inner<S> {
             CleanError::Append(e) => e.to_string(),
         })?;
         let Some(receipt) = receipt else { return Ok(()) };
-        let (tx, rx) = std::sync::mpsc::channel::<()>();
-        self.partition.shared.when_durable(Offset(receipt.0), Box::new(move || drop(tx)));
-        let _disconnects_when_durable = rx.recv();
-        if self.partition.shared.durable() < Offset(receipt.0) {
-            return Err("the store has failed".into());
-        }
+        self.wait_durable(receipt).map_err(|e| e.to_string())?;
         remove_oldest(&*self.storage, segments).map_err(|e| e.to_string())
     }
 

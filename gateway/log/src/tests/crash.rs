@@ -197,3 +197,48 @@ fn after_an_unclean_stop_a_fresh_segment_and_after_a_clean_one_the_same() {
     let a = open(&storage, false);
     assert_eq!((a.segments().len(), a.next()), (2, Offset(3)));
 }
+
+/// Retention between commits: files are recycled with their old batches in them, and a power cut comes at any sync of that too.
+#[test]
+fn retention_and_recycled_files_lose_nothing_above_the_start() {
+    let mut recycled = 0;
+    for seed in 0..crash_seeds() {
+        seed_random(seed);
+        let mut rng = Rng::new(seed ^ 0x2E71);
+        let storage = Arc::new(SimStorage::new(seed));
+        let mut acknowledged: Vec<Stored> = Vec::new();
+        // Durable before any file goes, as the state store sees to.
+        let mut start = Offset(0);
+        for life in 0..4 {
+            storage.cut_at_sync(5 + rng.below(120));
+            let open_at = |start| Appender::open(storage.clone(), &Opening { start, ..opening(false, Offset(0)) });
+            let mut in_flight = Vec::new();
+            if let Ok(mut a) = open_at(start) {
+                for _ in 0..8 {
+                    in_flight = run(&mut a, &mut rng, &mut acknowledged);
+                    if !in_flight.is_empty() {
+                        break;
+                    }
+                    let sealed: Vec<_> = a.segments().infos().expect("no fault in reading").into_iter().filter_map(|s| s.end).collect();
+                    let below = sealed.get(rng.below(sealed.len() as u64) as usize).copied();
+                    start = start.max(below.unwrap_or_default());
+                    if a.segments().retire(&*storage, start).is_err() {
+                        break;
+                    }
+                    recycled += usize::from(storage.names().is_ok_and(|n| n.iter().any(|n| matches!(n, Name::Spare(1..)))));
+                }
+            }
+            storage.restart();
+            let a = open_at(start).expect("opens without faults");
+            let got = stored(&everything(&a));
+            let from = a.segments().start();
+            assert!(from <= start, "seed {seed}, life {life}: begins at {from}, retention took what is below {start}");
+            let kept: Vec<_> = acknowledged.iter().filter(|(at, _)| *at >= from.0).cloned().collect();
+            assert!(got.starts_with(&kept), "seed {seed}, life {life}: acknowledged records above {from}");
+            let more = &got[kept.len()..];
+            assert!(more.is_empty() || more == in_flight, "seed {seed}, life {life}: {} records that nobody wrote", more.len());
+            acknowledged.extend(more.iter().cloned());
+        }
+    }
+    assert!(recycled > 100, "hardly any file was recycled: {recycled}");
+}

@@ -243,3 +243,40 @@ fn everybody_who_puts_into_one_batch_is_woken() {
         }
     }
 }
+
+#[test]
+fn retention_tells_readers_what_they_lost_and_stays_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = open(dir.path());
+    let (bell, mut n) = (Arc::new(Bell::default()), 0u64);
+    while engine.segments(P).expect("lists").len() < 5 {
+        let who: Arc<dyn Wake> = bell.clone();
+        let receipt = engine.append(P, &mut message(n, 5_000), &who).expect("room");
+        wait_for(&engine, &bell, receipt);
+        n += 1;
+    }
+    let segments = engine.segments(P).expect("lists");
+    let start = segments[2].base;
+    // Not a whole segment: nothing goes.
+    engine.retire(P, Offset(segments[1].base.0 - 1)).expect("retires");
+    assert_eq!(engine.span(P).start, Offset(0));
+    engine.retire(P, start).expect("retires");
+    assert_eq!((engine.span(P).start, engine.segments(P).expect("lists").len()), (start, 3));
+    let fetch = |engine: &FileEngine, wanted| {
+        let (tx, rx) = mpsc::channel();
+        let fetch = Fetch { partition: P, wanted, records_max: 10, bytes_max: u32::MAX };
+        engine.fetch(fetch, Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
+        rx.recv().expect("an answer")
+    };
+    let range = |from| Wanted::Range { from: Offset(from), to: Offset(u64::MAX), select: Arc::new(Everything) };
+    let fetched = fetch(&engine, range(1));
+    assert_eq!((fetched.lost, fetched.batch.first(), fetched.next), (Offset(1)..start, start, start.plus(10)));
+    assert!(fetch(&engine, range(start.0)).lost.is_empty());
+    let found: Vec<u64> = fetch(&engine, Wanted::Exactly(vec![Offset(0), start])).batch.iter().map(|r| r.offset.0).collect();
+    assert_eq!(found, [start.0]);
+    engine.stop();
+    drop(engine);
+    let engine = open(dir.path());
+    assert_eq!((engine.span(P).start, engine.span(P).durable), (start, Offset(n)));
+    engine.stop();
+}
