@@ -19,20 +19,32 @@ use weir_core::{
     retained::Retained,
     session::{Fact, Session},
 };
-use weir_log::{Engine, Everything, Fetch, Kind, Nobody, Partition, Put, ReadError, Record, Wake, Wanted};
+use weir_log::{Engine, Everything, Fetch, Kind, Nobody, Offset, Partition, Put, ReadError, Record, Wake, Wanted};
 
-/// Reads every partition once. `clients`: the client id of each stored session.
-pub(crate) fn fold(engine: &dyn Engine, clients: &HashMap<u64, Box<str>>) -> Result<Vec<Arc<RwLock<Retained>>>, RunError> {
+/// What the last checkpoint left of a partition: where to go on, and the view as it was there.
+#[derive(Default)]
+pub(crate) struct Base {
+    pub folded: Offset,
+    pub retained: Retained,
+}
+
+/// Reads every partition once, from its last checkpoint on. `clients`: the client id of each stored session.
+pub(crate) fn fold(
+    engine: &dyn Engine,
+    clients: &HashMap<u64, Box<str>>,
+    mut bases: HashMap<PartitionId, Base>,
+) -> Result<Vec<Arc<RwLock<Retained>>>, RunError> {
     let mut touched = Touched { engine, clients, sessions: HashMap::new() };
-    let views = engine.partitions().iter().map(|p| partition(engine, p, &mut touched)).collect::<Result<_, _>>()?;
+    let mut base = |p: &Partition| bases.remove(&PartitionId(p.id.0)).unwrap_or_default();
+    let views = engine.partitions().iter().map(|p| partition(engine, p, base(p), &mut touched)).collect::<Result<_, _>>()?;
     touched.put()?;
     Ok(views)
 }
 
-fn partition(engine: &dyn Engine, p: &Partition, touched: &mut Touched<'_>) -> Result<Arc<RwLock<Retained>>, RunError> {
-    let mut view = Retained::default();
+fn partition(engine: &dyn Engine, p: &Partition, base: Base, touched: &mut Touched<'_>) -> Result<Arc<RwLock<Retained>>, RunError> {
+    let mut view = base.retained;
     let span = engine.span(p.id);
-    let mut from = span.start;
+    let mut from = span.start.max(base.folded);
     let mut told = Instant::now();
     while from < span.durable {
         let (tx, rx) = mpsc::channel();

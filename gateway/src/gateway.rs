@@ -33,10 +33,15 @@ pub(crate) struct Totals {
     dropped_behind: AtomicU64,
     dropped_too_large: AtomicU64,
     dropped_expired: AtomicU64,
+    lost: AtomicU64,
     refused_topic: AtomicU64,
 }
 
 impl Totals {
+    pub fn lost(&self, records: u64) {
+        self.lost.fetch_add(records, Ordering::Relaxed);
+    }
+
     pub fn add(&self, c: Counts) {
         let pairs = [
             (&self.received, c.received),
@@ -44,6 +49,7 @@ impl Totals {
             (&self.dropped_behind, c.dropped_behind),
             (&self.dropped_too_large, c.dropped_too_large),
             (&self.dropped_expired, c.dropped_expired),
+            (&self.lost, c.lost),
             (&self.refused_topic, c.refused_topic),
         ];
         for (total, n) in pairs {
@@ -67,6 +73,8 @@ pub(crate) struct Gateway {
     pub boot: u64,
     pub totals: Totals,
     pub peers: DashMap<u64, Arc<Peer>>,
+    /// Those of whose sessions the log says something that a checkpoint must not pass before their values say it.
+    pub marked: DashMap<u64, Arc<Peer>>,
     draining: AtomicBool,
     /// A partition has failed, and it was said.
     failed: AtomicBool,
@@ -117,6 +125,7 @@ impl Gateway {
             boot: p.boot,
             totals: Totals::default(),
             peers: DashMap::new(),
+            marked: DashMap::new(),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             next_peer: AtomicU64::new(1),

@@ -138,6 +138,8 @@ struct Home {
     /// The value is to be put then.
     dirty: Option<Instant>,
     draining: bool,
+    /// Dropped when the value says all that is known.
+    checkpoint: Option<UnboundedSender<()>>,
 }
 
 impl Home {
@@ -170,6 +172,7 @@ impl Home {
             put: None,
             dirty: None,
             draining: false,
+            checkpoint: None,
         }
     }
 
@@ -207,6 +210,9 @@ impl Home {
                 }
             } else if self.dirty.is_some_and(|at| at <= Instant::now()) {
                 self.put_value();
+            }
+            if self.dirty.is_none_or(|at| at > Instant::now()) {
+                self.checkpoint = None;
             }
         }
     }
@@ -281,12 +287,21 @@ impl Home {
             self.fetched(fetched);
         }
         self.draining |= mail.drain;
+        if mail.checkpoint.is_some() {
+            self.checkpoint = mail.checkpoint;
+            self.dirty = self.dirty.map(|_| Instant::now());
+        }
     }
 
     fn fetched(&mut self, fetched: Result<Fetched, ReadError>) {
         let Reading::Fetching(nth) = self.reading else { return };
         match fetched {
             Ok(f) => {
+                if !f.lost.is_empty() {
+                    let (from, to) = (f.lost.start, f.lost.end);
+                    tracing::warn!(group = &*self.name, "records {from} to {to} were taken by retention before the group had come to them");
+                    self.gateway.totals.lost(to.0 - from.0);
+                }
                 let offsets = f.batch.iter().filter(|r| stored(r).is_some()).map(|r| Offset(r.offset.0)).collect();
                 self.reading = Reading::Found(Found { nth, offsets, next: Offset(f.next.0) });
             }

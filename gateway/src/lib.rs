@@ -4,6 +4,7 @@
 //! Must not know: packet formats, segment formats.
 
 mod boot;
+mod checkpoint;
 mod directory;
 mod driver;
 mod fold;
@@ -17,4 +18,5 @@ mod tail;
 mod tcp;
 mod websocket;
 
+pub use checkpoint::Retention;
 pub use run::{Options, RunError, run};

@@ -2,6 +2,7 @@
 //!
 //! Must not know: how anything is done.
 
+use bytesize::ByteSize;
 use clap::{Parser, Subcommand};
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
@@ -30,6 +31,12 @@ enum Command {
         /// The data directory; created if it is missing.
         #[arg(long, value_name = "DIR", default_value = "weir-data")]
         data: PathBuf,
+        /// Keep this much of the log; what is older goes, 64 MiB at a time. `0`: keep everything until the disk is full.
+        #[arg(long, value_name = "SIZE", default_value = "8GiB")]
+        retention_bytes: ByteSize,
+        /// Keep nothing that is older than this, as in `7days` or `12h`; without it, age does not matter.
+        #[arg(long, value_name = "TIME")]
+        retention_age: Option<humantime::Duration>,
         /// Admit anybody on addresses that can be reached from elsewhere.
         #[arg(long)]
         allow_anonymous: bool,
@@ -40,8 +47,10 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
-    let Command::Run { mqtt, http, admin, data, allow_anonymous } = Cli::parse().command;
-    match weir::run(&weir::Options { mqtt, http, admin, data, allow_anonymous }) {
+    let Command::Run { mqtt, http, admin, data, retention_bytes, retention_age, allow_anonymous } = Cli::parse().command;
+    let retention =
+        weir::Retention { bytes: Some(retention_bytes.as_u64()).filter(|bytes| *bytes > 0), age: retention_age.map(|age| *age) };
+    match weir::run(&weir::Options { mqtt, http, admin, data, retention, allow_anonymous }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("weir: {e}");

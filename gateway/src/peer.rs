@@ -4,7 +4,7 @@
 //! Must not know: sessions, sockets.
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc::UnboundedSender};
 use weir_core::{
     fanout::Inbox,
     group::Place,
@@ -20,6 +20,10 @@ pub(crate) struct Mail {
     pub shared: Vec<SubscribeId>,
     /// Records that groups gave.
     pub given: Vec<(SubscribeId, Place)>,
+    /// Put what is stored, then drop it.
+    pub checkpoint: Option<UnboundedSender<()>>,
+    /// A retained message that the log no longer has, from the state store.
+    pub kept: Option<Result<Option<Entry>, ReadError>>,
     pub fetched: Option<Result<Fetched, ReadError>>,
     pub loaded: Option<Result<Option<Entry>, ReadError>>,
     /// The client id is this connection's now.

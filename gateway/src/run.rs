@@ -5,8 +5,9 @@
 
 use crate::{
     boot::Boots,
+    checkpoint::{self, Keeper, Retention},
     driver::Driver,
-    fold::fold,
+    fold::{Base, fold},
     gateway::{Gateway, Parts, wall_ms},
     group::{self, Groups},
     http,
@@ -33,6 +34,7 @@ pub struct Options {
     pub http: SocketAddr,
     pub admin: SocketAddr,
     pub data: PathBuf,
+    pub retention: Retention,
     /// Listen on public addresses without knowing who comes.
     pub allow_anonymous: bool,
 }
@@ -102,7 +104,7 @@ async fn main(options: &Options) -> Result<(), RunError> {
 
     let (engine, mut found) = tokio::task::block_in_place(|| open(options))?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let retained = tokio::task::block_in_place(|| fold(&*engine, &found.sessions))?;
+    let retained = tokio::task::block_in_place(|| fold(&*engine, &found.sessions, std::mem::take(&mut found.bases)))?;
     let boot = found.boots.current();
     let mut boots = std::mem::take(&mut found.boots);
     let (key, value) = boots.begin(boot, wall_ms());
@@ -132,6 +134,7 @@ async fn main(options: &Options) -> Result<(), RunError> {
     tokio::spawn(async move { axum::serve(http, public).await });
     let admin_routes = http::admin(gateway.clone());
     tokio::spawn(async move { axum::serve(admin, admin_routes).await });
+    let keeper = Keeper::start(gateway.clone(), options.retention);
     println!("weir ready");
 
     stop.wait().await;
@@ -141,6 +144,7 @@ async fn main(options: &Options) -> Result<(), RunError> {
     while !gateway.peers.is_empty() && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    keeper.stop().await;
     let stopping = engine.clone();
     let stopped = tokio::task::spawn_blocking(move || stopping.stop()).await;
     tracing::info!(totals = ?gateway.totals, left = gateway.peers.len(), "stopped");
@@ -171,6 +175,8 @@ struct Found {
     /// Client id of each session.
     sessions: HashMap<u64, Box<str>>,
     due: Vec<(u64, Box<str>)>,
+    /// Where the last checkpoint left each partition.
+    bases: HashMap<PartitionId, Base>,
     groups: HashMap<Box<str>, Group>,
     /// Which sessions subscribe to which group.
     subscribers: HashMap<Box<str>, HashSet<u64>>,
@@ -194,10 +200,17 @@ fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
     let (mut found, mut bad) = (Found::default(), None);
     let mut each = |key: &[u8], tag: u32, value: &[u8]| match session(key, value) {
         None => match read_group(key, value) {
-            None => {
-                found.boots.read(key, value);
-                Vec::new()
-            }
+            None => match checkpoint::read(key, value, &mut found.bases) {
+                Some(Ok(named)) => places(vec![named]),
+                Some(Err(e)) => {
+                    bad = Some(e);
+                    Vec::new()
+                }
+                None => {
+                    found.boots.read(key, value);
+                    Vec::new()
+                }
+            },
             Some(Ok((name, group))) => {
                 let named = places(group.named());
                 found.groups.insert(name, group);

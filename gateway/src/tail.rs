@@ -8,7 +8,7 @@
 use crate::{gateway::stored, peer::Peer};
 use parking_lot::RwLock;
 use std::{collections::HashMap, ops::Range, sync::Arc};
-use tokio::sync::{Notify, mpsc::UnboundedReceiver};
+use tokio::sync::{Notify, mpsc::UnboundedReceiver, oneshot};
 use weir_core::{
     fanout::Entry,
     ids::{Offset, PartitionId, SubscribeId},
@@ -31,6 +31,8 @@ pub(crate) enum Command {
     /// Offer everything from now on.
     Join(u64),
     Leave(u64),
+    /// Answered with the offset before which everything is folded.
+    Position(oneshot::Sender<Offset>),
 }
 
 /// Rung by the log.
@@ -168,6 +170,7 @@ impl Tail {
                     reader.peer.wake();
                 }
             }
+            Command::Position(answer) => drop(answer.send(self.position)),
             Command::Leave(peer) => {
                 let Some(slot) = self.by_peer.remove(&peer) else { return };
                 if let Some(reader) = self.readers[slot as usize].take() {

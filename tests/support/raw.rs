@@ -189,6 +189,13 @@ impl Packet {
         u16::from_be_bytes([self.body[0], self.body[1]])
     }
 
+    /// Packet id of a PUBLISH with QoS 1 or 2.
+    pub fn publish_id(&self) -> u16 {
+        assert_eq!(self.head & 0xF0, 0x30, "a PUBLISH: {:02x}", self.head);
+        let n = 2 + usize::from(u16::from_be_bytes([self.body[0], self.body[1]]));
+        u16::from_be_bytes([self.body[n], self.body[n + 1]])
+    }
+
     pub fn publish(&self, version: Version) -> Publish {
         assert_eq!(self.head & 0xF0, 0x30, "a PUBLISH: {self:02x?}");
         let qos = self.head >> 1 & 3;

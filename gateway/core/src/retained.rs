@@ -4,7 +4,10 @@
 //! Must not know: payloads. A topic has a position, the log has the message.
 
 use crate::{ids::Offset, message::Stored, topic::filter_matches};
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{Bound, Range},
+};
 
 /// Topics looked at in one step of a page: a lock is held that long.
 const KEYS_PER_STEP: usize = 4_096;
@@ -13,6 +16,8 @@ const KEYS_PER_STEP: usize = 4_096;
 #[derive(Debug, Default)]
 pub struct Retained {
     topics: BTreeMap<Box<str>, Offset>,
+    /// Topics that changed since they were taken.
+    changed: BTreeSet<Box<str>>,
 }
 
 /// A part of what a filter finds, in topic order.
@@ -27,6 +32,9 @@ impl Retained {
     /// Takes one record of the log.
     pub fn apply(&mut self, m: &Stored<'_>) {
         let Some(topic) = m.retain.then(|| std::str::from_utf8(m.topic).ok()).flatten() else { return };
+        if !self.changed.contains(topic) {
+            self.changed.insert(topic.into());
+        }
         if m.payload.is_empty() {
             self.topics.remove(topic);
         } else if let Some(at) = self.topics.get_mut(topic) {
@@ -34,6 +42,34 @@ impl Retained {
         } else {
             self.topics.insert(topic.into(), m.offset);
         }
+    }
+
+    /// A topic as it was when it was last taken.
+    pub fn restore(&mut self, topic: &str, at: Offset) {
+        self.topics.insert(topic.into(), at);
+    }
+
+    /// What changed since the last time, with the newest position; `None`: the topic has no retained message any more.
+    pub fn take_changed(&mut self) -> Vec<(Box<str>, Option<Offset>)> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.into_iter().map(|topic| (topic.clone(), self.topics.get(&topic).copied())).collect()
+    }
+
+    /// Topics whose message lies in `range`, after the topic `after`, in one step; `None`: that was the end.
+    #[must_use]
+    pub fn within(&self, range: &Range<Offset>, after: Option<&str>) -> Page {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut page = Page::default();
+        for (i, (topic, at)) in self.topics.range::<str, _>((from, Bound::Unbounded)).enumerate() {
+            if range.contains(at) {
+                page.found.push((topic.clone(), *at));
+            }
+            if i + 1 >= KEYS_PER_STEP {
+                page.after = Some(topic.clone());
+                return page;
+            }
+        }
+        page
     }
 
     #[must_use]
@@ -92,6 +128,21 @@ mod tests {
             headers: Properties::default(),
             payload,
         }
+    }
+
+    #[test]
+    fn what_changed_is_taken_once_with_its_newest_position() {
+        let mut r = Retained::default();
+        r.restore("old", Offset(1));
+        assert_eq!(r.take_changed(), []);
+        for (topic, at, payload) in [("a", 5, "x"), ("b", 6, "x"), ("a", 7, "y"), ("old", 8, "")] {
+            r.apply(&stored(topic, at, payload.as_bytes(), true));
+        }
+        let changed = r.take_changed();
+        assert_eq!(changed, [("a".into(), Some(Offset(7))), ("b".into(), Some(Offset(6))), ("old".into(), None)]);
+        assert_eq!(r.take_changed(), []);
+        assert_eq!(r.within(&(Offset(0)..Offset(7)), None).found, [("b".into(), Offset(6))]);
+        assert_eq!(r.within(&(Offset(0)..Offset(8)), Some("a")).found, [("b".into(), Offset(6))]);
     }
 
     proptest! {

@@ -5,7 +5,11 @@
 //! Must not know: packets, receipts, how a session begins and ends.
 
 use super::{Driver, OUT_BYTES_HIGH, Phase, log_id};
-use crate::{gateway::stored, tail::Command};
+use crate::{
+    checkpoint::{Kept, retained_key},
+    gateway::stored,
+    tail::Command,
+};
 use std::sync::Arc;
 use weir_core::{
     fanout::Step,
@@ -13,7 +17,7 @@ use weir_core::{
     session::{Cause, Delivery, Event, Paging},
     topic::filter_matches,
 };
-use weir_log::{Batch, Fetch, Fetched, ReadError, Select, Wanted};
+use weir_log::{Batch, Entry, Fetch, Fetched, ReadError, Select, Wanted};
 
 /// One fetch: enough for a socket write, little enough for 10,000 at once.
 const FETCH_BYTES: u32 = 64 * 1024;
@@ -47,7 +51,10 @@ pub(super) struct Page {
     paging: Paging,
     /// Where it goes on.
     after: Option<Box<str>>,
-    offsets: Vec<Offset>,
+    /// Offsets, ascending, and topics.
+    wanted: Vec<(Offset, Box<str>)>,
+    /// Topics whose messages retention took from the log: the state store keeps them.
+    kept: Vec<Box<str>>,
 }
 
 pub(super) enum Feeding {
@@ -55,6 +62,10 @@ pub(super) enum Feeding {
     Fetching(Feed),
     /// A range of the nth partition that was asked for before a filter was added: it is read again when it has come.
     Stale(usize),
+    /// The state store is asked for the last of `kept`.
+    Kept(Page),
+    /// It has answered with this.
+    Found(Page, Option<Entry>),
     Held(Held),
 }
 
@@ -76,9 +87,14 @@ impl Driver {
                 return;
             }
             match std::mem::replace(&mut self.feeding, Feeding::Idle) {
-                on_the_way @ (Feeding::Fetching(_) | Feeding::Stale(_)) => {
+                on_the_way @ (Feeding::Fetching(_) | Feeding::Stale(_) | Feeding::Kept(_)) => {
                     self.feeding = on_the_way;
                     return;
+                }
+                Feeding::Found(page, entry) => {
+                    if !self.send_kept(now, page, entry) {
+                        return;
+                    }
                 }
                 Feeding::Held(held) => {
                     if !self.send_held(now, held) {
@@ -135,12 +151,10 @@ impl Driver {
                 session.reader(nth).fetched();
             }
             Feed::Page(mut page) => {
-                page.offsets.retain(|o| *o >= held.next);
-                if !page.offsets.is_empty() {
-                    self.fetch_page(page);
-                    return false;
-                }
-                session.handle(now, Event::PageEnded(page.after), &mut self.out);
+                let examined = page.wanted.partition_point(|(at, _)| *at < held.next);
+                let missing = |at: &Offset| !held.batch.iter().any(|r| r.offset.0 == at.0);
+                page.kept.extend(page.wanted.drain(..examined).filter(|(at, _)| missing(at)).map(|(_, topic)| topic));
+                return self.go_on_with_page(now, page);
             }
             Feed::Resend(_) | Feed::Shared(..) => {}
         }
@@ -221,19 +235,61 @@ impl Driver {
             return true;
         };
         let page = self.gateway.retained[paging.partition].read().page(&paging.filter, paging.after.as_deref(), EXACTLY_MAX);
-        let mut offsets: Vec<_> = page.found.into_iter().map(|(_, at)| at).filter(|at| *at < limit).collect();
-        offsets.sort_unstable();
-        if offsets.is_empty() {
-            session.handle(now, Event::PageEnded(page.after), &mut self.out);
+        let mut wanted: Vec<_> = page.found.into_iter().map(|(topic, at)| (at, topic)).filter(|(at, _)| *at < limit).collect();
+        wanted.sort_unstable();
+        self.go_on_with_page(now, Page { paging, after: page.after, wanted, kept: Vec::new() })
+    }
+
+    /// True: this part of the page has ended, go on.
+    fn go_on_with_page(&mut self, now: Now, page: Page) -> bool {
+        if !page.wanted.is_empty() {
+            self.fetch_page(page);
+            return false;
+        }
+        if let Some(topic) = page.kept.last() {
+            let peer = self.peer.clone();
+            self.gateway.engine.state().get(&retained_key(topic), Box::new(move |e| peer.tell(|m| m.kept = Some(e))));
+            self.feeding = Feeding::Kept(page);
+            return false;
+        }
+        self.event(now, Event::PageEnded(page.after));
+        true
+    }
+
+    /// The state store has answered.
+    pub(super) fn kept(&mut self, now: Now, entry: Result<Option<Entry>, ReadError>) {
+        let Feeding::Kept(page) = std::mem::replace(&mut self.feeding, Feeding::Idle) else { return };
+        match entry {
+            Ok(entry) => self.feeding = Feeding::Found(page, entry),
+            Err(e) => {
+                tracing::error!("a retained message in the state store: {e}");
+                self.event(now, Event::Closed(Cause::LogFailed));
+            }
+        }
+    }
+
+    /// True: go on.
+    fn send_kept(&mut self, now: Now, mut page: Page, entry: Option<Entry>) -> bool {
+        let Phase::Running(session) = &mut self.phase else { return false };
+        if session.page_next() != Some(&page.paging) {
+            // Unsubscribed meanwhile.
             return true;
         }
-        self.fetch_page(Page { paging, after: page.after, offsets });
-        false
+        // One that is newer, or gone, meanwhile comes as it is published, or does not come.
+        let kept = page.kept.last().zip(entry.as_ref()).and_then(|(topic, e)| Kept::parse(topic, &e.value)?.message);
+        if let Some(m) = kept
+            && session.deliver_retained(now, &m, &mut self.out) == Delivery::NoRoom
+        {
+            self.feeding = Feeding::Found(page, entry);
+            return false;
+        }
+        page.kept.pop();
+        self.go_on_with_page(now, page)
     }
 
     fn fetch_page(&mut self, page: Page) {
         let Some(p) = self.gateway.partitions.get(page.paging.partition).copied() else { return };
-        let wanted = exactly(page.offsets.iter().copied());
+        let wanted = exactly(page.wanted.iter().map(|(at, _)| *at));
         self.fetch(Feed::Page(page), p, wanted);
     }
 
@@ -310,8 +366,16 @@ impl Driver {
                 }
                 return;
             }
-            Feeding::Idle | Feeding::Held(_) => return,
+            Feeding::Idle | Feeding::Held(_) | Feeding::Kept(_) | Feeding::Found(..) => return,
         };
+        if let (Ok(f), Feed::Range(nth)) = (&fetched, &kind)
+            && !f.lost.is_empty()
+        {
+            let (p, lost) = (self.gateway.partitions[*nth], Offset(f.lost.start.0)..Offset(f.lost.end.0));
+            let client = self.client_id.as_deref().unwrap_or("?");
+            tracing::warn!(client, "records {} to {} were taken by retention before this client had come to them", lost.start, lost.end);
+            self.event(now, Event::Lost(p, lost));
+        }
         match fetched {
             Ok(f) => self.feeding = Feeding::Held(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) }),
             Err(e) => {

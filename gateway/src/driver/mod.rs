@@ -22,6 +22,7 @@ use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
 };
+use tokio::sync::mpsc::UnboundedSender;
 use weir_core::{
     codec::{Decoded, decode},
     group::Place,
@@ -101,6 +102,10 @@ pub(crate) struct Driver {
     turn: usize,
     /// In the tails.
     entered: bool,
+    /// In `Gateway::marked`.
+    marked: bool,
+    /// Dropped when the value says all that is known.
+    checkpoint: Option<UnboundedSender<()>>,
     close: Option<Cause>,
 }
 
@@ -148,6 +153,8 @@ impl Driver {
             shared: Vec::new(),
             turn: 0,
             entered: false,
+            marked: false,
+            checkpoint: None,
             close: None,
             gateway,
         }
@@ -369,6 +376,9 @@ impl Driver {
                 self.records[p].push(Kind::Note, meta.flags, meta.bytes(), b"", b"", b"")?;
             }
         }
+        if !self.marked && matches!(append, Append::Release(..) | Append::Message(Message { mark: Some(_), .. })) {
+            self.mark();
+        }
         if acknowledged {
             match self.runs.last_mut() {
                 Some((q, n)) if *q == p => *n += 1,
@@ -376,6 +386,12 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// The log is about to say something of the session: checkpoints ask for its value first.
+    fn mark(&mut self) {
+        self.marked = true;
+        self.gateway.marked.insert(self.peer.id, self.peer.clone());
     }
 
     /// Appends the records of this pass; all receipts are told in order when every partition has taken its part.
@@ -429,7 +445,13 @@ impl Driver {
             self.submit(now);
         }
         self.watermarks(now);
+        if self.checkpoint.is_some() {
+            self.event(now, Event::Checkpoint { marked: self.marked });
+        }
         self.act(now);
+        if self.put.is_none() {
+            self.checkpoint = None;
+        }
         self.advance(now);
         self.watermarks(now);
         self.feed(now);
@@ -465,8 +487,14 @@ impl Driver {
         if let Some(loaded) = mail.loaded {
             self.loaded(now, loaded);
         }
+        if mail.checkpoint.is_some() {
+            self.checkpoint = mail.checkpoint;
+        }
         if let Some(fetched) = mail.fetched {
             self.fetched(now, fetched);
+        }
+        if let Some(kept) = mail.kept {
+            self.kept(now, kept);
         }
         if mail.taken_over {
             self.end(now, Cause::TakenOver);
@@ -594,6 +622,7 @@ impl Driver {
             return;
         }
         self.will = Some(p);
+        self.mark();
         self.submit(now);
         self.watermarks(now);
     }

@@ -36,7 +36,7 @@ use exchanges::Exchanges;
 use held::Held;
 use inbound::{Inbound, Reply};
 use outbound::Outbound;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 use subscriptions::Subscriptions;
 
 /// Inbound messages of QoS 1 that wait for the disk, and of QoS 2 that are not released; version 5 is told (Receive Maximum), 3.1.1 is not read beyond it.
@@ -90,6 +90,12 @@ pub enum Event {
     Shared(SubscribeId),
     /// One part of a retained page ended: go on after this topic of this partition, or it was the last.
     PageEnded(Option<Box<str>>),
+    /// What is stored must say all that is known; `marked`: the log says something of the session that its value may not say yet.
+    Checkpoint {
+        marked: bool,
+    },
+    /// Retention took these before the session's reader had come to them.
+    Lost(PartitionId, Range<Offset>),
     Timeout,
     Closed(Cause),
 }
@@ -179,6 +185,8 @@ pub struct Counts {
     /// Messages larger than the client's maximum packet size.
     pub dropped_too_large: u64,
     pub dropped_expired: u64,
+    /// Records of the log, matching or not, that retention took before they were read.
+    pub lost: u64,
     /// Publishes to topics that belong to the gateway.
     pub refused_topic: u64,
     pub received: u64,
@@ -429,6 +437,8 @@ impl Session {
             Event::Started(id, p, at) => self.started(id, p, at),
             Event::Shared(id) => self.shared(id),
             Event::PageEnded(after) => self.page_ended(after),
+            Event::Checkpoint { marked } => self.put_wanted |= self.is_stored() && (marked || self.moved.is_some()),
+            Event::Lost(_, range) => self.counts.lost += range.end.0 - range.start.0,
             Event::Timeout => self.timeout(now, out),
             Event::Closed(cause) => self.close(now, cause, out),
         }

@@ -1,0 +1,349 @@
+//! Checkpoints of the fold, and retention, which stays below them.
+//!
+//! Invariant: `folded/PARTITION` = F is put after every value says what the log says of it before F: sessions with open exchanges of QoS 2 or
+//! wills, retained topics. The puts of the state store become durable in order, so F is never durable before them. A segment goes only
+//! below F, and only when what is retained in it is kept in the store and every cursor that has passed it is durable.
+//! Must not know: what a session is.
+//!
+//! `r/TOPIC`: u8 format 1, u32 partition, u64 offset, all little-endian; and when retention has taken the record: u64 time, u8 flags, u16 length
+//! of meta, meta, u32 length of headers, headers, payload.
+
+use crate::{
+    fold::Base,
+    gateway::{Gateway, wall_ms},
+};
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc::unbounded_channel, oneshot, watch},
+    task::JoinHandle,
+};
+use weir_core::{
+    group::Place,
+    ids::{Offset, PartitionId},
+    message::Stored,
+};
+use weir_log::{AppendError, Fetch, Nobody, Put, Record, SegmentInfo, Wake, Wanted};
+
+const FORMAT: u8 = 1;
+/// Puts in one call: others come between.
+const PUTS_PER_CALL: usize = 256;
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Bytes of retained messages moved in one step.
+const MOVE_BYTES: u32 = 1 << 20;
+
+/// How much of a stream is kept; what is older goes, oldest segment first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Bytes per partition; `None`: as long as the disk has room.
+    pub bytes: Option<u64>,
+    /// `None`: whatever its age.
+    pub age: Option<Duration>,
+}
+
+impl Retention {
+    /// Everything before this may go.
+    fn below(&self, segments: &[SegmentInfo], now_ms: u64) -> Offset {
+        let mut total: u64 = segments.iter().map(|s| s.bytes).sum();
+        let oldest_ms = self.age.map_or(0, |age| now_ms.saturating_sub(age.as_millis() as u64));
+        let mut below = Offset(0);
+        for s in segments {
+            let (Some(end), Some(sealed_ms)) = (s.end, s.sealed_ms) else { break };
+            let too_much = self.bytes.is_some_and(|max| total > max);
+            if !too_much && sealed_ms >= oldest_ms {
+                break;
+            }
+            total -= s.bytes;
+            below = Offset(end.0);
+        }
+        below
+    }
+}
+
+fn folded_key(p: PartitionId) -> Vec<u8> {
+    format!("folded/{}", p.0).into_bytes()
+}
+
+/// The key of a retained topic.
+pub(crate) fn retained_key(topic: &str) -> Vec<u8> {
+    [b"r/", topic.as_bytes()].concat()
+}
+
+/// A value of `r/TOPIC`.
+pub(crate) struct Kept<'a> {
+    at: Place,
+    /// When retention has taken it from the log.
+    pub message: Option<Stored<'a>>,
+}
+
+impl<'a> Kept<'a> {
+    fn place(at: Place) -> Vec<u8> {
+        [&[FORMAT][..], &at.0.0.to_le_bytes(), &at.1.0.to_le_bytes()].concat()
+    }
+
+    fn whole(at: Place, r: &Record<'_>) -> Vec<u8> {
+        let mut b = Self::place(at);
+        b.extend_from_slice(&r.time_ms.to_le_bytes());
+        b.push(r.flags);
+        b.extend_from_slice(&(r.meta.len() as u16).to_le_bytes());
+        b.extend_from_slice(r.meta);
+        b.extend_from_slice(&(r.headers.len() as u32).to_le_bytes());
+        b.extend_from_slice(r.headers);
+        b.extend_from_slice(r.value);
+        b
+    }
+
+    /// `None`: not of this format.
+    pub fn parse(topic: &'a str, value: &'a [u8]) -> Option<Self> {
+        let rest = value.strip_prefix(&[FORMAT])?;
+        let (partition, rest) = rest.split_first_chunk::<4>()?;
+        let (offset, rest) = rest.split_first_chunk::<8>()?;
+        let at = (PartitionId(u32::from_le_bytes(*partition)), Offset(u64::from_le_bytes(*offset)));
+        if rest.is_empty() {
+            return Some(Self { at, message: None });
+        }
+        let (time_ms, rest) = rest.split_first_chunk::<8>()?;
+        let (flags, rest) = rest.split_first()?;
+        let (n, rest) = rest.split_first_chunk::<2>()?;
+        let (meta, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*n)))?;
+        let (n, rest) = rest.split_first_chunk::<4>()?;
+        let (headers, payload) = rest.split_at_checked(u32::from_le_bytes(*n) as usize)?;
+        let message = Stored::parse(at.1, u64::from_le_bytes(*time_ms), *flags, meta, topic.as_bytes(), headers, payload)?;
+        Some(Self { at, message: Some(message) })
+    }
+}
+
+/// Takes a key of the store, at the start; `None`: not one of these. Gives the end offset that it names.
+pub(crate) fn read(key: &[u8], value: &[u8], bases: &mut HashMap<PartitionId, Base>) -> Option<Result<Place, String>> {
+    if let Some(p) = key.strip_prefix(b"folded/") {
+        let p = PartitionId(std::str::from_utf8(p).ok()?.parse().ok()?);
+        let at = u64::from_le_bytes(*value.first_chunk()?);
+        bases.entry(p).or_default().folded = weir_log::Offset(at);
+        return Some(Ok((p, Offset(at))));
+    }
+    let topic = std::str::from_utf8(key.strip_prefix(b"r/")?).ok()?;
+    let Some(kept) = Kept::parse(topic, value) else {
+        return Some(Err(format!("key r/{topic}: a retained message that this program cannot read")));
+    };
+    bases.entry(kept.at.0).or_default().retained.restore(topic, kept.at.1);
+    Some(Ok((kept.at.0, Offset(kept.at.1.0 + 1))))
+}
+
+/// Looks after checkpoints and retention until it is stopped.
+pub(crate) struct Keeper {
+    task: JoinHandle<Work>,
+    stop: watch::Sender<bool>,
+}
+
+impl Keeper {
+    pub fn start(gateway: Arc<Gateway>, retention: Retention) -> Self {
+        let (stop, mut stopping) = watch::channel(false);
+        let folded = vec![Offset(0); gateway.partitions.len()];
+        let mut work = Work { gateway, retention, folded };
+        let task = tokio::spawn(async move {
+            // What the start has folded.
+            work.checkpoint().await;
+            while !*stopping.borrow() {
+                work.look().await;
+                let _ = tokio::time::timeout(LOOK_EVERY, stopping.changed()).await;
+            }
+            work
+        });
+        Self { task, stop }
+    }
+
+    /// After the last connection: the next start has nothing to fold.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        if let Ok(mut work) = self.task.await {
+            work.checkpoint().await;
+        }
+    }
+}
+
+struct Work {
+    gateway: Arc<Gateway>,
+    retention: Retention,
+    /// Per partition, as it was put.
+    folded: Vec<Offset>,
+}
+
+impl Work {
+    async fn look(&mut self) {
+        let mut sealed = false;
+        let mut wanted = Vec::new();
+        for (nth, p) in self.gateway.partitions.iter().enumerate() {
+            let p = weir_log::PartitionId(p.0);
+            match self.gateway.engine.segments(p) {
+                Ok(segments) => {
+                    sealed |= segments.last().is_some_and(|active| active.base.0 > self.folded[nth].0);
+                    wanted.push((nth, self.retention.below(&segments, wall_ms())));
+                }
+                Err(e) => tracing::warn!("looking at the segments of partition {}: {e}; it is tried again", p.0),
+            }
+        }
+        if sealed {
+            self.checkpoint().await;
+        }
+        for (nth, below) in wanted {
+            self.retire(nth, below.min(self.folded[nth])).await;
+        }
+    }
+
+    async fn checkpoint(&mut self) {
+        let mut positions = Vec::new();
+        for tail in &self.gateway.tails {
+            let (tx, rx) = oneshot::channel();
+            let _ = tail.send(crate::tail::Command::Position(tx));
+            // The tail is gone: the process ends.
+            let Ok(position) = rx.await else { return };
+            positions.push(position);
+        }
+        self.ask(&self.gateway.marked).await;
+        let mut puts = Vec::new();
+        for (nth, view) in self.gateway.retained.iter().enumerate() {
+            let p = self.gateway.partitions[nth];
+            for (topic, at) in view.write().take_changed() {
+                puts.push((retained_key(&topic), at.map(|at| Kept::place((p, at)))));
+            }
+        }
+        for (nth, at) in positions.iter().enumerate().filter(|(nth, at)| **at > self.folded[*nth]) {
+            puts.push((folded_key(self.gateway.partitions[nth]), Some(at.0.to_le_bytes().to_vec())));
+        }
+        if self.put(&puts).await {
+            self.folded = positions;
+        }
+    }
+
+    /// Asks these to put what they know, and waits until they have.
+    async fn ask(&self, peers: &dashmap::DashMap<u64, Arc<crate::peer::Peer>>) {
+        let (token, mut rest) = unbounded_channel();
+        let peers: Vec<_> = peers.iter().map(|p| p.value().clone()).collect();
+        peers.iter().for_each(|p| p.tell(|m| m.checkpoint = Some(token.clone())));
+        drop((token, peers));
+        // Ends when each has dropped its token.
+        while rest.recv().await.is_some() {}
+    }
+
+    /// True: all were taken, in order.
+    async fn put(&self, puts: &[(Vec<u8>, Option<Vec<u8>>)]) -> bool {
+        let nobody: Arc<dyn Wake> = Arc::new(Nobody);
+        for some in puts.chunks(PUTS_PER_CALL) {
+            let some: Vec<_> = some.iter().map(|(key, value)| Put { key, tag: 0, value: value.as_deref() }).collect();
+            loop {
+                match self.gateway.engine.state().put(&some, &nobody) {
+                    Ok(_) => break,
+                    Err(AppendError::Full) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(AppendError::Stopping) => return false,
+                    Err(e @ (AppendError::Failed(_) | AppendError::TooLarge { .. })) => self.gateway.state_failed(&e),
+                }
+            }
+        }
+        true
+    }
+
+    async fn retire(&mut self, nth: usize, below: Offset) {
+        let p = weir_log::PartitionId(self.gateway.partitions[nth].0);
+        let start = Offset(self.gateway.engine.span(p).start.0);
+        if below <= start || !self.keep_retained(nth, start..below).await {
+            return;
+        }
+        self.ask(&self.gateway.peers).await;
+        let engine = self.gateway.engine.clone();
+        let retired = tokio::task::spawn_blocking(move || engine.retire(p, weir_log::Offset(below.0))).await;
+        match retired {
+            Ok(Ok(())) => tracing::info!("retention: partition {} begins at record {below} now", p.0),
+            Ok(Err(e)) => tracing::warn!("retention in partition {}: {e}; it is tried again", p.0),
+            Err(e) => tracing::error!("retention in partition {}: {e}", p.0),
+        }
+    }
+
+    /// Moves retained messages of `range`, which the log is about to forget, into the state store. False: not all of them.
+    async fn keep_retained(&self, nth: usize, range: Range<Offset>) -> bool {
+        let mut after: Option<Box<str>> = None;
+        loop {
+            let page = self.gateway.retained[nth].read().within(&range, after.as_deref());
+            let mut wanted: Vec<_> = page.found.into_iter().map(|(topic, at)| (at, topic)).collect();
+            wanted.sort_unstable();
+            while !wanted.is_empty() {
+                if !self.keep_some(nth, &mut wanted).await {
+                    return false;
+                }
+            }
+            match page.after {
+                Some(topic) => after = Some(topic),
+                None => return true,
+            }
+        }
+    }
+
+    async fn keep_some(&self, nth: usize, wanted: &mut Vec<(Offset, Box<str>)>) -> bool {
+        let p = self.gateway.partitions[nth];
+        let offsets = wanted.iter().map(|(at, _)| weir_log::Offset(at.0)).collect();
+        let fetch =
+            Fetch { partition: weir_log::PartitionId(p.0), wanted: Wanted::Exactly(offsets), records_max: u32::MAX, bytes_max: MOVE_BYTES };
+        let (tx, rx) = oneshot::channel();
+        self.gateway.engine.fetch(fetch, Box::new(move |f| drop(tx.send(f))));
+        let fetched = match rx.await {
+            Ok(Ok(fetched)) => fetched,
+            Ok(Err(e)) => {
+                tracing::error!("retention keeps a segment, for a retained message in it cannot be read: {e}");
+                return false;
+            }
+            Err(_) => return false,
+        };
+        let examined = wanted.partition_point(|(at, _)| at.0 < fetched.next.0);
+        let topics: HashMap<u64, Box<str>> = wanted.drain(..examined).map(|(at, topic)| (at.0, topic)).collect();
+        let keep = |r: Record<'_>| {
+            let (topic, at) = (topics.get(&r.offset.0)?, Offset(r.offset.0));
+            Some((retained_key(topic), Some(Kept::whole((p, at), &r))))
+        };
+        let puts: Vec<_> = fetched.batch.iter().filter_map(keep).collect();
+        self.put(&puts).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_core::packet::Qos;
+
+    #[test]
+    fn the_oldest_sealed_segments_go_by_bytes_and_by_age() {
+        let segment = |n: u64, sealed: Option<u64>| SegmentInfo {
+            base: weir_log::Offset(n * 10),
+            end: sealed.is_some().then(|| weir_log::Offset(n * 10 + 10)),
+            bytes: 100,
+            sealed_ms: sealed,
+        };
+        let segments = [segment(0, Some(1_000)), segment(1, Some(5_000)), segment(2, Some(9_000)), segment(3, None)];
+        let below = |bytes, age| Retention { bytes, age }.below(&segments, 10_000).0;
+        assert_eq!(below(None, None), 0);
+        assert_eq!([400, 399, 200, 0].map(|bytes| below(Some(bytes), None)), [0, 10, 20, 30]);
+        assert_eq!([20, 8, 4, 1, 0].map(|s| below(None, Some(Duration::from_secs(s)))), [0, 10, 20, 20, 30]);
+        assert_eq!(below(Some(300), Some(Duration::from_secs(4))), 20);
+    }
+
+    #[test]
+    fn a_kept_message_comes_back() {
+        let at = (PartitionId(2), Offset(77));
+        assert!(Kept::parse("t", &Kept::place(at)).is_some_and(|k| k.at == at && k.message.is_none()));
+        let mut records = weir_log::Records::default();
+        records.push(weir_log::Kind::Message, 5, &[7, 0, 0, 0, 0, 0, 0, 0], b"t", b"", b"payload").expect("small");
+        let r = Record {
+            offset: weir_log::Offset(77),
+            time_ms: 9,
+            kind: weir_log::Kind::Message,
+            flags: 5,
+            meta: &[7, 0, 0, 0, 0, 0, 0, 0],
+            key: b"t",
+            headers: b"",
+            value: b"payload",
+        };
+        let value = Kept::whole(at, &r);
+        let m = Kept::parse("t", &value).and_then(|k| k.message).expect("whole");
+        assert_eq!((m.offset, m.qos, m.retain, m.client_hash, m.payload), (Offset(77), Qos::AtLeastOnce, true, 7, &b"payload"[..]));
+        for cut in 14..value.len() - b"payload".len() {
+            assert!(Kept::parse("t", &value[..cut]).is_none(), "{cut}");
+        }
+    }
+}

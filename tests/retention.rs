@@ -1,0 +1,118 @@
+//! P3, P9: the log is a ring that never passes what somebody still needs to know: retained messages outlive their segments, a start reads only what the
+//! last checkpoint did not see, and who comes too late is told what is gone and gets the rest.
+
+mod support;
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+use support::{
+    Weir, binary, command, dir, eventually, free_port,
+    raw::{PUBACK, PUBREC, Raw, Version},
+};
+
+fn start(data: &Path, ports: [u16; 3], bytes: &str) -> Weir {
+    let mut command = command(&binary(), data, ports);
+    command.args(["--retention-bytes", bytes]);
+    Weir::spawn(command, ports)
+}
+
+fn ports() -> [u16; 3] {
+    [free_port(), free_port(), free_port()]
+}
+
+/// Publishes `mib` MiB to `fill/x`.
+fn fill(port: u16, mib: usize) {
+    let mut p = Raw::connect_with(port, Version::V311, "filler", true, &[]);
+    let payload = "x".repeat(64 * 1024);
+    for n in 0..mib * 16 {
+        let id = (n % 60_000) as u16 + 1;
+        p.publish(1, false, id, "fill/x", &payload);
+        if n >= 32 {
+            p.expect_ack(PUBACK, ((n - 32) % 60_000) as u16 + 1);
+        }
+    }
+    for n in mib * 16 - 32..mib * 16 {
+        p.expect_ack(PUBACK, (n % 60_000) as u16 + 1);
+    }
+}
+
+fn segments(data: &Path) -> usize {
+    let names = std::fs::read_dir(data.join("streams/default/0")).unwrap();
+    names.filter(|n| n.as_ref().unwrap().file_name().to_string_lossy().ends_with(".log")).count()
+}
+
+#[test]
+fn p9_the_log_is_a_ring_and_what_is_retained_outlives_it() {
+    let dir = dir();
+    let ports = ports();
+    let mut weir = start(dir.path(), ports, "128MiB");
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    // With properties and an expiry far away.
+    p.publish_with(0x03, 1, "kept/a", &[0x03, 0, 1, b't', 0x02, 0, 0, 0x0E, 0x10], "old value");
+    p.expect_ack(PUBACK, 1);
+    p.publish_with(0x03, 2, "kept/b", &[], "deleted");
+    p.publish_with(0x03, 3, "kept/b", &[], "");
+    p.expect_ack(PUBACK, 2);
+    p.expect_ack(PUBACK, 3);
+    // A session that is away, a group, and an exchange that is open all the time.
+    let mut late = Raw::connect(weir.mqtt, Version::V5, "late");
+    late.subscribe("fill/#", 1);
+    drop(late);
+    let mut open = Raw::connect(weir.mqtt, Version::V5, "open");
+    open.publish(2, false, 7, "once/x", "once");
+    open.expect_ack(PUBREC, 7);
+    drop(open);
+    fill(weir.mqtt, 400);
+    eventually("retention", Duration::from_secs(10), || segments(dir.path()) <= 3);
+    for round in 0..2 {
+        let mut looker = Raw::connect_with(weir.mqtt, Version::V5, "looker", true, &[]);
+        looker.subscribe("kept/#", 1);
+        let m = looker.expect_publish();
+        assert_eq!((&*m.topic, &*m.payload, m.retain), ("kept/a", "old value", true), "round {round}");
+        assert!(m.properties.windows(4).any(|w| w == [0x03, 0, 1, b't']), "{:02x?}", m.properties);
+        looker.ack(PUBACK, m.id);
+        looker.expect_silence();
+        // The packet id is still known: its record has long gone.
+        let mut open = Raw::connect(weir.mqtt, Version::V5, "open");
+        open.publish(2, true, 7, "once/x", "once");
+        open.expect_ack(PUBREC, 7);
+        drop(open);
+        weir.kill();
+        weir = start(dir.path(), ports, "128MiB");
+    }
+    // Who was away gets what is left, from the first record of the ring on, and goes on.
+    let mut late = Raw::connect(weir.mqtt, Version::V5, "late");
+    assert!(late.session_present);
+    let mut got = 0;
+    while let Some(p) = late.try_read(Duration::from_secs(1)) {
+        late.ack(PUBACK, p.publish_id());
+        got += 1;
+    }
+    assert!((100..400 * 16).contains(&got), "{got} of {}", 400 * 16);
+    fill(weir.mqtt, 4);
+    let more = std::iter::from_fn(|| late.try_read(Duration::from_millis(500))).take(1).count();
+    assert_eq!(more, 1);
+}
+
+#[test]
+fn p3_a_start_reads_what_the_last_checkpoint_did_not_see() {
+    let dir = dir();
+    let ports = ports();
+    let weir = start(dir.path(), ports, "0");
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    p.publish_with(0x03, 1, "kept/a", &[], "value");
+    p.expect_ack(PUBACK, 1);
+    fill(weir.mqtt, 800);
+    weir.kill();
+    let begun = Instant::now();
+    let weir = start(dir.path(), ports, "0");
+    let took = begun.elapsed();
+    let mut looker = Raw::connect_with(weir.mqtt, Version::V5, "looker", true, &[]);
+    looker.subscribe("kept/#", 1);
+    assert_eq!(looker.expect_publish().payload, "value");
+    // One segment is 64 MiB: a debug build reads it in far less than this, and 800 MiB in far more.
+    println!("started in {took:?}");
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
+}
