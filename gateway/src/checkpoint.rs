@@ -11,6 +11,7 @@
 use crate::{
     fold::Base,
     gateway::{Gateway, wall_ms},
+    vital,
 };
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 use tokio::{
@@ -139,7 +140,7 @@ impl Keeper {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let mut work = Work { gateway, retention, folded };
-        let task = tokio::spawn(async move {
+        let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
             while !*stopping.borrow() {

@@ -28,6 +28,7 @@ pub(crate) struct Totals {
     pub connections: AtomicU64,
     pub refused: AtomicU64,
     pub violations: AtomicU64,
+    pub panics: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     dropped_behind: AtomicU64,

@@ -7,7 +7,7 @@
 use crate::{
     gateway::{Gateway, stored},
     peer::Peer,
-    tail,
+    tail, vital,
 };
 use dashmap::{DashMap, Entry};
 use std::{
@@ -148,7 +148,7 @@ impl Home {
         let home = Self::new(gateway, name, stored, subscribers);
         // One that was stored may have nobody left.
         home.peer.wake();
-        tokio::spawn(home.run(rx));
+        vital::spawn("a group", home.run(rx));
         tx
     }
 

@@ -16,6 +16,7 @@ mod peer;
 mod run;
 mod tail;
 mod tcp;
+mod vital;
 mod websocket;
 
 pub use checkpoint::Retention;

@@ -13,7 +13,7 @@ use crate::{
     http,
     offline::{self, Offline},
     tail::{Bell, Tail},
-    tcp,
+    tcp, vital,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -115,7 +115,7 @@ async fn main(options: &Options) -> Result<(), RunError> {
         let bell = Arc::new(Bell::default());
         let (tx, rx) = unbounded_channel();
         let following = engine.follow(p.id, bell.clone());
-        tokio::spawn(Tail::new(PartitionId(p.id.0), nth, following, bell, rx, retained[nth].clone()).run());
+        vital::spawn("a tail", Tail::new(PartitionId(p.id.0), nth, following, bell, rx, retained[nth].clone()).run());
         tails.push(tx);
     }
     let feed = Feed::start(engine.clone());
@@ -124,16 +124,20 @@ async fn main(options: &Options) -> Result<(), RunError> {
     let gateway = Arc::new(Gateway::new(Parts { engine: engine.clone(), tails, retained, offline, boots, boot }));
     Groups::restore(&gateway, found.take_groups());
     let looking = gateway.clone();
-    tokio::spawn(offline::run(due, wall_ms, async move |client_id: Box<str>| {
-        if let Some(driver) = Driver::offline(looking.clone(), &client_id) {
-            tcp::outlive(driver).await;
-        }
-    }));
-    tokio::spawn(tcp::accept(mqtt, gateway.clone()));
+    vital::spawn(
+        "the clock of offline sessions",
+        offline::run(due, wall_ms, async move |client_id: Box<str>| {
+            if let Some(driver) = Driver::offline(looking.clone(), &client_id) {
+                // A task of its own: if it panics, the others still have their turn.
+                let _ = tokio::spawn(tcp::outlive(driver)).await;
+            }
+        }),
+    );
+    vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
-    tokio::spawn(async move { axum::serve(http, public).await });
+    vital::spawn("the HTTP listener", async move { axum::serve(http, public).await });
     let admin_routes = http::admin(gateway.clone());
-    tokio::spawn(async move { axum::serve(admin, admin_routes).await });
+    vital::spawn("the admin listener", async move { axum::serve(admin, admin_routes).await });
     let keeper = Keeper::start(gateway.clone(), options.retention);
     println!("weir ready");
 

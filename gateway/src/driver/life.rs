@@ -139,6 +139,7 @@ impl Driver {
         self.leave_now();
     }
 
+    /// Gives back everything that others know of it.
     pub(super) fn leave_now(&mut self) {
         self.leave_tails();
         self.leave_groups();
@@ -147,5 +148,18 @@ impl Driver {
         }
         self.gateway.marked.remove(&self.peer.id);
         self.gateway.peers.remove(&self.peer.id);
+    }
+}
+
+/// A connection that panicked has ended like any other for everybody else; its session is what the store has.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.gateway.totals.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tracing::error!(client = self.client_id.as_deref().unwrap_or("?"), "a connection panicked; it is closed, others go on");
+        }
+        if !self.is_left() {
+            self.leave();
+        }
     }
 }

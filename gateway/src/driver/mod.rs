@@ -10,6 +10,8 @@
 
 mod feed;
 mod life;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     gateway::{Gateway, session_key},
