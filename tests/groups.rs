@@ -35,7 +35,7 @@ fn member(port: u16, version: Version, id: &str) -> Raw {
 /// Everything that comes until nothing has come for a while; acknowledged.
 fn drain(c: &mut Raw, version: Version) -> Vec<u32> {
     let mut got = Vec::new();
-    while let Some(p) = c.try_read(Duration::from_millis(500)) {
+    while let Some(p) = c.next(Duration::from_millis(500)) {
         let p = p.publish(version);
         c.ack(PUBACK, p.id);
         got.push(p.payload.parse().unwrap());
@@ -122,7 +122,7 @@ fn p6_nothing_is_lost_while_members_come_and_go() {
         round += 1;
         for _ in 0..150 {
             for member in [&mut c, &mut first] {
-                let Some(p) = member.try_read(Duration::from_millis(20)) else { continue };
+                let Some(p) = member.next(Duration::from_millis(20)) else { continue };
                 let p = p.publish(Version::V311);
                 member.ack(PUBACK, p.id);
                 *acknowledged.entry(p.payload.parse().unwrap()).or_default() += 1;

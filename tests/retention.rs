@@ -86,13 +86,13 @@ fn p9_the_log_is_a_ring_and_what_is_retained_outlives_it() {
     let mut late = Raw::connect(weir.mqtt, Version::V5, "late");
     assert!(late.session_present);
     let mut got = 0;
-    while let Some(p) = late.try_read(Duration::from_secs(1)) {
+    while let Some(p) = late.next(Duration::from_secs(1)) {
         late.ack(PUBACK, p.publish_id());
         got += 1;
     }
     assert!((100..400 * 16).contains(&got), "{got} of {}", 400 * 16);
     fill(weir.mqtt, 4);
-    let more = std::iter::from_fn(|| late.try_read(Duration::from_millis(500))).take(1).count();
+    let more = std::iter::from_fn(|| late.next(Duration::from_millis(500))).take(1).count();
     assert_eq!(more, 1);
 }
 

@@ -282,7 +282,7 @@ fn p4_every_step_survives_reconnect_takeover_and_sigkill() {
     }
     let mut auditor = Raw::connect(w.port(), Version::V5, "auditor");
     let mut got = Vec::new();
-    while let Some(p) = auditor.try_read(Duration::from_secs(1)) {
+    while let Some(p) = auditor.next(Duration::from_secs(1)) {
         if p.head == PUBREL {
             auditor.ack(PUBCOMP, p.id());
             continue;

@@ -16,7 +16,7 @@ use support::{
 fn watch(watcher: &mut Raw, start: Instant, wait: Duration) -> Vec<(String, u128)> {
     let mut got = Vec::new();
     while let Some(left) = wait.checked_sub(start.elapsed()) {
-        let Some(p) = watcher.try_read(left.max(Duration::from_millis(1))) else { continue };
+        let Some(p) = watcher.next(left.max(Duration::from_millis(1))) else { continue };
         let p = p.publish(Version::V5);
         watcher.ack(PUBACK, p.id);
         assert_eq!(p.payload, "gone");

@@ -29,6 +29,7 @@ pub struct Raw {
     socket: TcpStream,
     version: Version,
     pub session_present: bool,
+    closed: bool,
 }
 
 fn text(s: &str) -> Vec<u8> {
@@ -43,20 +44,35 @@ impl Raw {
 
     /// `properties`: those of CONNECT, for version 5.
     pub fn connect_with(port: u16, version: Version, client_id: &str, clean: bool, properties: &[u8]) -> Self {
-        Self::connect_will(port, version, client_id, clean, properties, None)
+        Self::connect_will(port, version, client_id, clean, properties, None).expect("a CONNACK")
     }
 
     /// Version 5, with a will of QoS 1 that says `gone` after `delay_s`, and a session that lasts `expiry_s`.
     pub fn with_will(port: u16, client_id: &str, clean: bool, expiry_s: u8, topic: &str, delay_s: u8) -> Self {
-        let will = [&[5, 0x18, 0, 0, 0, delay_s][..], &text(topic), &text("gone")].concat();
-        Self::connect_will(port, Version::V5, client_id, clean, &[0x11, 0, 0, 0, expiry_s], Some(&will))
+        Self::connect_will(port, Version::V5, client_id, clean, &[0x11, 0, 0, 0, expiry_s], Some((topic, delay_s))).expect("a CONNACK")
     }
 
-    /// `will`: its part of the payload.
-    fn connect_will(port: u16, version: Version, client_id: &str, clean: bool, properties: &[u8], will: Option<&[u8]>) -> Self {
-        let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    /// `None` where nobody listens or the connection breaks.
+    pub fn try_with_will(port: u16, client_id: &str, expiry_s: u8, topic: &str) -> Option<Self> {
+        Self::connect_will(port, Version::V5, client_id, true, &[0x11, 0, 0, 0, expiry_s], Some((topic, 0)))
+    }
+
+    /// Version 3.1.1; `None` where nobody listens or the connection breaks.
+    pub fn try_connect(port: u16, client_id: &str, clean: bool) -> Option<Self> {
+        Self::connect_will(port, Version::V311, client_id, clean, &[], None)
+    }
+
+    fn connect_will(
+        port: u16,
+        version: Version,
+        client_id: &str,
+        clean: bool,
+        properties: &[u8],
+        will: Option<(&str, u8)>,
+    ) -> Option<Self> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).ok()?;
         socket.set_nodelay(true).unwrap();
-        let mut c = Self { socket, version, session_present: false };
+        let mut c = Self { socket, version, session_present: false, closed: false };
         let level = if version == Version::V5 { 5 } else { 4 };
         let flags = u8::from(clean) << 1 | if will.is_some() { 0x0C } else { 0 };
         let mut body = [&text("MQTT")[..], &[level, flags, 0, 0]].concat();
@@ -65,15 +81,18 @@ impl Raw {
             body.extend_from_slice(properties);
         }
         body.extend(text(client_id));
-        body.extend_from_slice(will.unwrap_or_default());
-        c.send(0x10, &body);
-        let connack = c.read();
+        if let Some((topic, delay_s)) = will {
+            body.extend([&[5, 0x18, 0, 0, 0, delay_s][..], &text(topic), &text("gone")].concat());
+        }
+        c.try_send(0x10, &body);
+        let connack = c.next(Duration::from_secs(10))?;
         assert_eq!((connack.head, connack.body[1]), (0x20, 0), "{connack:02x?}");
         c.session_present = connack.body[0] == 1;
-        c
+        Some(c)
     }
 
-    pub fn send(&mut self, head: u8, body: &[u8]) {
+    /// False: the connection is broken.
+    pub fn try_send(&mut self, head: u8, body: &[u8]) -> bool {
         let mut packet = vec![head];
         let mut n = body.len();
         while n >= 0x80 {
@@ -82,7 +101,15 @@ impl Raw {
         }
         packet.push(n as u8);
         packet.extend_from_slice(body);
-        self.socket.write_all(&packet).unwrap();
+        self.socket.write_all(&packet).is_ok()
+    }
+
+    pub fn send(&mut self, head: u8, body: &[u8]) {
+        assert!(self.try_send(head, body), "the connection is broken");
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     pub fn publish(&mut self, qos: u8, dup: bool, id: u16, topic: &str, payload: &str) {
@@ -91,6 +118,16 @@ impl Raw {
 
     /// `flags`: of the fixed header; `properties` for version 5.
     pub fn publish_with(&mut self, flags: u8, id: u16, topic: &str, properties: &[u8], payload: &str) {
+        let body = self.publish_body(flags, id, topic, properties, payload);
+        self.send(0x30 | flags, &body);
+    }
+
+    pub fn try_publish(&mut self, flags: u8, id: u16, topic: &str, payload: &str) -> bool {
+        let body = self.publish_body(flags, id, topic, &[], payload);
+        self.try_send(0x30 | flags, &body)
+    }
+
+    fn publish_body(&self, flags: u8, id: u16, topic: &str, properties: &[u8], payload: &str) -> Vec<u8> {
         let mut body = text(topic);
         if flags & 6 != 0 {
             body.extend(id.to_be_bytes());
@@ -100,7 +137,7 @@ impl Raw {
             body.extend_from_slice(properties);
         }
         body.extend_from_slice(payload.as_bytes());
-        self.send(0x30 | flags, &body);
+        body
     }
 
     pub fn ack(&mut self, head: u8, id: u16) {
@@ -109,16 +146,25 @@ impl Raw {
 
     /// Subscribes and waits for the SUBACK; gives its reason.
     pub fn subscribe(&mut self, filter: &str, options: u8) -> u8 {
+        self.subscribe_or_break(filter, options).expect("a SUBACK")
+    }
+
+    /// False: the connection broke before the SUBACK.
+    pub fn try_subscribe(&mut self, filter: &str, options: u8) -> bool {
+        self.subscribe_or_break(filter, options) == Some(options)
+    }
+
+    fn subscribe_or_break(&mut self, filter: &str, options: u8) -> Option<u8> {
         let mut body = vec![0, 9];
         if self.version == Version::V5 {
             body.push(0);
         }
         body.extend(text(filter));
         body.push(options);
-        self.send(0x82, &body);
-        let suback = self.read();
+        self.try_send(0x82, &body);
+        let suback = self.next(Duration::from_secs(10))?;
         assert_eq!(suback.head, 0x90, "{suback:02x?}");
-        suback.body[suback.body.len() - 1]
+        suback.body.last().copied()
     }
 
     pub fn disconnect(&mut self) {
@@ -127,29 +173,37 @@ impl Raw {
 
     /// The next packet; panics when none comes for 10 s.
     pub fn read(&mut self) -> Packet {
-        self.try_read(Duration::from_secs(10)).expect("a packet within 10 s")
+        self.next(Duration::from_secs(10)).expect("a packet within 10 s")
     }
 
-    /// The next packet, if one begins within that time. `None` also when the gateway has closed.
-    pub fn try_read(&mut self, wait: Duration) -> Option<Packet> {
+    /// The next packet, if one begins within that time; `is_closed` tells the end of the connection from silence.
+    pub fn next(&mut self, wait: Duration) -> Option<Packet> {
         self.socket.set_read_timeout(Some(wait)).unwrap();
         let mut head = [0];
         match self.socket.read(&mut head) {
             Ok(1) => {}
-            Ok(_) => return None,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionReset) => return None,
-            Err(e) => panic!("{e}"),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return None,
+            Ok(_) | Err(_) => {
+                self.closed = true;
+                return None;
+            }
         }
-        self.socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let rest = self.rest();
+        self.closed = rest.is_err();
+        rest.ok().map(|body| Packet { head: head[0], body })
+    }
+
+    fn rest(&mut self) -> std::io::Result<Vec<u8>> {
+        self.socket.set_read_timeout(Some(Duration::from_secs(10)))?;
         let (mut n, mut shift, mut byte) = (0usize, 0, [0x80]);
         while byte[0] & 0x80 != 0 {
-            self.socket.read_exact(&mut byte).unwrap();
+            self.socket.read_exact(&mut byte)?;
             n |= usize::from(byte[0] & 0x7F) << shift;
             shift += 7;
         }
         let mut body = vec![0; n];
-        self.socket.read_exact(&mut body).unwrap();
-        Some(Packet { head: head[0], body })
+        self.socket.read_exact(&mut body)?;
+        Ok(body)
     }
 
     /// Reads an acknowledgement of this kind for this id; gives its reason.
