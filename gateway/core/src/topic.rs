@@ -73,9 +73,64 @@ pub fn filter_matches(filter: &str, topic: &str) -> bool {
     }
 }
 
+/// Where a scan of sorted topics goes on after one that does not match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// With the next topic.
+    Next,
+    /// With the first topic at or after what was written.
+    To,
+    /// Nowhere: none after it matches.
+    End,
+}
+
+/// Finds the least string after `topic`, which `filter` does not match, at which a topic that it matches may stand; writes it to `to`.
+///
+/// Topics that share a prefix that ends with `/` adjoin in byte order, whatever stands in the levels; so the search goes down the levels that agree, and
+/// where none can follow any more, back to the last `+`, whose subtree is passed as a whole (`0` is the byte after `/`).
+pub fn skip(filter: &str, topic: &str, to: &mut Vec<u8>) -> Skip {
+    let mut goto = |bytes: &[&[u8]]| {
+        to.clear();
+        bytes.iter().for_each(|b| to.extend_from_slice(b));
+        if to.as_slice() > topic.as_bytes() { Skip::To } else { Skip::Next }
+    };
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return goto(&[b"%"]);
+    }
+    // End of the topic's level at the last `+` that was passed.
+    let mut plus_end = None;
+    let (mut start, mut levels) = (0, filter.split('/').peekable());
+    while let Some(level) = levels.next() {
+        let Some(rest) = topic.get(start..) else {
+            // The topic ends before the filter: its children follow it, but before them what only begins like it, and a `+` takes that too.
+            return if plus_end == Some(topic.len()) { Skip::Next } else { goto(&[topic.as_bytes(), b"/"]) };
+        };
+        let end = start + rest.find('/').unwrap_or(rest.len());
+        let prefix = &topic.as_bytes()[..start];
+        match level {
+            "#" => return Skip::Next,
+            "+" => plus_end = Some(end),
+            _ if level.as_bytes() == &topic.as_bytes()[start..end] => {}
+            _ => {
+                if goto(&[prefix, level.as_bytes()]) == Skip::To {
+                    return Skip::To;
+                }
+                if levels.peek().is_some() && goto(&[prefix, level.as_bytes(), b"/"]) == Skip::To {
+                    return Skip::To;
+                }
+                return plus_end.map_or(Skip::End, |end| goto(&[&topic.as_bytes()[..end], b"0"]));
+            }
+        }
+        start = end + 1;
+    }
+    // The topic has more levels than the filter.
+    plus_end.map_or(Skip::End, |end| goto(&[&topic.as_bytes()[..end], b"0"]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// The specification's own examples (4.7.1 to 4.7.3).
     #[test]
@@ -125,5 +180,55 @@ mod tests {
             assert!(!filter_is_valid(filter), "{filter}");
         }
         assert!(topic_is_valid("a/b") && topic_is_valid("/") && !topic_is_valid("a/+") && !topic_is_valid("#") && !topic_is_valid(""));
+    }
+
+    proptest! {
+        /// A scan that skips finds what a plain scan finds.
+        #[test]
+        fn skipping_passes_nothing_that_matches(
+            topics in proptest::collection::btree_set("[-/0$ab]{1,6}", 0..60),
+            filter in "(\\+|[-0$ab]{1,2})(/(\\+|[-0$ab]{0,2})){0,3}(/#)?",
+        ) {
+            prop_assume!(filter_is_valid(&filter));
+            let plain: Vec<&String> = topics.iter().filter(|t| filter_matches(&filter, t)).collect();
+            let (mut found, mut to, mut at) = (Vec::new(), Vec::new(), Vec::new());
+            let mut looked = 0;
+            while let Some(topic) = topics.iter().find(|t| t.as_bytes() >= at.as_slice()) {
+                looked += 1;
+                let next = [topic.as_bytes(), &[0]].concat();
+                if filter_matches(&filter, topic) {
+                    found.push(topic);
+                    at = next;
+                    continue;
+                }
+                match skip(&filter, topic, &mut to) {
+                    Skip::Next => at = next,
+                    Skip::To => at.clone_from(&to),
+                    Skip::End => break,
+                }
+            }
+            prop_assert_eq!(found, plain);
+            prop_assert!(looked <= topics.len());
+        }
+    }
+
+    #[test]
+    fn a_scan_skips_whole_subtrees() {
+        let mut to = Vec::new();
+        for (filter, topic, skip_, at) in [
+            ("m/x", "a", Skip::To, "m"),
+            ("m/x", "m", Skip::To, "m/"),
+            ("m/x", "m/y", Skip::End, ""),
+            ("a/+/c", "a/b/d", Skip::To, "a/b0"),
+            ("a/+/c", "a/b/a/x", Skip::To, "a/b/c"),
+            ("a/+/c", "a/b", Skip::Next, ""),
+            ("a/+/c", "a-b", Skip::To, "a/"),
+            ("+/b", "$SYS/x", Skip::To, "%"),
+        ] {
+            assert_eq!(skip(filter, topic, &mut to), skip_, "{filter} {topic}");
+            if skip_ == Skip::To {
+                assert_eq!(to, at.as_bytes(), "{filter} {topic}");
+            }
+        }
     }
 }
