@@ -28,20 +28,19 @@ pub(crate) struct Base {
     pub retained: Retained,
 }
 
-/// Reads every partition once, from its last checkpoint on. `clients`: the client id of each stored session.
-pub(crate) fn fold(
-    engine: &dyn Engine,
-    clients: &HashMap<u64, Box<str>>,
-    mut bases: HashMap<PartitionId, Base>,
-) -> Result<Vec<Arc<RwLock<Retained>>>, RunError> {
-    let mut touched = Touched { engine, clients, sessions: HashMap::new() };
+/// By session id, in the order of each partition.
+type Facts = HashMap<u64, Vec<Fact>>;
+
+/// Reads every partition once, from its last checkpoint on.
+pub(crate) fn fold(engine: &dyn Engine, mut bases: HashMap<PartitionId, Base>) -> Result<Vec<Arc<RwLock<Retained>>>, RunError> {
+    let mut facts = Facts::new();
     let mut base = |p: &Partition| bases.remove(&PartitionId(p.id.0)).unwrap_or_default();
-    let views = engine.partitions().iter().map(|p| partition(engine, p, base(p), &mut touched)).collect::<Result<_, _>>()?;
-    touched.put()?;
+    let views = engine.partitions().iter().map(|p| partition(engine, p, base(p), &mut facts)).collect::<Result<_, _>>()?;
+    put(engine, &touched(engine, &facts)?)?;
     Ok(views)
 }
 
-fn partition(engine: &dyn Engine, p: &Partition, base: Base, touched: &mut Touched<'_>) -> Result<Arc<RwLock<Retained>>, RunError> {
+fn partition(engine: &dyn Engine, p: &Partition, base: Base, facts: &mut Facts) -> Result<Arc<RwLock<Retained>>, RunError> {
     let mut view = base.retained;
     let span = engine.span(p.id);
     let mut from = span.start.max(base.folded);
@@ -58,7 +57,7 @@ fn partition(engine: &dyn Engine, p: &Partition, base: Base, touched: &mut Touch
                 view.apply(m);
             }
             if let Some(fact) = fact(PartitionId(p.id.0), &r, message.and_then(|m| m.mark)) {
-                touched.fold(&fact)?;
+                facts.entry(fact.sid()).or_default().push(fact);
             }
         }
         from = fetched.next;
@@ -77,47 +76,38 @@ fn fact(p: PartitionId, r: &Record<'_>, mark: Option<weir_core::message::Mark>) 
     }
 }
 
-/// Sessions that the log says something of.
-struct Touched<'a> {
-    engine: &'a dyn Engine,
-    clients: &'a HashMap<u64, Box<str>>,
-    sessions: HashMap<u64, Session>,
+/// The sessions that the log says something of, with what it says. Facts of sessions that have ended are nobody's.
+fn touched(engine: &dyn Engine, facts: &Facts) -> Result<Vec<Session>, RunError> {
+    let (mut sessions, mut bad) = (Vec::new(), None);
+    if facts.is_empty() {
+        return Ok(sessions);
+    }
+    let mut each = |key: &[u8], _: u32, value: &[u8]| {
+        let Some(client_id) = key.strip_prefix(b"c/").and_then(|c| std::str::from_utf8(c).ok()) else { return };
+        let Some(facts) = Session::sid_of(value).and_then(|sid| facts.get(&sid)) else { return };
+        match Session::decode(client_id, value) {
+            Ok(mut session) => {
+                facts.iter().for_each(|f| session.fold(f));
+                sessions.push(session);
+            }
+            Err(e) => bad = Some(RunError::Value(format!("key c/{client_id}: {e}"))),
+        }
+    };
+    engine.state().scan(&mut each).map_err(RunError::Read)?;
+    bad.map_or(Ok(sessions), Err)
 }
 
-impl Touched<'_> {
-    fn fold(&mut self, fact: &Fact) -> Result<(), RunError> {
-        let sid = fact.sid();
-        if !self.sessions.contains_key(&sid) {
-            // A session that ended is nobody's.
-            let Some(session) = self.load(sid)? else { return Ok(()) };
-            self.sessions.insert(sid, session);
-        }
-        if let Some(session) = self.sessions.get_mut(&sid) {
-            session.fold(fact);
-        }
-        Ok(())
-    }
-
-    fn load(&self, sid: u64) -> Result<Option<Session>, RunError> {
-        let Some(client_id) = self.clients.get(&sid) else { return Ok(None) };
-        let (tx, rx) = mpsc::channel();
-        self.engine.state().get(&session_key(client_id), Box::new(move |e| drop(tx.send(e))));
-        let entry = rx.recv().unwrap_or(Err(ReadError::Stopping)).map_err(RunError::Read)?;
-        entry.map(|e| Session::decode(client_id, &e.value)).transpose().map_err(|e| RunError::Value(format!("key c/{client_id}: {e}")))
-    }
-
-    fn put(self) -> Result<(), RunError> {
-        let nobody: Arc<dyn Wake> = Arc::new(Nobody);
-        for session in self.sessions.values() {
-            let (key, value) = (session_key(session.client_id()), session.value());
-            let put = Put { key: &key, tag: session.tag(), value: Some(&value) };
-            while let Err(e) = self.engine.state().put(&[put], &nobody) {
-                match e {
-                    weir_log::AppendError::Full => std::thread::sleep(Duration::from_millis(1)),
-                    other => return Err(RunError::Value(format!("key c/{}: {other}", session.client_id()))),
-                }
+fn put(engine: &dyn Engine, sessions: &[Session]) -> Result<(), RunError> {
+    let nobody: Arc<dyn Wake> = Arc::new(Nobody);
+    for session in sessions {
+        let (key, value) = (session_key(session.client_id()), session.value());
+        let put = Put { key: &key, tag: session.tag(), value: Some(&value) };
+        while let Err(e) = engine.state().put(&[put], &nobody) {
+            match e {
+                weir_log::AppendError::Full => std::thread::sleep(Duration::from_millis(1)),
+                other => return Err(RunError::Value(format!("key c/{}: {other}", session.client_id()))),
             }
         }
-        Ok(())
     }
+    Ok(())
 }

@@ -104,7 +104,7 @@ async fn main(options: &Options) -> Result<(), RunError> {
 
     let (engine, mut found) = tokio::task::block_in_place(|| open(options))?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let retained = tokio::task::block_in_place(|| fold(&*engine, &found.sessions, std::mem::take(&mut found.bases)))?;
+    let retained = tokio::task::block_in_place(|| fold(&*engine, std::mem::take(&mut found.bases)))?;
     let boot = found.boots.current();
     let mut boots = std::mem::take(&mut found.boots);
     let (key, value) = boots.begin(boot, wall_ms());
@@ -176,8 +176,6 @@ impl Stop {
 #[derive(Default)]
 struct Found {
     boots: Boots,
-    /// Client id of each session.
-    sessions: HashMap<u64, Box<str>>,
     due: Vec<(u64, Box<str>)>,
     /// Where the last checkpoint left each partition.
     bases: HashMap<PartitionId, Base>,
@@ -226,7 +224,6 @@ fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
             }
         },
         Some(Ok(s)) => {
-            found.sessions.insert(s.sid(), s.client_id().into());
             group::subscribed(s.shared_filters(), s.sid(), &mut found.subscribers);
             // Connected when the process ended: at once. Else when the tag says, if it ever ends.
             let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };

@@ -47,7 +47,7 @@ pub struct Entry {
 pub type GetDone = Box<dyn FnOnce(Result<Option<Entry>, ReadError>) + Send>;
 
 /// Takes key, tag and value.
-type Each<'a> = dyn FnMut(&[u8], u32, &[u8]) + 'a;
+pub type Each<'a> = dyn FnMut(&[u8], u32, &[u8]) + 'a;
 
 pub trait State: Send + Sync {
     /// `AppendError::Full`: nothing was taken, `who` is woken when there is room.
@@ -55,6 +55,8 @@ pub trait State: Send + Sync {
     /// The newest put, once that is durable. Called back on a thread of the log's own, or at once.
     fn get(&self, key: &[u8], done: GetDone);
     fn appended(&self) -> Watermark;
+    /// Gives every key with its tag and value. Holds up all puts meanwhile: for the start.
+    fn scan(&self, each: &mut Each<'_>) -> Result<(), ReadError>;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -405,6 +407,11 @@ impl<S: Storage> State for StateStore<S> {
 
     fn appended(&self) -> Watermark {
         self.inner.partition.shared.appended()
+    }
+
+    fn scan(&self, each: &mut Each<'_>) -> Result<(), ReadError> {
+        let directory = self.inner.directory.lock();
+        scan(&directory, &self.inner.partition.segments, self.inner.partition.shared.durable(), each)
     }
 }
 

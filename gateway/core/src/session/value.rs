@@ -106,7 +106,7 @@ fn put_bytes(b: &mut Vec<u8>, bytes: &[u8]) {
 pub(crate) struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn int(&mut self) -> Option<u64> {
+    pub fn int(&mut self) -> Option<u64> {
         let mut n = 0u64;
         for shift in (0..64).step_by(7) {
             let (b, rest) = self.0.split_first()?;
@@ -192,6 +192,12 @@ impl Session {
             put_bytes(&mut b, &w.payload);
         }
         b
+    }
+
+    /// The session id in a stored value.
+    #[must_use]
+    pub fn sid_of(value: &[u8]) -> Option<u64> {
+        Fields(value.strip_prefix(&[FORMAT])?).int()
     }
 
     /// Reads a stored value.
