@@ -5,6 +5,7 @@
 //! Must not know: payloads, packets.
 
 use crate::{
+    filters::Filters,
     gateway::{Gateway, stored},
     peer::Peer,
     tail, vital,
@@ -24,9 +25,9 @@ use weir_core::{
     group::{Group, Place},
     ids::{Offset, PartitionId, SubscribeId},
     session::CHECKPOINT_MS,
-    topic::{filter_matches, shared},
+    topic::shared,
 };
-use weir_log::{AppendError, Fetch, Fetched, Put, ReadError, Receipt, Select, Wake, Wanted, Watermark};
+use weir_log::{AppendError, Fetch, Fetched, Put, ReadError, Receipt, Wake, Wanted, Watermark};
 
 const FETCH_BYTES: u32 = 256 * 1024;
 const FETCH_RECORDS: u32 = 1_024;
@@ -88,14 +89,6 @@ pub(crate) fn subscribed<'a>(filters: impl Iterator<Item = &'a str>, sid: u64, i
     }
 }
 
-struct Filter(Box<str>);
-
-impl Select for Filter {
-    fn matches(&self, key: &[u8]) -> bool {
-        std::str::from_utf8(key).is_ok_and(|topic| filter_matches(&self.0, topic))
-    }
-}
-
 struct Member {
     peer: Arc<Peer>,
     id: SubscribeId,
@@ -121,7 +114,8 @@ enum Reading {
 struct Home {
     gateway: Arc<Gateway>,
     name: Box<str>,
-    filter: Arc<Filter>,
+    filter: Box<str>,
+    select: Arc<Filters>,
     peer: Arc<Peer>,
     who: Arc<dyn Wake>,
     group: Group,
@@ -154,11 +148,12 @@ impl Home {
 
     fn new(gateway: Arc<Gateway>, name: Box<str>, stored: Option<Group>, subscribers: HashSet<u64>) -> Self {
         let peer = gateway.peer();
-        let filter = name.split_once('/').map_or("", |(_, filter)| filter).into();
+        let filter: Box<str> = name.split_once('/').map_or("", |(_, filter)| filter).into();
         Self {
             gateway,
             name,
-            filter: Arc::new(Filter(filter)),
+            select: Arc::new(Filters::new([filter.clone()])),
+            filter,
             who: peer.clone(),
             peer,
             group: stored.unwrap_or_default(),
@@ -263,7 +258,7 @@ impl Home {
             return;
         }
         for tail in &self.gateway.tails {
-            let _ = tail.send(tail::Command::Subscribe(self.peer.clone(), SubscribeId(0), self.filter.0.clone()));
+            let _ = tail.send(tail::Command::Subscribe(self.peer.clone(), SubscribeId(0), self.filter.clone()));
         }
     }
 
@@ -384,7 +379,7 @@ impl Home {
             }
             Step::Fetch(range) => {
                 let wanted =
-                    Wanted::Range { from: weir_log::Offset(range.start.0), to: weir_log::Offset(range.end.0), select: self.filter.clone() };
+                    Wanted::Range { from: weir_log::Offset(range.start.0), to: weir_log::Offset(range.end.0), select: self.select.clone() };
                 let peer = self.peer.clone();
                 let fetch = Fetch { partition: id, wanted, records_max: FETCH_RECORDS, bytes_max: FETCH_BYTES };
                 self.reading = Reading::Fetching(nth);

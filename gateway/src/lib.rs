@@ -7,6 +7,7 @@ mod boot;
 mod checkpoint;
 mod directory;
 mod driver;
+mod filters;
 mod fold;
 mod gateway;
 mod group;

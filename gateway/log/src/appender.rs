@@ -7,11 +7,13 @@
 use crate::{
     Failure, Offset, OpenError, PartitionId,
     batch::{self, BATCH_HEAD, Batch},
+    index::{Building, Indexed},
     recovery,
     segment::{self, BATCHES_AT, BLOCK, Limits, Segment, SegmentHead, Segments},
     storage::{File, Name, Storage},
 };
-use std::{io, sync::Arc};
+use parking_lot::RwLock;
+use std::{collections::HashSet, io, sync::Arc};
 
 /// Records that wait for the writer, with room for the batch header in front.
 #[derive(Debug)]
@@ -70,6 +72,8 @@ pub struct Appender<S: Storage> {
     random: fn() -> u64,
     segments: Arc<Segments<S::File>>,
     active: Arc<Segment<S::File>>,
+    /// Where the last batch stands.
+    written_at: u64,
     /// Where the next batch will stand.
     at: u64,
     /// The bytes of its block before it.
@@ -88,35 +92,46 @@ impl<S: Storage> Appender<S> {
     /// the segment is sealed at the cut and a fresh one is begun.
     pub fn open(storage: Arc<S>, o: &Opening) -> Result<Self, OpenError> {
         let here = storage.describe();
-        let mut bases = Vec::new();
+        let (mut bases, mut indexes) = (Vec::new(), HashSet::new());
         for name in storage.names().map_err(OpenError::io(format!("listing {here}")))? {
             match name {
                 Name::Segment(base) => bases.push(base),
+                Name::Index(base) => drop(indexes.insert(base)),
                 // Prepared and never used.
                 Name::Spare(_) => storage.remove(name).map_err(OpenError::io(format!("removing {here}/{name}")))?,
             }
         }
         bases.sort_unstable();
         let retired = bases.windows(2).take_while(|w| w[1] <= o.start).count();
-        for base in bases.drain(..retired) {
+        let gone: Vec<_> = bases.drain(..retired).collect();
+        let newest = bases.last().copied();
+        for base in indexes.extract_if(|base| !bases.contains(base) || Some(*base) == newest) {
+            // Of a segment that is gone, or that may still grow.
+            let name = Name::Index(base);
+            storage.remove(name).map_err(OpenError::io(format!("removing {here}/{name}")))?;
+        }
+        for base in gone {
             let name = Name::Segment(base);
             storage.remove(name).map_err(OpenError::io(format!("removing {here}/{name}, which retention has taken")))?;
         }
         let mut segments = Vec::new();
         for base in &bases {
-            segments.push(Arc::new(open_segment(&*storage, *base, o)?));
+            let indexed = if indexes.contains(base) { Indexed::Sealed } else { Indexed::Missing };
+            segments.push(Arc::new(open_segment(&*storage, *base, o, indexed)?));
         }
         let Some(active) = segments.last().cloned() else { return Self::create(storage, o) };
         let found = recovery::scan(&active)?;
         if o.named > found.end {
             return Err(OpenError::Missing { partition: here, end: found.end, named: o.named });
         }
+        let found_end = found.end;
         let mut appender = Self {
             storage,
             limits: o.limits,
             random: o.random,
             segments: Arc::new(Segments::new(segments)),
             active,
+            written_at: found.at,
             at: found.at,
             tail: found.tail,
             next: found.end,
@@ -125,7 +140,12 @@ impl<S: Storage> Appender<S> {
             failed: false,
             torn_bytes: found.torn_bytes,
         };
-        if !o.clean {
+        if o.clean {
+            // Goes on in the same file: what is in it is indexed like what comes.
+            let built = Building::of(&appender.active, found_end);
+            let built = built.map_err(|e| OpenError::Damaged { file: appender.active.name.clone(), at: 0, what: e.to_string() })?;
+            *appender.active.indexed.write() = Indexed::Building(RwLock::new(built));
+        } else {
             appender.seal_at_cut(o.now_ms).map_err(OpenError::io(format!("beginning a new segment in {here}")))?;
         }
         Ok(appender)
@@ -152,6 +172,7 @@ impl<S: Storage> Appender<S> {
             random: o.random,
             segments: Arc::new(Segments::new(vec![active.clone()])),
             active,
+            written_at: BATCHES_AT,
             at: BATCHES_AT,
             tail: Vec::new(),
             next: Offset(0),
@@ -212,6 +233,11 @@ impl<S: Storage> Appender<S> {
         self.torn_bytes
     }
 
+    #[cfg(test)]
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
     pub(crate) fn segments(&self) -> &Arc<Segments<S::File>> {
         &self.segments
     }
@@ -241,10 +267,18 @@ impl<S: Storage> Appender<S> {
 
         let delta = (self.next.0 - head.base.0) as u32;
         self.active.wrote(self.at, delta, &starts, bytes.len() as u32, self.time_ms);
+        self.written_at = self.at;
         self.advance(&bytes, end);
         self.next = self.next.plus(starts.len() as u64);
         self.failed = false;
         Ok(Batch::sealed(bytes, starts, self.active.head.base, self.time_ms))
+    }
+
+    /// Adds the batch that `commit` gave last to the key index of its segment: when nobody waits for it any more.
+    pub fn index(&self, batch: &Batch) {
+        if let Indexed::Building(building) = &*self.active.indexed.read() {
+            building.write().batch(batch, self.written_at);
+        }
     }
 
     /// Remembers the block in which the next batch begins.
@@ -263,7 +297,7 @@ impl<S: Storage> Appender<S> {
     }
 }
 
-fn open_segment<S: Storage>(storage: &S, base: Offset, o: &Opening) -> Result<Segment<S::File>, OpenError> {
+fn open_segment<S: Storage>(storage: &S, base: Offset, o: &Opening, indexed: Indexed) -> Result<Segment<S::File>, OpenError> {
     let name = format!("{}/{}", storage.describe(), Name::Segment(base));
     let damaged = |what: String| OpenError::Damaged { file: name.clone(), at: 0, what };
     let file = storage.open(Name::Segment(base)).map_err(OpenError::io(format!("opening {name}")))?;
@@ -276,5 +310,5 @@ fn open_segment<S: Storage>(storage: &S, base: Offset, o: &Opening) -> Result<Se
     if head.partition != o.partition {
         return Err(damaged(format!("its header says it belongs to partition {}, not {}", head.partition.0, o.partition.0)));
     }
-    Ok(Segment::new(head, file, name, None))
+    Ok(Segment::new(head, file, name, None, indexed))
 }

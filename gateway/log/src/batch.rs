@@ -224,6 +224,11 @@ impl Batch {
         Record { offset: group.segment_base.plus(u64::from(delta)), time_ms: group.time_ms, kind, flags, meta, key, headers, value }
     }
 
+    /// Where its records begin in its bytes.
+    pub(crate) fn starts(&self) -> &[u32] {
+        &self.starts
+    }
+
     pub(crate) fn raw(&self, index: u32) -> &[u8] {
         let at = self.starts[index as usize] as usize;
         let (len, _) = len_and_delta(&self.bytes[at..]).unwrap_or_default();

@@ -6,9 +6,10 @@
 use crate::{
     AppendError, Batch, Fetch, Fetched, Follow, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records, Span, Wake, Watermark,
     appender::{Appender, Opening},
+    index::{self, Cache, Indexed},
     partition::{self, now_ms},
-    reader,
-    segment::{Limits, SegmentInfo},
+    reader::{self, Source},
+    segment::{Limits, SegmentInfo, Segments},
     state::{self, Directory, Job, State, StateStore},
     storage::FileStorage,
 };
@@ -22,6 +23,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 /// A partition as others see it; fixed while the engine runs.
@@ -66,6 +68,10 @@ pub trait Engine: Send + Sync + 'static {
 
 /// Two threads are enough to keep one disk and two cores busy.
 const READERS: usize = 2;
+/// Sidecars in memory: about 60 of segments with 10,000 topics.
+const INDEX_CACHE_BYTES: usize = 64 << 20;
+/// How often sealed segments without a sidecar are looked for.
+const SEAL_EVERY: Duration = Duration::from_millis(200);
 /// The state store's partition in segment headers.
 const STATE: PartitionId = PartitionId(u32::MAX);
 /// The state store is read by key, not followed: its ring only bridges a commit.
@@ -83,6 +89,7 @@ pub struct FileEngine {
     partitions: Vec<Partition>,
     data: Vec<partition::Partition<FileStorage>>,
     storages: Vec<Arc<FileStorage>>,
+    indexes: Arc<Cache>,
     state: StateStore<FileStorage>,
     readers: Arc<Readers>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -170,16 +177,20 @@ impl FileEngine {
         appender.commit(pending, now_ms()).map_err(|f| OpenError::Io { what: f.what, error: f.error })?;
 
         let mut torn_bytes = appender.torn_bytes();
-        let state = partition::Partition::start(STATE, limits, appender, "state").map_err(io("starting a thread for"))?;
+        let state = partition::Partition::start(STATE, limits, appender, "state", false).map_err(io("starting a thread for"))?;
         let (mut partitions, mut data) = (Vec::new(), Vec::new());
         for (p, appender) in opened {
             torn_bytes += appender.torn_bytes();
             let name = format!("{}-{}", p.stream, p.number);
-            data.push(partition::Partition::start(p.id, o.limits, appender, &name).map_err(io("starting a thread for"))?);
+            data.push(partition::Partition::start(p.id, o.limits, appender, &name, true).map_err(io("starting a thread for"))?);
             partitions.push(p);
         }
         let readers = Arc::new(Readers::default());
-        let threads = Readers::start(&readers).map_err(io("starting a thread for"))?;
+        let mut threads = Readers::start(&readers).map_err(io("starting a thread for"))?;
+        let sealing: Vec<_> = storages.iter().cloned().zip(data.iter().map(|d| d.segments.clone())).collect();
+        let stop = readers.clone();
+        let seal = move || seal_indexes(&sealing, &stop);
+        threads.push(thread::Builder::new().name("log-index".into()).spawn(seal).map_err(io("starting a thread for"))?);
         let submit = readers.clone();
         let state = StateStore::start(storage, limits, directory, state, Arc::new(move |job| submit.submit(job)));
         let state = state.map_err(io("starting a thread for"))?;
@@ -187,6 +198,7 @@ impl FileEngine {
             partitions,
             data,
             storages,
+            indexes: Arc::new(Cache::new(INDEX_CACHE_BYTES)),
             state,
             readers,
             threads: Mutex::new(threads),
@@ -202,9 +214,12 @@ impl FileEngine {
         self.torn_bytes
     }
 
+    fn place(&self, p: PartitionId) -> usize {
+        self.partitions.iter().position(|known| known.id == p).expect("a partition of this engine")
+    }
+
     fn partition(&self, p: PartitionId) -> &partition::Partition<FileStorage> {
-        let i = self.partitions.iter().position(|known| known.id == p);
-        &self.data[i.expect("a partition of this engine")]
+        &self.data[self.place(p)]
     }
 
     fn put_clean(&self) {
@@ -253,7 +268,11 @@ impl Engine for FileEngine {
     fn fetch(&self, fetch: Fetch, done: FetchDone) {
         let partition = self.partition(fetch.partition);
         let (segments, shared) = (partition.segments.clone(), partition.shared.clone());
-        self.readers.submit(Box::new(move || done(reader::fetch(&segments, shared.durable(), &fetch))));
+        let (storage, indexes) = (self.storages[self.place(fetch.partition)].clone(), self.indexes.clone());
+        self.readers.submit(Box::new(move || {
+            let source = Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() };
+            done(reader::fetch(&source, &fetch));
+        }));
     }
 
     fn state(&self) -> &dyn State {
@@ -267,7 +286,7 @@ impl Engine for FileEngine {
     fn retire(&self, p: PartitionId, below: Offset) -> io::Result<()> {
         // The start is durable before a file goes: what is missing below it is not damage.
         self.state.put_durably(&[Put { key: &start_key(p), tag: 0, value: Some(&below.0.to_le_bytes()) }])?;
-        let i = self.partitions.iter().position(|known| known.id == p).expect("a partition of this engine");
+        let i = self.place(p);
         self.data[i].segments.retire(&*self.storages[i], below)
     }
 
@@ -298,6 +317,8 @@ impl Drop for FileEngine {
 struct Readers {
     queue: Mutex<(VecDeque<Job>, bool)>,
     work: Condvar,
+    stopped: Mutex<bool>,
+    stop: Condvar,
 }
 
 impl Readers {
@@ -314,7 +335,22 @@ impl Readers {
         self.work.notify_one();
     }
 
+    fn is_stopped(&self) -> bool {
+        self.queue.lock().1
+    }
+
+    /// True: it has stopped.
+    fn wait(&self, time: Duration) -> bool {
+        let mut stopped = self.stopped.lock();
+        if !*stopped {
+            self.stop.wait_for(&mut stopped, time);
+        }
+        *stopped
+    }
+
     fn stop(&self) {
+        *self.stopped.lock() = true;
+        self.stop.notify_all();
         self.queue.lock().1 = true;
         self.work.notify_all();
     }
@@ -331,6 +367,26 @@ impl Readers {
             };
             drop(queue);
             job();
+        }
+    }
+}
+
+/// Writes the sidecars of sealed segments, oldest first, until the engine stops.
+fn seal_indexes(partitions: &[(Arc<FileStorage>, Arc<Segments<fs::File>>)], readers: &Readers) {
+    loop {
+        for (storage, segments) in partitions {
+            for (segment, end) in segments.sealed() {
+                if readers.is_stopped() {
+                    return;
+                }
+                if let Err(e) = index::seal(&**storage, &segment, end) {
+                    eprintln!("the key index of {}: {e}; the segment is scanned instead", segment.name);
+                    *segment.indexed.write() = Indexed::Never;
+                }
+            }
+        }
+        if readers.wait(SEAL_EVERY) {
+            return;
         }
     }
 }

@@ -60,6 +60,8 @@ struct Follower {
 pub(crate) struct Shared {
     id: PartitionId,
     limits: Limits,
+    /// Keys are indexed.
+    indexed: bool,
     queue: Mutex<Queue>,
     work: Condvar,
     durable: AtomicU64,
@@ -232,9 +234,13 @@ impl Shared {
             match appender.commit(pending, now_ms()) {
                 Ok(batch) => {
                     self.durable.store(batch.end().0, Ordering::Release);
-                    let followers = self.push(Arc::new(batch));
+                    let batch = Arc::new(batch);
+                    let followers = self.push(batch.clone());
                     wakes.iter().chain(&followers).for_each(|w| w.wake());
                     self.run_then();
+                    if self.indexed {
+                        appender.index(&batch);
+                    }
                 }
                 Err(failure) => {
                     self.fail(failure);
@@ -254,7 +260,8 @@ pub(crate) struct Partition<S: Storage> {
 }
 
 impl<S: Storage> Partition<S> {
-    pub fn start(id: PartitionId, limits: Limits, appender: Appender<S>, name: &str) -> std::io::Result<Self> {
+    /// `indexed`: it is read by key.
+    pub fn start(id: PartitionId, limits: Limits, appender: Appender<S>, name: &str, indexed: bool) -> std::io::Result<Self> {
         let end = appender.next();
         let segments = appender.segments().clone();
         let queue =
@@ -263,6 +270,7 @@ impl<S: Storage> Partition<S> {
         let shared = Arc::new(Shared {
             id,
             limits,
+            indexed,
             queue: Mutex::new(queue),
             work: Condvar::new(),
             durable: AtomicU64::new(end.0),

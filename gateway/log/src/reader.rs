@@ -7,14 +7,35 @@
 use crate::{
     Batch, Offset, PartitionId, ReadError,
     batch::parse,
-    segment::{PLACE_BYTES, Scan, Segments},
-    storage::File,
+    index::{self, Cache},
+    segment::{PLACE_BYTES, Scan, Segment, Segments},
+    storage::{File, Storage},
 };
 use std::{ops::Range, sync::Arc};
 
 /// Chooses records by key. Called on the log's reader threads.
 pub trait Select: Send + Sync {
     fn matches(&self, key: &[u8]) -> bool;
+
+    /// Where keys that match may go on after `key`, which does not: an index passes over the others.
+    fn skip(&self, _key: &[u8], _to: &mut Vec<u8>) -> Skip {
+        Skip::Next
+    }
+
+    /// It chooses so much that an index is no help.
+    fn is_wide(&self) -> bool {
+        false
+    }
+}
+
+/// Where a scan of sorted keys goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    Next,
+    /// With the first key at or after what was written.
+    To,
+    /// No key after it matches.
+    End,
 }
 
 /// Every record.
@@ -22,6 +43,10 @@ pub struct Everything;
 
 impl Select for Everything {
     fn matches(&self, _key: &[u8]) -> bool {
+        true
+    }
+
+    fn is_wide(&self) -> bool {
         true
     }
 }
@@ -53,12 +78,20 @@ pub struct Fetched {
     pub lost: Range<Offset>,
 }
 
-/// Serves `fetch` from the segments of its partition, up to `durable`.
-pub(crate) fn fetch<F: File>(segments: &Segments<F>, durable: Offset, fetch: &Fetch) -> Result<Fetched, ReadError> {
+/// What a fetch reads from.
+pub(crate) struct Source<'a, S: Storage> {
+    pub storage: &'a S,
+    pub segments: &'a Segments<S::File>,
+    pub indexes: &'a Cache,
+    pub durable: Offset,
+}
+
+/// Serves `fetch` from the segments of its partition.
+pub(crate) fn fetch<S: Storage>(source: &Source<'_, S>, fetch: &Fetch) -> Result<Fetched, ReadError> {
     let mut out = Out { fetched: Fetched::default(), records_max: fetch.records_max.max(1), bytes_max: fetch.bytes_max as usize };
     match &fetch.wanted {
-        Wanted::Range { from, to, select } => range(segments, *from, (*to).min(durable), &**select, &mut out)?,
-        Wanted::Exactly(offsets) => exactly(segments, durable, offsets, &mut out)?,
+        Wanted::Range { from, to, select } => range(source, *from, (*to).min(source.durable), &**select, &mut out)?,
+        Wanted::Exactly(offsets) => exactly(source.segments, source.durable, offsets, &mut out)?,
     }
     Ok(out.fetched)
 }
@@ -76,7 +109,8 @@ impl Out {
     }
 }
 
-fn range<F: File>(segments: &Segments<F>, from: Offset, to: Offset, select: &dyn Select, out: &mut Out) -> Result<(), ReadError> {
+fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &dyn Select, out: &mut Out) -> Result<(), ReadError> {
+    let segments = source.segments;
     let mut at = from;
     // A run of equal keys is judged once.
     let mut last: Option<(Vec<u8>, bool)> = None;
@@ -93,6 +127,18 @@ fn range<F: File>(segments: &Segments<F>, from: Offset, to: Offset, select: &dyn
         };
         let end = after.unwrap_or(to).min(to);
         let Some(place) = segment.place(at, after.unwrap_or(to))? else { break };
+        if !select.is_wide()
+            && let Some(chosen) = index::ask(source.storage, source.indexes, &segment, select, place.position)
+            && chosen.end > at
+        {
+            let end = end.min(chosen.end);
+            if let Some(next) = pick(&segment, &chosen.positions, at..end, out)? {
+                out.fetched.next = next;
+                return Ok(());
+            }
+            at = end;
+            continue;
+        }
         let mut scan = Scan::new(&segment, place);
         while scan.next() < end {
             if out.is_full() {
@@ -122,6 +168,25 @@ fn range<F: File>(segments: &Segments<F>, from: Offset, to: Offset, select: &dyn
     }
     out.fetched.next = at.max(from);
     Ok(())
+}
+
+/// Reads the records at these positions that lie in `range`. Gives where to go on if there was no room for one.
+fn pick<F: File>(segment: &Segment<F>, positions: &[u32], range: Range<Offset>, out: &mut Out) -> Result<Option<Offset>, ReadError> {
+    let mut buffer = Vec::new();
+    for position in positions {
+        let (offset, time_ms) = segment.record_at(*position, range.start, &mut buffer)?;
+        if offset < range.start {
+            continue;
+        }
+        if offset >= range.end {
+            break;
+        }
+        if out.is_full() {
+            return Ok(Some(offset));
+        }
+        out.fetched.batch.push(&buffer, segment.head.base, time_ms);
+    }
+    Ok(None)
 }
 
 fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset], out: &mut Out) -> Result<(), ReadError> {

@@ -17,6 +17,7 @@
 use crate::{
     Offset, PartitionId, ReadError,
     batch::{BATCH_HEAD, BatchHead},
+    index::{Building, Indexed},
     record::{RECORD_HEAD, crc},
     storage::{File, Name, Storage},
 };
@@ -123,11 +124,40 @@ pub struct Segment<F> {
     pub name: String,
     /// `None` until somebody reads a segment of an earlier run.
     places: RwLock<Option<Vec<Place>>>,
+    pub(crate) indexed: RwLock<Indexed>,
 }
 
+/// Bytes read for a record that an index names: most are shorter.
+const RECORD_READ: usize = 1_024;
+
 impl<F: File> Segment<F> {
-    pub(crate) fn new(head: SegmentHead, file: F, name: String, places: Option<Vec<Place>>) -> Self {
-        Self { head, file, name, places: RwLock::new(places) }
+    pub(crate) fn new(head: SegmentHead, file: F, name: String, places: Option<Vec<Place>>, indexed: Indexed) -> Self {
+        Self { head, file, name, places: RwLock::new(places), indexed: RwLock::new(indexed) }
+    }
+
+    /// The whole record at `position`, its CRC checked, with its offset and the time of the last place before it. `expected`: for the message if
+    /// it is damaged.
+    pub(crate) fn record_at(&self, position: u32, expected: Offset, raw: &mut Vec<u8>) -> Result<(Offset, u64), ReadError> {
+        let at = u64::from(position);
+        raw.resize(RECORD_READ, 0);
+        let n = self.file.read_at(raw, at).map_err(self.io(at))?;
+        raw.truncate(n);
+        let (len, delta) = crate::batch::len_and_delta(raw).ok_or_else(|| self.damaged(at, expected))?;
+        if len > raw.len() {
+            if at + len as u64 > u64::from(self.head.segment_bytes) {
+                return Err(self.damaged(at, expected));
+            }
+            raw.resize(len, 0);
+            self.file.read_at(raw, at).map_err(self.io(at))?;
+        }
+        raw.truncate(len);
+        if !crate::batch::record_is_whole(raw) {
+            return Err(self.damaged(at, expected));
+        }
+        let places = self.places.read();
+        let places = places.as_deref().unwrap_or_default();
+        let before = places.partition_point(|p| p.position <= position).checked_sub(1).and_then(|i| places.get(i));
+        Ok((self.head.base.plus(u64::from(delta)), before.map_or(0, |p| p.time_ms)))
     }
 
     pub(crate) fn damaged(&self, at: u64, offset: Offset) -> ReadError {
@@ -199,7 +229,13 @@ pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Optio
     let name = Name::Segment(head.base);
     storage.rename(spare, name)?;
     storage.sync_names()?;
-    Ok(Segment::new(head, file, format!("{}/{name}", storage.describe()), Some(Vec::new())))
+    Ok(Segment::new(
+        head,
+        file,
+        format!("{}/{name}", storage.describe()),
+        Some(Vec::new()),
+        Indexed::Building(RwLock::new(Building::new(head.base))),
+    ))
 }
 
 /// The segments of a partition in order of base offset, with the end of what may be read.
@@ -270,6 +306,9 @@ impl<F: File> Segments<F> {
         while self.oldest_sealed().is_some_and(|(_, end)| end <= below) {
             let Some(oldest) = self.take_oldest() else { break };
             changed = true;
+            if matches!(*oldest.indexed.read(), Indexed::Sealed) {
+                storage.remove(Name::Index(oldest.head.base))?;
+            }
             let (name, whole) = (Name::Segment(oldest.head.base), u64::from(oldest.head.segment_bytes));
             let whole = oldest.file.bytes().is_ok_and(|bytes| bytes == whole);
             let unread = Arc::into_inner(oldest).is_some();
@@ -286,6 +325,12 @@ impl<F: File> Segments<F> {
             }
         }
         if changed { storage.sync_names() } else { Ok(()) }
+    }
+
+    /// Sealed segments with their ends.
+    pub(crate) fn sealed(&self) -> Vec<(Arc<Segment<F>>, Offset)> {
+        let list = self.list.read();
+        list.windows(2).map(|w| (w[0].clone(), w[1].head.base)).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -354,6 +399,11 @@ impl<'s, F: File> Scan<'s, F> {
             time_ms: place.time_ms,
             next: segment.head.base.plus(u64::from(place.delta)),
         }
+    }
+
+    /// Where it stands in the file: after the record that `step` gave last.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// Offset of the record that `step` gives next.

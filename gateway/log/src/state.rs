@@ -11,8 +11,9 @@
 use crate::{
     AppendError, Kind, Nobody, Offset, ReadError, Receipt, Records, Wake, Watermark,
     batch::parse,
+    index::Cache,
     partition::Partition,
-    reader::{self, Fetch, Wanted},
+    reader::{self, Fetch, Source, Wanted},
     record::PushError,
     segment::{Limits, Scan, Segment, Segments},
     storage::{File, Name, Storage},
@@ -250,6 +251,8 @@ struct Inner<S: Storage> {
     directory: Mutex<Directory>,
     partition: Partition<S>,
     submit: Submit,
+    /// Of nothing: it is read by offset.
+    indexes: Cache,
     stopping: Mutex<bool>,
     stop: Condvar,
 }
@@ -268,6 +271,7 @@ impl<S: Storage> StateStore<S> {
             directory: Mutex::new(directory),
             partition,
             submit,
+            indexes: Cache::new(0),
             stopping: Mutex::new(false),
             stop: Condvar::new(),
         });
@@ -381,7 +385,8 @@ impl<S: Storage> Inner<S> {
 
     fn read_at(self: &Arc<Self>, key: Vec<u8>, offset: Offset, done: GetDone) {
         let fetch = Fetch { partition: crate::PartitionId(u32::MAX), wanted: Wanted::Exactly(vec![offset]), records_max: 1, bytes_max: 1 };
-        match reader::fetch(&self.partition.segments, self.partition.shared.durable(), &fetch) {
+        let (segments, durable) = (&*self.partition.segments, self.partition.shared.durable());
+        match reader::fetch(&Source { storage: &*self.storage, segments, indexes: &self.indexes, durable }, &fetch) {
             Err(e) => done(Err(e)),
             Ok(fetched) => match fetched.batch.iter().next() {
                 Some(r) => done(Ok(Some(Entry { tag: tag(r.meta), value: r.value.to_vec() }))),

@@ -7,6 +7,7 @@
 use super::{Driver, OUT_BYTES_HIGH, Phase, log_id};
 use crate::{
     checkpoint::{Kept, retained_key},
+    filters::Filters,
     gateway::stored,
     tail::Command,
 };
@@ -15,9 +16,8 @@ use weir_core::{
     fanout::Step,
     ids::{Now, Offset, PartitionId, SubscribeId},
     session::{Cause, Delivery, Event, Paging},
-    topic::filter_matches,
 };
-use weir_log::{Batch, Entry, Fetch, Fetched, ReadError, Select, Wanted};
+use weir_log::{Batch, Entry, Fetch, Fetched, ReadError, Wanted};
 
 /// One fetch: enough for a socket write, little enough for 10,000 at once.
 const FETCH_BYTES: u32 = 64 * 1024;
@@ -67,15 +67,6 @@ pub(super) enum Feeding {
     /// It has answered with this.
     Found(Page, Option<Entry>),
     Held(Held),
-}
-
-/// A selector for a fetch: the session's filters.
-struct Filters(Vec<Box<str>>);
-
-impl Select for Filters {
-    fn matches(&self, key: &[u8]) -> bool {
-        std::str::from_utf8(key).is_ok_and(|topic| self.0.iter().any(|f| filter_matches(f, topic)))
-    }
 }
 
 impl Driver {
@@ -320,7 +311,7 @@ impl Driver {
             }
             Step::Fetch(range) => {
                 let (from, to) = (weir_log::Offset(range.start.0), weir_log::Offset(range.end.0));
-                let select = Arc::new(Filters(session.filters()));
+                let select = self.filters.get_or_insert_with(|| Arc::new(Filters::new(session.filters()))).clone();
                 self.fetch(Feed::Range(nth), self.gateway.partitions[nth], Wanted::Range { from, to, select });
                 false
             }

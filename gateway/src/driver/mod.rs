@@ -14,6 +14,7 @@ mod life;
 mod tests;
 
 use crate::{
+    filters::Filters,
     gateway::{Gateway, session_key},
     group::{self, Groups},
     peer::Peer,
@@ -96,6 +97,8 @@ pub(crate) struct Driver {
     seen: Vec<Receipt>,
     seen_state: Receipt,
     feeding: Feeding,
+    /// What is read from the log; `None`: the filters have changed.
+    filters: Option<Arc<Filters>>,
     /// Records that groups gave, to be read and sent.
     given: VecDeque<(SubscribeId, Place)>,
     /// Shared filters whose groups this connection is a member of.
@@ -151,6 +154,7 @@ impl Driver {
             seen,
             seen_state: Receipt(0),
             feeding: Feeding::Idle,
+            filters: None,
             given: VecDeque::new(),
             shared: Vec::new(),
             turn: 0,
@@ -567,10 +571,14 @@ impl Driver {
             Action::AppendWill => self.append_will(now),
             Action::Subscribe(id, filter) => {
                 self.entered = true;
+                self.filters = None;
                 self.read_again();
                 self.tell_tails(|| Command::Subscribe(self.peer.clone(), id, filter.clone()));
             }
-            Action::Unsubscribe(filter) => self.tell_tails(|| Command::Unsubscribe(self.peer.id, filter.clone())),
+            Action::Unsubscribe(filter) => {
+                self.filters = None;
+                self.tell_tails(|| Command::Unsubscribe(self.peer.id, filter.clone()));
+            }
             Action::Share(id, filter) => {
                 if let Some((sid, credit)) = self.phase.session().map(|s| (s.sid(), s.credit())) {
                     let peer = self.peer.clone();

@@ -17,6 +17,8 @@ use std::{fmt, io};
 pub enum Name {
     /// `%020d.log`, by its base offset.
     Segment(Offset),
+    /// `%020d.idx`: the key index of the sealed segment with this base offset.
+    Index(Offset),
     /// `spare-N`: a prepared file of no meaning.
     Spare(u32),
 }
@@ -25,6 +27,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Segment(base) => write!(f, "{base:020}.log"),
+            Self::Index(base) => write!(f, "{base:020}.idx"),
             Self::Spare(n) => write!(f, "spare-{n}"),
         }
     }
@@ -34,9 +37,10 @@ impl Name {
     /// The name that `text` stands for; `None` for files that are not ours.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let name = match text.strip_suffix(".log") {
-            Some(n) => Self::Segment(Offset(n.parse().ok()?)),
-            None => Self::Spare(text.strip_prefix("spare-")?.parse().ok()?),
+        let name = match text.split_once('.') {
+            Some((n, "log")) => Self::Segment(Offset(n.parse().ok()?)),
+            Some((n, "idx")) => Self::Index(Offset(n.parse().ok()?)),
+            _ => Self::Spare(text.strip_prefix("spare-")?.parse().ok()?),
         };
         (name.to_string() == text).then_some(name)
     }

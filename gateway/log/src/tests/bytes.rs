@@ -106,7 +106,7 @@ proptest! {
             while at < a.next() {
                 let wanted = crate::Wanted::Range { from: at, to: a.next(), select: Arc::new(Key(key.clone())) };
                 let fetch = crate::Fetch { partition: PartitionId(3), wanted, records_max, bytes_max };
-                let f = crate::reader::fetch(a.segments(), a.next(), &fetch).expect("reads");
+                let f = fetch_from(&a, &fetch).expect("reads");
                 prop_assert!(f.next > at && f.batch.len() as u32 <= records_max);
                 for r in f.batch.iter() {
                     prop_assert_eq!((r.key, r.value), (&model[r.offset.0 as usize].0[..], &model[r.offset.0 as usize].1[..]));
@@ -118,7 +118,7 @@ proptest! {
             // The same records by their exact offsets.
             let exactly = crate::Wanted::Exactly(want.iter().copied().map(Offset).collect());
             let fetch = crate::Fetch { partition: PartitionId(3), wanted: exactly, records_max: u32::MAX, bytes_max: u32::MAX };
-            let f = crate::reader::fetch(a.segments(), a.next(), &fetch).expect("reads");
+            let f = fetch_from(&a, &fetch).expect("reads");
             prop_assert_eq!(f.batch.iter().map(|r| r.offset.0).collect::<Vec<_>>(), want);
         }
     }

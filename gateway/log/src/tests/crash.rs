@@ -140,7 +140,7 @@ fn a_reader_finds_damage_in_a_sealed_segment() {
     storage.damage(Name::Segment(Offset(0)), (at[4] + 200) as usize);
     let wanted = crate::Wanted::Range { from: Offset(0), to: a.next(), select: Arc::new(crate::Everything) };
     let fetch = crate::Fetch { partition: PartitionId(3), wanted, records_max: 100, bytes_max: u32::MAX };
-    let error = crate::reader::fetch(a.segments(), a.next(), &fetch).expect_err("damaged");
+    let error = fetch_from(&a, &fetch).expect_err("damaged");
     assert!(matches!(error, crate::ReadError::Damaged { offset: Offset(4), .. }), "{error}");
 }
 

@@ -3,6 +3,7 @@
 mod bytes;
 mod crash;
 mod engine;
+mod index;
 mod state;
 
 use crate::{
@@ -58,6 +59,12 @@ fn pending(all: &[Records]) -> Pending {
     p
 }
 
+fn fetch_from<S: Storage>(a: &Appender<S>, fetch: &crate::Fetch) -> Result<crate::Fetched, crate::ReadError> {
+    let indexes = crate::index::Cache::new(1 << 20);
+    let source = crate::reader::Source { storage: a.storage(), segments: a.segments(), indexes: &indexes, durable: a.next() };
+    crate::reader::fetch(&source, fetch)
+}
+
 /// Everything that can be read.
 fn everything<S: Storage>(a: &Appender<S>) -> Batch {
     let fetch = crate::Fetch {
@@ -66,7 +73,7 @@ fn everything<S: Storage>(a: &Appender<S>) -> Batch {
         records_max: u32::MAX,
         bytes_max: u32::MAX,
     };
-    let fetched = crate::reader::fetch(a.segments(), a.next(), &fetch).expect("reads without faults");
+    let fetched = fetch_from(a, &fetch).expect("reads without faults");
     assert_eq!(fetched.next, a.next());
     fetched.batch
 }
