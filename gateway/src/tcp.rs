@@ -21,6 +21,8 @@ use weir_core::session::Cause;
 /// Connections that wait to be accepted: a whole fleet comes back at once.
 const BACKLOG: u32 = 4_096;
 const READ_BYTES: usize = 64 * 1024;
+/// Bytes that one connection writes before others have their turn: a thousand that are sent much do not hold up one that is sent little.
+const TURN_BYTES: usize = 16 * 1024;
 /// How long what was written last may take to leave before the socket is closed.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -92,9 +94,14 @@ async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
     let mut armed = None;
     let mut last_words = None;
     loop {
-        if flush(stream, driver).is_err() {
-            driver.closed(Cause::Socket);
-            return true;
+        match flush(stream, driver) {
+            Ok(false) => {}
+            // Others have their turn between.
+            Ok(true) => tokio::task::yield_now().await,
+            Err(_) => {
+                driver.closed(Cause::Socket);
+                return true;
+            }
         }
         if let Some(cause) = driver.close() {
             let until = *last_words.get_or_insert_with(|| Instant::now() + LAST_WORDS);
@@ -139,14 +146,21 @@ fn read(stream: &TcpStream, driver: &mut Driver) -> io::Result<()> {
     })
 }
 
-/// Writes what the socket takes; makes more when deliveries had stopped for want of room.
-fn flush(stream: &TcpStream, driver: &mut Driver) -> io::Result<()> {
+/// Writes what the socket takes; makes more when deliveries had stopped for want of room. True: it would take more, but had its turn.
+fn flush(stream: &TcpStream, driver: &mut Driver) -> io::Result<bool> {
+    let mut written = 0;
     while !driver.out.is_empty() {
+        if written >= TURN_BYTES {
+            return Ok(true);
+        }
         match stream.try_write(&driver.out) {
-            Ok(n) => driver.written(n),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Ok(n) => {
+                written += n;
+                driver.written(n);
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(e) => return Err(e),
         }
     }
-    Ok(())
+    Ok(false)
 }

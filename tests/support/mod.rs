@@ -15,10 +15,11 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The binary that `test.sh` has built.
+/// The binary that `test.sh` has built; WEIR_TARGET=release takes the release build, for figures.
 pub fn binary() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
-    let path = target.join("debug/weir");
+    let build = std::env::var("WEIR_TARGET").unwrap_or_else(|_| "debug".into());
+    let path = target.join(build).join("weir");
     assert!(path.exists(), "{} is missing: cargo build -p weir", path.display());
     path
 }
