@@ -91,21 +91,6 @@ fn healthy_ready_and_exit_code_0_after_sigterm() {
     assert_eq!(weir.terminate(), Some(0));
 }
 
-#[test]
-fn a_damaged_log_is_refused_with_file_and_byte() {
-    let dir = dir();
-    let weir = Weir::start(dir.path());
-    for n in 0..3 {
-        lone_publish(weir.mqtt, n + 1);
-    }
-    weir.kill();
-    let segment = dir.path().join("streams/default/0/00000000000000000000.log");
-    let mut bytes = std::fs::read(&segment).unwrap();
-    bytes[12_288 + 60] ^= 1;
-    std::fs::write(&segment, bytes).unwrap();
-    assert_says(refused(dir.path(), ports()), &["00000000000000000000.log", "12288", "damaged"]);
-}
-
 /// CONNECT, one QoS 1 PUBLISH, its PUBACK.
 fn lone_publish(port: u16, id: u8) {
     let mut s = TcpStream::connect(("127.0.0.1", port)).unwrap();

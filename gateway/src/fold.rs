@@ -60,6 +60,14 @@ fn partition(engine: &dyn Engine, p: &Partition, base: Base, facts: &mut Facts) 
                 facts.entry(fact.sid()).or_default().push(fact);
             }
         }
+        if !fetched.lost.is_empty() {
+            let (from, to) = (fetched.lost.start, fetched.lost.end);
+            tracing::warn!(
+                "records {from} to {to} of {}/{} cannot be read: what was retained or released in them is not known",
+                p.stream,
+                p.number
+            );
+        }
         from = fetched.next;
         if told.elapsed() > Duration::from_secs(2) {
             told = Instant::now();

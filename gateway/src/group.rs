@@ -294,7 +294,10 @@ impl Home {
             Ok(f) => {
                 if !f.lost.is_empty() {
                     let (from, to) = (f.lost.start, f.lost.end);
-                    tracing::warn!(group = &*self.name, "records {from} to {to} were taken by retention before the group had come to them");
+                    tracing::warn!(
+                        group = &*self.name,
+                        "records {from} to {to} are lost for the group: taken by retention before it had come to them, or damaged"
+                    );
                     self.gateway.totals.lost(to.0 - from.0);
                 }
                 let offsets = f.batch.iter().filter(|r| stored(r).is_some()).map(|r| Offset(r.offset.0)).collect();

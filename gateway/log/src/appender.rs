@@ -5,7 +5,7 @@
 //! Must not know: who waits, clocks, or threads. So a simulation drives it from one seed.
 
 use crate::{
-    Failure, Offset, OpenError, PartitionId,
+    Damage, Failure, Offset, OpenError, PartitionId,
     batch::{self, BATCH_HEAD, Batch},
     index::{Building, Indexed},
     recovery,
@@ -61,6 +61,8 @@ pub struct Opening {
     pub named: Offset,
     /// Retention has taken everything before: segments that end there are removed.
     pub start: Offset,
+    /// What is missing is a gap; else the partition is refused.
+    pub gaps_allowed: bool,
     pub now_ms: u64,
     /// Gives a new random number per call.
     pub random: fn() -> u64,
@@ -85,6 +87,7 @@ pub struct Appender<S: Storage> {
     failed: bool,
     /// What recovery cut.
     torn_bytes: u64,
+    gaps: Vec<Damage>,
 }
 
 impl<S: Storage> Appender<S> {
@@ -114,15 +117,28 @@ impl<S: Storage> Appender<S> {
             let name = Name::Segment(base);
             storage.remove(name).map_err(OpenError::io(format!("removing {here}/{name}, which retention has taken")))?;
         }
-        let mut segments = Vec::new();
-        for base in &bases {
+        let (mut segments, mut headless) = (Vec::new(), Vec::new());
+        for (i, base) in bases.iter().enumerate() {
             let indexed = if indexes.contains(base) { Indexed::Sealed } else { Indexed::Missing };
-            segments.push(Arc::new(open_segment(&*storage, *base, o, indexed)?));
+            match (open_segment(&*storage, *base, o, indexed), bases.get(i + 1)) {
+                (Ok(segment), _) => segments.push(Arc::new(segment)),
+                // A sealed one costs what is in it.
+                (Err(OpenError::Damaged { file, at, .. }), Some(next)) if o.gaps_allowed => {
+                    headless.push(Damage { file, at, range: *base..*next });
+                }
+                (Err(e), _) => return Err(e),
+            }
         }
         let Some(active) = segments.last().cloned() else { return Self::create(storage, o) };
-        let found = recovery::scan(&active)?;
+        let mut found = recovery::scan(&active, o.gaps_allowed)?;
+        let clean = o.clean && found.gaps.is_empty() && o.named <= found.end;
+        found.gaps.extend(headless);
         if o.named > found.end {
-            return Err(OpenError::Missing { partition: here, end: found.end, named: o.named });
+            if !o.gaps_allowed {
+                return Err(OpenError::Missing { partition: here, end: found.end, named: o.named });
+            }
+            found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..o.named });
+            found.end = o.named;
         }
         let found_end = found.end;
         let mut appender = Self {
@@ -139,8 +155,9 @@ impl<S: Storage> Appender<S> {
             heads: Vec::new(),
             failed: false,
             torn_bytes: found.torn_bytes,
+            gaps: found.gaps,
         };
-        if o.clean {
+        if clean {
             // Goes on in the same file: what is in it is indexed like what comes.
             let built = Building::of(&appender.active, found_end);
             let built = built.map_err(|e| OpenError::Damaged { file: appender.active.name.clone(), at: 0, what: e.to_string() })?;
@@ -153,13 +170,17 @@ impl<S: Storage> Appender<S> {
 
     fn create(storage: Arc<S>, o: &Opening) -> Result<Self, OpenError> {
         let here = storage.describe();
+        let mut gaps = Vec::new();
         if o.named > Offset(0) {
-            return Err(OpenError::Missing { partition: here, end: Offset(0), named: o.named });
+            if !o.gaps_allowed {
+                return Err(OpenError::Missing { partition: here, end: Offset(0), named: o.named });
+            }
+            gaps.push(Damage { file: here.clone(), at: 0, range: Offset(0)..o.named });
         }
         let head = SegmentHead {
             salt: (o.random)(),
             log_id: (o.random)(),
-            base: Offset(0),
+            base: o.named,
             partition: o.partition,
             segment_bytes: o.limits.segment_bytes,
             created_ms: o.now_ms,
@@ -175,11 +196,12 @@ impl<S: Storage> Appender<S> {
             written_at: BATCHES_AT,
             at: BATCHES_AT,
             tail: Vec::new(),
-            next: Offset(0),
+            next: o.named,
             time_ms: 0,
             heads: Vec::new(),
             failed: false,
             torn_bytes: 0,
+            gaps,
         })
     }
 
@@ -225,6 +247,12 @@ impl<S: Storage> Appender<S> {
     #[must_use]
     pub fn log_id(&self) -> u64 {
         self.active.head.log_id
+    }
+
+    /// Records that were acknowledged and that recovery did not find.
+    #[must_use]
+    pub fn gaps(&self) -> &[Damage] {
+        &self.gaps
     }
 
     /// Bytes that recovery cut from the tail.

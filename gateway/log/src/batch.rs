@@ -224,6 +224,11 @@ impl Batch {
         Record { offset: group.segment_base.plus(u64::from(delta)), time_ms: group.time_ms, kind, flags, meta, key, headers, value }
     }
 
+    /// Offset of its last record.
+    pub(crate) fn last(&self) -> Option<Offset> {
+        (!self.is_empty()).then(|| self.get(self.len() as u32 - 1).offset)
+    }
+
     /// Where its records begin in its bytes.
     pub(crate) fn starts(&self) -> &[u32] {
         &self.starts

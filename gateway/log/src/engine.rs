@@ -4,7 +4,8 @@
 //! Must not know: MQTT. No path or file is in the trait.
 
 use crate::{
-    AppendError, Batch, Fetch, Fetched, Follow, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records, Span, Wake, Watermark,
+    AppendError, Batch, Damage, Fetch, Fetched, Follow, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records, Span, Wake,
+    Watermark,
     appender::{Appender, Opening},
     index::{self, Cache, Indexed},
     partition::{self, now_ms},
@@ -15,7 +16,7 @@ use crate::{
 };
 use parking_lot::{Condvar, Mutex};
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read, Seek, Write},
@@ -62,6 +63,8 @@ pub trait Engine: Send + Sync + 'static {
     fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>>;
     /// Retention: what lies before `below` in whole segments is gone for good. Blocks.
     fn retire(&self, p: PartitionId, below: Offset) -> io::Result<()>;
+    /// Places where acknowledged records cannot be read; each is a key `damage/PARTITION/OFFSET`.
+    fn damaged(&self) -> usize;
     /// Makes everything accepted durable, notes that the end was clean, ends the threads. Blocks; later appends are refused.
     fn stop(&self);
 }
@@ -90,7 +93,9 @@ pub struct FileEngine {
     data: Vec<partition::Partition<FileStorage>>,
     storages: Vec<Arc<FileStorage>>,
     indexes: Arc<Cache>,
-    state: StateStore<FileStorage>,
+    /// Damage that the state store names: where it begins.
+    quarantined: Arc<Mutex<HashSet<(PartitionId, Offset)>>>,
+    state: Arc<StateStore<FileStorage>>,
     readers: Arc<Readers>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The state partition ended cleanly, or not yet.
@@ -102,6 +107,21 @@ pub struct FileEngine {
 /// Where a partition begins since retention took what was before.
 fn start_key(p: PartitionId) -> Vec<u8> {
     format!("start/{}", p.0).into_bytes()
+}
+
+/// Acknowledged records that cannot be read: what was found where.
+fn damage_key(p: PartitionId, from: Offset) -> Vec<u8> {
+    format!("damage/{}/{}", p.0, from.0).into_bytes()
+}
+
+/// u8 format 1, u64 end offset, u64 byte in the file, the file.
+fn damage_value(d: &Damage) -> Vec<u8> {
+    [&[1][..], &d.range.end.0.to_le_bytes(), &d.at.to_le_bytes(), d.file.as_bytes()].concat()
+}
+
+fn parse_damage_key(key: &[u8]) -> Option<(PartitionId, Offset)> {
+    let (p, from) = std::str::from_utf8(key.strip_prefix(b"damage/")?).ok()?.split_once('/')?;
+    Some((PartitionId(p.parse().ok()?), Offset(from.parse().ok()?)))
 }
 
 fn random() -> u64 {
@@ -117,7 +137,16 @@ impl FileEngine {
         let storage = Arc::new(FileStorage::new(&o.directory.join("state")).map_err(io("creating state in"))?);
         let limits = Limits { ring_bytes: STATE_RING_BYTES, ..o.limits };
         // What the state store held is known only when it is open, so it is always sealed and begun anew.
-        let opening = Opening { partition: STATE, limits, clean: false, named: Offset(0), start: Offset(0), now_ms: now_ms(), random };
+        let opening = Opening {
+            partition: STATE,
+            limits,
+            clean: false,
+            named: Offset(0),
+            start: Offset(0),
+            gaps_allowed: false,
+            now_ms: now_ms(),
+            random,
+        };
         let mut appender = Appender::open(storage.clone(), &opening)?;
         let read = |e: ReadError| OpenError::Damaged { file: "state".into(), at: 0, what: e.to_string() };
         let mut directory = Directory::load(appender.segments(), appender.next()).map_err(read)?;
@@ -125,6 +154,7 @@ impl FileEngine {
         let mut ends = std::collections::HashMap::new();
         let mut clean = false;
         let mut starts = std::collections::HashMap::new();
+        let mut quarantined = HashSet::new();
         let mut streams = std::collections::HashMap::new();
         let mut name = |p: PartitionId, end: Offset| {
             let known: &mut Offset = ends.entry(p).or_default();
@@ -136,6 +166,8 @@ impl FileEngine {
                 parse_ends(value).into_iter().for_each(|(p, end)| name(p, end));
             } else if let Some(stream) = key.strip_prefix(b"stream/") {
                 streams.insert(stream.to_vec(), parse_stream(value));
+            } else if let Some(known) = parse_damage_key(key) {
+                quarantined.insert(known);
             } else if let Some(p) = key.strip_prefix(b"start/").and_then(|p| std::str::from_utf8(p).ok()?.parse().ok()) {
                 starts.insert(PartitionId(p), Offset(value.first_chunk().map_or(0, |b| u64::from_le_bytes(*b))));
             } else {
@@ -153,7 +185,8 @@ impl FileEngine {
                 let storage = Arc::new(FileStorage::new(&path).map_err(OpenError::io(format!("creating {}", path.display())))?);
                 let named = ends.get(&id).copied().unwrap_or_default();
                 let start = starts.get(&id).copied().unwrap_or_default();
-                let opening = Opening { partition: id, limits: o.limits, clean, named, start, now_ms: now_ms(), random };
+                let opening =
+                    Opening { partition: id, limits: o.limits, clean, named, start, gaps_allowed: true, now_ms: now_ms(), random };
                 let appender = Appender::open(storage.clone(), &opening)?;
                 storages.push(storage);
                 opened.push((Partition { id, stream: stream.clone(), number, log_id: appender.log_id() }, appender));
@@ -165,6 +198,14 @@ impl FileEngine {
         for (stream, first, count) in &plan {
             if !streams.contains_key(stream.as_bytes()) {
                 puts.push((format!("stream/{stream}").into_bytes(), Some([&[1][..], &first.to_le_bytes(), &count.to_le_bytes()].concat())));
+            }
+        }
+        for (p, appender) in &opened {
+            for gap in appender.gaps() {
+                if quarantined.insert((p.id, gap.range.start)) {
+                    eprintln!("{gap}");
+                    puts.push((damage_key(p.id, gap.range.start), Some(damage_value(gap))));
+                }
             }
         }
         let puts: Vec<_> = puts.iter().map(|(key, value)| Put { key, tag: 0, value: value.as_deref() }).collect();
@@ -199,7 +240,8 @@ impl FileEngine {
             data,
             storages,
             indexes: Arc::new(Cache::new(INDEX_CACHE_BYTES)),
-            state,
+            quarantined: Arc::new(Mutex::new(quarantined)),
+            state: Arc::new(state),
             readers,
             threads: Mutex::new(threads),
             stopped: Mutex::new(false),
@@ -269,14 +311,28 @@ impl Engine for FileEngine {
         let partition = self.partition(fetch.partition);
         let (segments, shared) = (partition.segments.clone(), partition.shared.clone());
         let (storage, indexes) = (self.storages[self.place(fetch.partition)].clone(), self.indexes.clone());
+        let (quarantined, state) = (self.quarantined.clone(), self.state.clone());
         self.readers.submit(Box::new(move || {
             let source = Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() };
-            done(reader::fetch(&source, &fetch));
+            let fetched = reader::fetch(&source, &fetch);
+            if let Ok(Fetched { damage: Some(damage), .. }) = &fetched
+                && quarantined.lock().insert((fetch.partition, damage.range.start))
+            {
+                eprintln!("{damage}");
+                // A store that has failed has said so.
+                let key = damage_key(fetch.partition, damage.range.start);
+                let _ = state.put_patiently(&[Put { key: &key, tag: 0, value: Some(&damage_value(damage)) }]);
+            }
+            done(fetched);
         }));
     }
 
     fn state(&self) -> &dyn State {
-        &self.state
+        &*self.state
+    }
+
+    fn damaged(&self) -> usize {
+        self.quarantined.lock().len()
     }
 
     fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>> {

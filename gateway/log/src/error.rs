@@ -1,7 +1,7 @@
 //! What can go wrong, one type per operation, each in words that name the file and the way out.
 
 use crate::Offset;
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{fmt, io, ops::Range, path::PathBuf, sync::Arc};
 
 /// Why a partition stopped for good.
 #[derive(Debug)]
@@ -43,6 +43,26 @@ impl fmt::Display for AppendError {
 }
 
 impl std::error::Error for AppendError {}
+
+/// Records that were acknowledged and cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub file: String,
+    /// Where the first of them should stand.
+    pub at: u64,
+    pub range: Range<Offset>,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, at, range } = self;
+        write!(
+            f,
+            "{file} is damaged at byte {at}: records {} to {} are lost; stop, and restore the file from a copy to have them back",
+            range.start, range.end
+        )
+    }
+}
 
 #[derive(Debug)]
 pub enum ReadError {
@@ -135,7 +155,7 @@ impl fmt::Display for OpenError {
             ),
             Self::Damaged { file, at, what } => write!(
                 f,
-                "{file} is damaged at byte {at}: {what}. Records after it were acknowledged, so nothing is cut: restore the file from a copy"
+                "{file} is damaged at byte {at}: {what}. What is behind it was acknowledged, so nothing is cut: restore the file from a copy"
             ),
             Self::Missing { partition, end, named } => write!(
                 f,

@@ -22,7 +22,7 @@ mod tests;
 
 pub use batch::{Batch, Record};
 pub use engine::{Engine, FileEngine, Options, Partition};
-pub use error::{AppendError, Failure, OpenError, ReadError};
+pub use error::{AppendError, Damage, Failure, OpenError, ReadError};
 pub use reader::{Everything, Fetch, Fetched, Select, Skip, Wanted};
 pub use record::{Kind, Records};
 pub use segment::{Limits, SegmentInfo};

@@ -5,10 +5,10 @@
 //! Must not know: who reads, or what a key means.
 
 use crate::{
-    Batch, Offset, PartitionId, ReadError,
+    Batch, Damage, Offset, PartitionId, ReadError,
     batch::parse,
     index::{self, Cache},
-    segment::{PLACE_BYTES, Scan, Segment, Segments},
+    segment::{BATCHES_AT, PLACE_BYTES, Scan, Segment, Segments},
     storage::{File, Storage},
 };
 use std::{ops::Range, sync::Arc};
@@ -74,8 +74,10 @@ pub struct Fetched {
     pub batch: Batch,
     /// Everything wanted before this offset was examined: go on here. At least `to`, or past the last offset wanted, when the fetch is complete.
     pub next: Offset,
-    /// Wanted, and taken by retention before it could be read; empty: nothing.
+    /// Wanted, and not there: taken by retention, or damaged. Empty: nothing.
     pub lost: Range<Offset>,
+    /// Why it is lost, if retention has not taken it.
+    pub damage: Option<Damage>,
 }
 
 /// What a fetch reads from.
@@ -103,6 +105,14 @@ struct Out {
 }
 
 impl Out {
+    /// The first of a fetch is told; the next fetch finds the next.
+    fn damaged(&mut self, file: &str, at: u64, range: Range<Offset>) {
+        if self.fetched.damage.is_none() {
+            self.fetched.lost = range.clone();
+            self.fetched.damage = Some(Damage { file: file.to_owned(), at, range });
+        }
+    }
+
     fn is_full(&self) -> bool {
         let batch = &self.fetched.batch;
         !batch.is_empty() && (batch.len() as u32 >= self.records_max || batch.bytes() >= self.bytes_max)
@@ -126,18 +136,30 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
             continue;
         };
         let end = after.unwrap_or(to).min(to);
-        let Some(place) = segment.place(at, after.unwrap_or(to))? else { break };
+        let Some(place) = segment.place(at, after.unwrap_or(to))? else {
+            // Nothing in it can be read, not even where it begins.
+            out.damaged(&segment.name, BATCHES_AT, at..end);
+            out.fetched.next = end;
+            return Ok(());
+        };
         if !select.is_wide()
             && let Some(chosen) = index::ask(source.storage, source.indexes, &segment, select, place.position)
             && chosen.end > at
         {
-            let end = end.min(chosen.end);
-            if let Some(next) = pick(&segment, &chosen.positions, at..end, out)? {
-                out.fetched.next = next;
-                return Ok(());
+            let upto = end.min(chosen.end);
+            match pick(&segment, &chosen.positions, at..upto, out) {
+                Ok(Some(next)) => {
+                    out.fetched.next = next;
+                    return Ok(());
+                }
+                Ok(None) => {
+                    at = upto;
+                    continue;
+                }
+                // A scan finds out what is lost.
+                Err(ReadError::Damaged { .. }) => at = out.fetched.batch.last().map_or(at, |last| at.max(last.plus(1))),
+                Err(e) => return Err(e),
             }
-            at = end;
-            continue;
         }
         let mut scan = Scan::new(&segment, place);
         while scan.next() < end {
@@ -146,7 +168,25 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
                 return Ok(());
             }
             let wanted = scan.next() >= at;
-            let (raw, time_ms) = scan.step()?;
+            let (raw, time_ms) = match scan.step() {
+                Ok(step) => step,
+                Err(ReadError::Damaged { at: byte, .. }) => {
+                    let lost = scan.next().max(at)..scan.pass_damage()?.map_or(end, |next| next.min(end));
+                    if lost.start >= lost.end {
+                        // Before what is wanted.
+                        continue;
+                    }
+                    if !out.fetched.lost.is_empty() {
+                        // One at a time.
+                        out.fetched.next = lost.start;
+                        return Ok(());
+                    }
+                    out.fetched.next = lost.end;
+                    out.damaged(&segment.name, byte, lost);
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            };
             if !wanted {
                 continue;
             }
@@ -199,7 +239,11 @@ fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset],
             continue;
         };
         let end = after.unwrap_or(durable);
-        let Some(place) = segment.place(first, end)? else { break };
+        let Some(place) = segment.place(first, end)? else {
+            while wanted.next_if(|o| *o < end).is_some() {}
+            out.damaged(&segment.name, BATCHES_AT, first..end);
+            continue;
+        };
         let mut scan = Scan::new(&segment, place);
         while let Some(&offset) = wanted.peek() {
             // Far ahead: a new place is nearer than reading on.
@@ -210,12 +254,20 @@ fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset],
                 out.fetched.next = offset;
                 return Ok(());
             }
-            while scan.next() < offset {
-                scan.step()?;
+            let before = scan.next() < offset;
+            match scan.step() {
+                Ok(_) if before => {}
+                Ok((raw, time_ms)) => {
+                    out.fetched.batch.push(raw, segment.head.base, time_ms);
+                    wanted.next();
+                }
+                Err(ReadError::Damaged { at: byte, .. }) => {
+                    let lost = scan.next()..scan.pass_damage()?.map_or(end, |next| next.min(end));
+                    while wanted.next_if(|o| *o < lost.end).is_some() {}
+                    out.damaged(&segment.name, byte, lost);
+                }
+                Err(e) => return Err(e),
             }
-            let (raw, time_ms) = scan.step()?;
-            out.fetched.batch.push(raw, segment.head.base, time_ms);
-            wanted.next();
         }
     }
     Ok(())

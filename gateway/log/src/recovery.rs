@@ -3,15 +3,18 @@
 //! | there stands | decision |
 //! |---|---|
 //! | magic, salt, expected offset, batch CRC and all record CRCs right | take it |
-//! | anything else, and behind it a whole batch of this salt with a higher offset | damage in the middle: that batch proves that this place was synced. Refused |
-//! | anything else, and the `clean` key or a stored value names a higher offset | acknowledged records are gone. Refused |
+//! | anything else, and behind it a whole batch of this salt with a higher offset | damage in the middle: that batch proves that this place was synced. A gap, and on behind it |
+//! | anything else, and the `clean` key or a stored value names a higher offset | acknowledged records are gone: a gap up to there, and the next record gets that offset |
 //! | anything else, after an unclean stop | torn tail: cut here, bytes logged and counted |
+//!
+//! A gap is quarantined: named in the state store, told to every reader that crosses it. In the state store itself there are no gaps: it is
+//! refused, for a session that is missing there is missed by nobody.
 //!
 //! Invariant: nothing that was acknowledged is cut. It rests on the writer, which never starts a batch before the sync of the one before returned.
 //! Must not know: what a record means.
 
 use crate::{
-    Offset, OpenError,
+    Damage, Offset, OpenError,
     batch::{self, BATCH_HEAD, BatchHead},
     segment::{BATCHES_AT, Segment},
     storage::File,
@@ -30,10 +33,12 @@ pub(crate) struct Found {
     pub torn_bytes: u64,
     /// From the start of the block in which `at` lies, up to `at`.
     pub tail: Vec<u8>,
+    /// Records that must have stood here, and the byte where the first of them should begin.
+    pub gaps: Vec<Damage>,
 }
 
 /// Reads the whole segment: syncs it first, for what is about to be believed must be on disk.
-pub(crate) fn scan<F: File>(segment: &Segment<F>) -> Result<Found, OpenError> {
+pub(crate) fn scan<F: File>(segment: &Segment<F>, gaps_allowed: bool) -> Result<Found, OpenError> {
     let io = |what: &str| OpenError::io(format!("{what} {}", segment.name));
     segment.file.sync_data().map_err(io("syncing"))?;
     let mut bytes = vec![0; segment.file.bytes().map_err(io("looking at"))? as usize];
@@ -42,26 +47,32 @@ pub(crate) fn scan<F: File>(segment: &Segment<F>) -> Result<Found, OpenError> {
 
     let (salt, base) = (segment.head.salt, segment.head.base);
     let (mut at, mut end, mut time_ms) = (BATCHES_AT as usize, base, 0);
+    let mut gaps = Vec::new();
     loop {
         let here = bytes.get(at..).unwrap_or_default();
-        let Some((head, starts)) = batch::check(here, salt, base).filter(|(h, _)| h.first == end) else { break };
-        segment.wrote(at as u64, (end.0 - base.0) as u32, &starts, head.len, head.time_ms);
-        at = (at + head.len as usize).next_multiple_of(8);
-        end = end.plus(u64::from(head.count));
-        time_ms = head.time_ms;
-    }
-    if let Some(later) = look_ahead(&bytes, at, salt, base, end) {
-        let what = format!("record {end} should stand here, and a whole batch from record {} stands at byte {}", later.1, later.0);
-        return Err(OpenError::Damaged { file: segment.name.clone(), at: at as u64, what });
+        if let Some((head, starts)) = batch::check(here, salt, base).filter(|(h, _)| h.first == end) {
+            segment.wrote(at as u64, (end.0 - base.0) as u32, &starts, head.len, head.time_ms);
+            at = (at + head.len as usize).next_multiple_of(8);
+            end = end.plus(u64::from(head.count));
+            time_ms = head.time_ms;
+            continue;
+        }
+        let Some((later_at, later)) = look_ahead(&bytes, at, salt, base, end) else { break };
+        if !gaps_allowed {
+            let what = format!("record {end} should stand here, and a whole batch from record {later} stands at byte {later_at}");
+            return Err(OpenError::Damaged { file: segment.name.clone(), at: at as u64, what });
+        }
+        gaps.push(Damage { file: segment.name.clone(), at: at as u64, range: end..later });
+        (at, end) = (later_at, later);
     }
     let torn = BatchHead::parse(bytes.get(at..).unwrap_or_default(), salt).filter(|h| h.first == end);
     let block = at - at % crate::segment::BLOCK as usize;
     let tail = bytes.get(block..at).unwrap_or_default().to_vec();
-    Ok(Found { end, at: at as u64, time_ms, torn_bytes: torn.map_or(0, |h| u64::from(h.len)), tail })
+    Ok(Found { end, at: at as u64, time_ms, torn_bytes: torn.map_or(0, |h| u64::from(h.len)), tail, gaps })
 }
 
-/// A whole batch of this segment behind `at` with an offset above `end`.
-fn look_ahead(bytes: &[u8], at: usize, salt: u64, base: Offset, end: Offset) -> Option<(usize, Offset)> {
+/// A whole batch of this segment at or behind `at` with an offset above `end`.
+pub(crate) fn look_ahead(bytes: &[u8], at: usize, salt: u64, base: Offset, end: Offset) -> Option<(usize, Offset)> {
     (at..bytes.len().saturating_sub(BATCH_HEAD)).step_by(8).find_map(|at| {
         let here = &bytes[at..];
         let head = BatchHead::parse(here, salt).filter(|h| h.first > end)?;

@@ -195,6 +195,16 @@ impl<F: File> Segment<F> {
         Ok(i.checked_sub(1).and_then(|i| places.get(i)).copied())
     }
 
+    /// The first whole batch at or behind `at` with records after `offset`: where reading goes on behind damage.
+    pub(crate) fn resume(&self, at: u64, offset: Offset) -> Result<Option<(u64, Offset)>, ReadError> {
+        let at = at.next_multiple_of(8);
+        let mut bytes = vec![0; self.file.bytes().map_err(self.io(at))?.saturating_sub(at) as usize];
+        let n = self.file.read_at(&mut bytes, at).map_err(self.io(at))?;
+        bytes.truncate(n);
+        let found = crate::recovery::look_ahead(&bytes, 0, self.head.salt, self.head.base, offset);
+        Ok(found.map(|(later, first)| (at + later as u64, first)))
+    }
+
     fn hop(&self, end: Offset) -> Result<Vec<Place>, ReadError> {
         let mut places: Vec<Place> = Vec::new();
         let (mut at, mut offset) = (BATCHES_AT, self.head.base);
@@ -202,7 +212,15 @@ impl<F: File> Segment<F> {
             let mut b = [0; BATCH_HEAD];
             self.file.read_at(&mut b, at).map_err(self.io(at))?;
             let head = BatchHead::parse(&b, self.head.salt).filter(|h| h.first == offset && h.count > 0);
-            let head = head.ok_or_else(|| self.damaged(at, offset))?;
+            let Some(head) = head else {
+                match self.resume(at, offset)? {
+                    Some((later_at, later)) if later < end => {
+                        (at, offset) = (later_at, later);
+                        continue;
+                    }
+                    _ => break,
+                }
+            };
             let position = at as u32 + BATCH_HEAD as u32;
             if places.last().is_none_or(|p| position >= p.position + PLACE_BYTES) {
                 let delta = (offset.0 - self.head.base.0) as u32;
@@ -409,6 +427,34 @@ impl<'s, F: File> Scan<'s, F> {
     /// Offset of the record that `step` gives next.
     pub fn next(&self) -> Offset {
         self.next
+    }
+
+    /// Behind damage where `step` should have given a record: the next record that can be read; `None`: there is none in this segment.
+    pub fn pass_damage(&mut self) -> Result<Option<Offset>, ReadError> {
+        let (segment, at, lost) = (self.segment, self.position, self.next);
+        if at < self.batch_end {
+            // Perhaps only this one: the record behind it stands where its length says.
+            let head = self.window.get(at, RECORD_HEAD).map_err(segment.io(at))?;
+            let len = crate::batch::len_and_delta(head).map(|(len, _)| len).filter(|len| at + (*len as u64) < self.batch_end);
+            if let Some(len) = len {
+                (self.position, self.next) = (at + len as u64, lost.plus(1));
+                if self.peek() {
+                    return Ok(Some(self.next));
+                }
+                (self.position, self.next) = (at, lost);
+            }
+        }
+        let Some((at, first)) = segment.resume(at, lost)? else { return Ok(None) };
+        (self.position, self.batch_end, self.next) = (at, at, first);
+        Ok(Some(first))
+    }
+
+    /// Does a whole record stand here?
+    fn peek(&mut self) -> bool {
+        let (position, batch_end, next) = (self.position, self.batch_end, self.next);
+        let whole = self.step().is_ok();
+        (self.position, self.batch_end, self.next) = (position, batch_end, next);
+        whole
     }
 
     /// The next whole record, its CRC checked. The caller knows that there is one: it stops at a durable end.

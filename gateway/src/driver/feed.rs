@@ -364,7 +364,12 @@ impl Driver {
         {
             let (p, lost) = (self.gateway.partitions[*nth], Offset(f.lost.start.0)..Offset(f.lost.end.0));
             let client = self.client_id.as_deref().unwrap_or("?");
-            tracing::warn!(client, "records {} to {} were taken by retention before this client had come to them", lost.start, lost.end);
+            tracing::warn!(
+                client,
+                "records {} to {} are lost for this client: taken by retention before it had come to them, or damaged",
+                lost.start,
+                lost.end
+            );
             self.event(now, Event::Lost(p, lost));
         }
         match fetched {

@@ -423,7 +423,8 @@ impl Driver {
             }
             self.records.iter_mut().for_each(Records::clear);
             self.runs.clear();
-            self.close = Some(Cause::LogFailed);
+            // What it published cannot be taken, and it cannot be told otherwise; a will that is owed is given up.
+            self.event(now, Event::Closed(Cause::LogFailed));
             return self.event(now, Event::Appended(Source::Partition(p), Watermark::Failed));
         }
         if self.full {

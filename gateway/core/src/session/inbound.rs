@@ -121,6 +121,15 @@ impl Inbound {
         *until == Until::Put
     }
 
+    /// Something waits for what `source` will not do any more.
+    pub fn waits_for(&self, source: Source) -> bool {
+        self.queue.iter().any(|(until, _)| match until {
+            Until::Appended => source != Source::State,
+            Until::Durable(s, receipt) => *s == source && !self.is_durable(*s, *receipt),
+            _ => false,
+        })
+    }
+
     pub fn is_durable(&self, source: Source, receipt: Receipt) -> bool {
         self.durable.iter().any(|(s, r)| *s == source && *r >= receipt)
     }

@@ -433,7 +433,7 @@ impl Session {
                 }
                 self.will_is_durable(source, receipt);
             }
-            Event::Appended(_, Watermark::Failed) => self.log_failed(now, out),
+            Event::Appended(source, Watermark::Failed) => self.log_failed(now, source, out),
             Event::Started(id, p, at) => self.started(id, p, at),
             Event::Shared(id) => self.shared(id),
             Event::PageEnded(after) => self.page_ended(after),
@@ -543,9 +543,14 @@ impl Session {
         self.actions.push_back(Action::HandOver);
     }
 
-    fn log_failed(&mut self, now: Now, out: &mut Vec<u8>) {
+    /// Whoever waits for it can never be answered; who only reads goes on (P8).
+    fn log_failed(&mut self, now: Now, source: Source, out: &mut Vec<u8>) {
+        if !self.inbound.waits_for(source) && !self.will_owed && !self.exchanges_pending() {
+            return;
+        }
         self.close(now, Cause::LogFailed, out);
         if self.life == Life::Ending && self.will_owed {
+            self.will_owed = false;
             // The will cannot be published now; the stored value still has it.
             self.life = Life::Ended;
             self.actions.push_back(Action::HandOver);

@@ -1459,3 +1459,23 @@ fn a_shared_subscription_takes_what_its_group_gives_and_tells_when_it_is_done() 
         "#,
     );
 }
+
+#[test]
+fn who_only_reads_goes_on_when_the_log_has_failed() {
+    check(
+        r#"
+        > CONNECT clean
+        < CONNACK 0x00
+        > SUBSCRIBE # #1 q1
+        ! subscribe #
+        = started # p0 100
+        = started # p1 100
+        < SUBACK #1 [1]
+        = failed p0
+        = record p0 100 a q1 "still"
+        < PUBLISH #1 q1 a "still"
+        > PUBACK #1
+        = failed p0
+        "#,
+    );
+}

@@ -219,8 +219,20 @@ fn a_clean_end_says_how_far_the_log_went() {
     let mut bytes = std::fs::read(&segment).expect("reads");
     bytes[12_288..].fill(0);
     std::fs::write(&segment, bytes).expect("writes");
-    let error = FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new()).err().expect("records are gone");
-    assert!(matches!(error, OpenError::Missing { end: Offset(0), named: Offset(1), .. }), "{error}");
+    // Its offset is not given out again, and who reads is told.
+    for next in [1, 2] {
+        let engine = open(dir.path());
+        assert_eq!((engine.span(P).durable, engine.damaged()), (Offset(next), 1));
+        let (tx, rx) = mpsc::channel();
+        let wanted = Wanted::Range { from: Offset(0), to: Offset(u64::MAX), select: Arc::new(Everything) };
+        let fetch = Fetch { partition: P, wanted, records_max: 10, bytes_max: u32::MAX };
+        engine.fetch(fetch, Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
+        let fetched = rx.recv().expect("an answer");
+        assert_eq!((fetched.lost, fetched.next), (Offset(0)..Offset(1), Offset(1)));
+        let receipt = engine.append(P, &mut message(1, 100), &who).expect("room");
+        wait_for(&engine, &bell, receipt);
+        engine.stop();
+    }
 }
 
 /// A buffer that all putters share once registered only the first of a batch: the others were never woken.

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod crash;
+mod damage;
 mod engine;
 mod index;
 mod state;
@@ -38,7 +39,7 @@ fn crash_seeds() -> u64 {
 }
 
 fn opening(clean: bool, named: Offset) -> Opening {
-    Opening { partition: PartitionId(3), limits: SMALL, clean, named, start: Offset(0), now_ms: 1_000, random }
+    Opening { partition: PartitionId(3), limits: SMALL, clean, named, start: Offset(0), gaps_allowed: false, now_ms: 1_000, random }
 }
 
 fn open<S: Storage>(storage: &Arc<S>, clean: bool) -> Appender<S> {
