@@ -14,7 +14,7 @@ mosquitto -c "$work/mosquitto.conf" >"$work/mosquitto.log" 2>&1 </dev/null &
 pids=$!
 target/release/weir run --mqtt 127.0.0.1:11997 --http 127.0.0.1:11996 --admin 127.0.0.1:11995 --data "$work/data" >"$work/weir.out" 2>&1 </dev/null &
 pids="$pids $!"
-until grep -q 'weir ready' "$work/weir.out"; do sleep 0.1; done
+until grep -q 'weir ready' "$work/weir.out" && (: </dev/tcp/127.0.0.1/11998) 2>/dev/null; do sleep 0.1; done
 for _ in $(seq "$rounds"); do
   printf 'mosquitto  '; $measure fan-in 11998 "$seconds"
   printf 'weir       '; $measure fan-in 11997 "$seconds"

@@ -6,6 +6,8 @@
 pub mod codec;
 pub mod directory;
 pub mod fanout;
+#[cfg(test)]
+mod fuzz;
 pub mod group;
 pub mod ids;
 pub mod message;

@@ -25,7 +25,7 @@ pub use outbound::Delivery;
 pub use value::OwnedWill;
 
 use crate::{
-    codec::encode,
+    codec::{disconnect_reason, encode},
     fanout::Reader,
     ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId, Watermark},
     message::{Message, Release, WillMark, hash},
@@ -126,7 +126,7 @@ impl Cause {
         match self {
             Self::Disconnect { .. } | Self::Socket => None,
             Self::KeepAlive => Some(ReasonCode::KEEP_ALIVE_TIMEOUT),
-            Self::Violation(v) => Some(v.reason),
+            Self::Violation(v) => Some(disconnect_reason(v.reason)),
             Self::TakenOver => Some(ReasonCode::SESSION_TAKEN_OVER),
             Self::Drain => Some(ReasonCode::SERVER_SHUTTING_DOWN),
             Self::LogFailed => Some(ReasonCode::IMPLEMENTATION_SPECIFIC),

@@ -925,6 +925,18 @@ fn a_topic_of_the_gateway_is_refused() {
     );
 }
 
+/// Found by random packets: 0x84 belongs to CONNACK alone.
+#[test]
+fn a_second_connect_of_an_unknown_version_is_a_protocol_error() {
+    let mut w = World::new(Version::V5);
+    w.client(&["CONNECT", "clean"]);
+    w.settle();
+    let Err(e) = decode(b"\x10\x0D\x00\x04MQTT\x06\x02\x00\x00\x00\x01p", Version::V5, 100) else { panic!("no such version") };
+    w.event(Event::Closed(Cause::Violation(e.into())));
+    w.settle();
+    assert!(w.log.ends_with("DISCONNECT 0x82\n"), "{}", w.log);
+}
+
 #[test]
 fn a_second_connect_and_packets_of_servers_are_violations() {
     let mut w = World::new(Version::V5);

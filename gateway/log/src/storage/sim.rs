@@ -207,6 +207,17 @@ impl SimStorage {
         }
     }
 
+    /// Overwrites bytes of a file on the disk.
+    pub fn scribble(&self, name: Name, at: usize, bytes: &[u8]) {
+        let disk = &mut *self.0.lock();
+        let Some(inode) = disk.names.get(&name).and_then(|i| disk.inodes.get_mut(*i)) else { return };
+        for image in [&mut inode.live, &mut inode.durable] {
+            for (to, from) in image.iter_mut().skip(at).zip(bytes) {
+                *to = *from;
+            }
+        }
+    }
+
     fn handle(&self, inode: usize) -> SimFile {
         SimFile { disk: self.0.clone(), inode }
     }

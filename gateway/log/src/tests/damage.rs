@@ -79,3 +79,52 @@ fn what_is_damaged_is_told_and_everything_else_is_read() {
     }
     assert!(told > 50 && untouched > 5, "{told} of {} logs lost something, {untouched} nothing", crash_seeds());
 }
+
+/// Whatever stands in the files, opening and reading them ends, in an error or in records with a right checksum; for as long as WEIR_FUZZ_SECONDS says.
+#[test]
+fn recovery_of_random_bytes() {
+    let seconds = std::env::var("WEIR_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    let (mut seed, mut opened) = (0u64, 0);
+    while std::time::Instant::now() < end {
+        seed += 1;
+        seed_random(seed);
+        let mut rng = Rng::new(seed ^ 0xF0221);
+        let storage = Arc::new(SimStorage::new(seed));
+        let mut a = open(&storage, true);
+        for _ in 0..20 {
+            let records: Vec<_> = (0..1 + rng.below(8)).map(|i| message(a.next().0 + i, rng.below(900) as usize)).collect();
+            a.commit(pending(&records), 5).expect("commits");
+        }
+        let (named, bases) = (a.next(), a.segments().infos().expect("lists").iter().map(|s| s.base).collect::<Vec<_>>());
+        drop(a);
+        for _ in 0..1 + rng.below(6) {
+            let base = bases[rng.below(bases.len() as u64) as usize];
+            // Noise, zeros, or a piece of the log in another place.
+            let n = rng.below(600) as usize;
+            let bytes: Vec<u8> = match rng.below(3) {
+                0 => (0..n).map(|_| rng.next_u64() as u8).collect(),
+                1 => vec![0; n],
+                _ => {
+                    let mut piece = vec![0; n];
+                    let file = storage.open(Name::Segment(base)).expect("opens");
+                    let read = crate::storage::File::read_at(&file, &mut piece, 12_288 + rng.below(6_000) * 8).expect("reads");
+                    piece.truncate(read);
+                    piece
+                }
+            };
+            let at = if rng.chance(10) { rng.below(64) } else { 12_288 + rng.below(6_000) * if rng.chance(50) { 8 } else { 1 } };
+            storage.scribble(Name::Segment(base), at as usize, &bytes);
+        }
+        let named = if rng.chance(50) { named } else { Offset(0) };
+        let opening = Opening { gaps_allowed: rng.chance(80), ..opening(rng.chance(50), named) };
+        if let Ok(a) = Appender::open(storage, &opening) {
+            opened += 1;
+            let (all, _) = read(&a, Arc::new(crate::Everything));
+            let (one, _) = read(&a, Arc::new(One));
+            assert!(all.len() as u64 <= a.next().0 && one.iter().all(|r| all.contains(r)), "seed {seed}");
+        }
+    }
+    println!("{seed} rounds, {opened} opened");
+    assert!(opened > 20, "{opened} of {seed}");
+}
