@@ -8,11 +8,7 @@
 //! `r/TOPIC`: u8 format 1, u32 partition, u64 offset, all little-endian; and when retention has taken the record: u64 time, u8 flags, u16 length
 //! of meta, meta, u32 length of headers, headers, payload.
 
-use crate::{
-    fold::Base,
-    gateway::{Gateway, wall_ms},
-    vital,
-};
+use crate::{fold::Base, gateway::Gateway, vital};
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc::unbounded_channel, oneshot, watch},
@@ -177,7 +173,7 @@ impl Work {
             match self.gateway.engine.segments(p) {
                 Ok(segments) => {
                     sealed |= segments.last().is_some_and(|active| active.base.0 > self.folded[nth].0);
-                    wanted.push((nth, self.retention.below(&segments, wall_ms())));
+                    wanted.push((nth, self.retention.below(&segments, self.gateway.now().wall_ms)));
                 }
                 Err(e) => tracing::warn!("looking at the segments of partition {}: {e}; it is tried again", p.0),
             }

@@ -11,9 +11,9 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 use weir_core::{
     ids::{Now, PartitionId},
     message::{Stored, partition_of},
@@ -82,6 +82,7 @@ pub(crate) struct Gateway {
     next_peer: AtomicU64,
     next_sid: AtomicU64,
     start: Instant,
+    wall_ms: fn() -> u64,
 }
 
 /// What `Gateway` is made of.
@@ -92,6 +93,8 @@ pub(crate) struct Parts {
     pub offline: Offline,
     pub boots: Boots,
     pub boot: u64,
+    /// Milliseconds since 1970.
+    pub wall_ms: fn() -> u64,
 }
 
 pub(crate) fn wall_ms() -> u64 {
@@ -132,16 +135,17 @@ impl Gateway {
             next_peer: AtomicU64::new(1),
             next_sid: AtomicU64::new(1),
             start: Instant::now(),
+            wall_ms: p.wall_ms,
         }
     }
 
     pub fn now(&self) -> Now {
-        Now { monotonic_ms: self.start.elapsed().as_millis() as u64, wall_ms: wall_ms() }
+        Now { monotonic_ms: self.start.elapsed().as_millis() as u64, wall_ms: (self.wall_ms)() }
     }
 
     /// The moment of `Now::monotonic_ms`.
     pub fn instant(&self, monotonic_ms: u64) -> tokio::time::Instant {
-        (self.start + std::time::Duration::from_millis(monotonic_ms)).into()
+        self.start + std::time::Duration::from_millis(monotonic_ms)
     }
 
     /// Index of the topic's partition.

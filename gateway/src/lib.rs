@@ -15,6 +15,7 @@ mod http;
 mod offline;
 mod peer;
 mod run;
+mod start;
 mod tail;
 mod tcp;
 mod vital;

@@ -4,29 +4,16 @@
 //! Must not know: what a connection does.
 
 use crate::{
-    boot::Boots,
-    checkpoint::{self, Keeper, Retention},
-    driver::Driver,
-    fold::{Base, fold},
-    gateway::{Gateway, Parts, wall_ms},
-    group::{self, Groups},
+    checkpoint::{Keeper, Retention},
+    gateway::wall_ms,
     http,
-    offline::{self, Offline},
-    tail::{Bell, Tail},
+    start::{Found, assemble},
     tcp, vital,
 };
-use std::{
-    collections::{HashMap, HashSet},
-    fmt, io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{net::TcpListener, sync::mpsc::unbounded_channel};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
 use weir_bridge::feed::Feed;
-use weir_core::{group::Group, ids::PartitionId, session::Session};
-use weir_log::{Engine, FileEngine, Limits, Nobody, OpenError, Put, ReadError, Wake, Watermark};
+use weir_log::{Engine, FileEngine, Limits, OpenError, ReadError};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -102,37 +89,10 @@ async fn main(options: &Options) -> Result<(), RunError> {
     let admin = listen(options, "--admin", options.admin)?;
     let mut stop = Stop::new().map_err(|e| RunError::Io("catching signals", e))?;
 
-    let (engine, mut found) = tokio::task::block_in_place(|| open(options))?;
+    let (engine, found) = tokio::task::block_in_place(|| open(options))?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let retained = tokio::task::block_in_place(|| fold(&*engine, std::mem::take(&mut found.bases)))?;
-    let boot = found.boots.current();
-    let mut boots = std::mem::take(&mut found.boots);
-    let (key, value) = boots.begin(boot, wall_ms());
-    tokio::task::block_in_place(|| put_durably(&*engine, key.as_bytes(), &value));
-
-    let mut tails = Vec::new();
-    for (nth, p) in engine.partitions().iter().enumerate() {
-        let bell = Arc::new(Bell::default());
-        let (tx, rx) = unbounded_channel();
-        let following = engine.follow(p.id, bell.clone());
-        vital::spawn("a tail", Tail::new(PartitionId(p.id.0), nth, following, bell, rx, retained[nth].clone()).run());
-        tails.push(tx);
-    }
+    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, wall_ms))?;
     let feed = Feed::start(engine.clone());
-    let (offline, due) = Offline::new();
-    std::mem::take(&mut found.due).into_iter().for_each(|(at, client_id)| offline.look(at, &client_id));
-    let gateway = Arc::new(Gateway::new(Parts { engine: engine.clone(), tails, retained, offline, boots, boot }));
-    Groups::restore(&gateway, found.take_groups());
-    let looking = gateway.clone();
-    vital::spawn(
-        "the clock of offline sessions",
-        offline::run(due, wall_ms, async move |client_id: Box<str>| {
-            if let Some(driver) = Driver::offline(looking.clone(), &client_id) {
-                // A task of its own: if it panics, the others still have their turn.
-                let _ = tokio::spawn(tcp::outlive(driver)).await;
-            }
-        }),
-    );
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
     vital::spawn("the HTTP listener", async move { axum::serve(http, public).await });
@@ -172,103 +132,13 @@ impl Stop {
     }
 }
 
-/// What the state store held.
-#[derive(Default)]
-struct Found {
-    boots: Boots,
-    due: Vec<(u64, Box<str>)>,
-    /// Where the last checkpoint left each partition.
-    bases: HashMap<PartitionId, Base>,
-    groups: HashMap<Box<str>, Group>,
-    /// Which sessions subscribe to which group.
-    subscribers: HashMap<Box<str>, HashSet<u64>>,
-}
-
-impl Found {
-    /// Groups with their subscribers; one without ends at once.
-    fn take_groups(&mut self) -> HashMap<Box<str>, (Group, HashSet<u64>)> {
-        let (mut groups, mut subscribers) = (std::mem::take(&mut self.groups), std::mem::take(&mut self.subscribers));
-        let names: HashSet<Box<str>> = groups.keys().chain(subscribers.keys()).cloned().collect();
-        let both = |name: Box<str>| {
-            let both = (groups.remove(&name).unwrap_or_default(), subscribers.remove(&name).unwrap_or_default());
-            (name, both)
-        };
-        names.into_iter().map(both).collect()
-    }
-}
-
 fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
     let o = weir_log::Options { directory: options.data.clone(), limits: Limits::default(), streams: vec![("default".into(), 1)] };
-    let (mut found, mut bad) = (Found::default(), None);
-    let mut each = |key: &[u8], tag: u32, value: &[u8]| match session(key, value) {
-        None => match read_group(key, value) {
-            None => match checkpoint::read(key, value, &mut found.bases) {
-                Some(Ok(named)) => places(vec![named]),
-                Some(Err(e)) => {
-                    bad = Some(e);
-                    Vec::new()
-                }
-                None => {
-                    found.boots.read(key, value);
-                    Vec::new()
-                }
-            },
-            Some(Ok((name, group))) => {
-                let named = places(group.named());
-                found.groups.insert(name, group);
-                named
-            }
-            Some(Err(e)) => {
-                bad = Some(e);
-                Vec::new()
-            }
-        },
-        Some(Ok(s)) => {
-            group::subscribed(s.shared_filters(), s.sid(), &mut found.subscribers);
-            // Connected when the process ended: at once. Else when the tag says, if it ever ends.
-            let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
-            found.due.extend(at.map(|at| (at, s.client_id().into())));
-            places(s.named())
-        }
-        Some(Err(e)) => {
-            bad = Some(e);
-            Vec::new()
-        }
-    };
-    let engine = FileEngine::open(&o, &mut each).map_err(RunError::Open)?;
-    if let Some(bad) = bad {
-        return Err(RunError::Value(bad));
-    }
+    let mut found = Found::default();
+    let engine = FileEngine::open(&o, &mut |key, tag, value| found.take(key, tag, value)).map_err(RunError::Open)?;
+    found.check()?;
     if engine.torn_bytes() > 0 {
         tracing::warn!(bytes = engine.torn_bytes(), "cut a torn tail: a batch that was begun and never acknowledged");
     }
     Ok((engine, found))
-}
-
-fn places(named: Vec<(PartitionId, weir_core::ids::Offset)>) -> Vec<(weir_log::PartitionId, weir_log::Offset)> {
-    named.into_iter().map(|(p, at)| (weir_log::PartitionId(p.0), weir_log::Offset(at.0))).collect()
-}
-
-fn read_group(key: &[u8], value: &[u8]) -> Option<Result<(Box<str>, Group), String>> {
-    let name = std::str::from_utf8(key.strip_prefix(b"g/")?).ok()?;
-    let error = || format!("key g/{name}: a group's value that this program cannot read");
-    Some(Group::decode(value).map(|g| (name.into(), g)).ok_or_else(error))
-}
-
-fn session(key: &[u8], value: &[u8]) -> Option<Result<Session, String>> {
-    let client_id = std::str::from_utf8(key.strip_prefix(b"c/")?).ok()?;
-    Some(Session::decode(client_id, value).map_err(|e| format!("key c/{client_id}: {e}")))
-}
-
-/// For the start only: waits on the spot.
-fn put_durably(engine: &dyn Engine, key: &[u8], value: &[u8]) {
-    let nobody: Arc<dyn Wake> = Arc::new(Nobody);
-    let receipt = engine.state().put(&[Put { key, tag: 0, value: Some(value) }], &nobody);
-    while let (Ok(receipt), Watermark::Appended(at)) = (&receipt, engine.state().appended()) {
-        if at >= *receipt {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    // The first connection's put finds out why.
 }

@@ -12,7 +12,7 @@ use crate::{
     reader::{self, Source},
     segment::{Limits, SegmentInfo, Segments},
     state::{self, Directory, Job, State, StateStore},
-    storage::FileStorage,
+    storage::{FileStorage, Storage},
 };
 use parking_lot::{Condvar, Mutex};
 use std::{
@@ -88,20 +88,24 @@ pub struct Options {
     pub streams: Vec<(String, u32)>,
 }
 
-pub struct FileEngine {
+/// On local files.
+pub type FileEngine = LogEngine<FileStorage>;
+
+pub struct LogEngine<S: Storage> {
     partitions: Vec<Partition>,
-    data: Vec<partition::Partition<FileStorage>>,
-    storages: Vec<Arc<FileStorage>>,
+    data: Vec<partition::Partition<S>>,
+    storages: Vec<Arc<S>>,
     indexes: Arc<Cache>,
     /// Damage that the state store names: where it begins.
     quarantined: Arc<Mutex<HashSet<(PartitionId, Offset)>>>,
-    state: Arc<StateStore<FileStorage>>,
+    state: Arc<StateStore<S>>,
     readers: Arc<Readers>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The state partition ended cleanly, or not yet.
     stopped: Mutex<bool>,
     torn_bytes: u64,
-    _lock: fs::File,
+    /// Of the data directory.
+    _lock: Option<fs::File>,
 }
 
 /// Where a partition begins since retention took what was before.
@@ -128,13 +132,29 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-impl FileEngine {
+impl LogEngine<FileStorage> {
     /// Opens or creates the log. `named` is shown everything that is stored, and reports every end offset that a value names: records
     /// below it were acknowledged, so if they are missing the log is not opened.
     pub fn open(o: &Options, named: &mut Named<'_>) -> Result<Self, OpenError> {
         let lock = claim(&o.directory)?;
+        let make = |path: &Path| {
+            let path = o.directory.join(path);
+            FileStorage::new(&path).map(Arc::new).map_err(OpenError::io(format!("creating {}", path.display())))
+        };
+        Self::open_on(o, &make, named, Some(lock), true)
+    }
+}
+
+impl<S: Storage> LogEngine<S> {
+    fn open_on(
+        o: &Options,
+        make: &dyn Fn(&Path) -> Result<Arc<S>, OpenError>,
+        named: &mut Named<'_>,
+        lock: Option<fs::File>,
+        threads: bool,
+    ) -> Result<Self, OpenError> {
         let io = |what: &str| OpenError::io(format!("{what} {}", o.directory.display()));
-        let storage = Arc::new(FileStorage::new(&o.directory.join("state")).map_err(io("creating state in"))?);
+        let storage = make(Path::new("state"))?;
         let limits = Limits { ring_bytes: STATE_RING_BYTES, ..o.limits };
         // What the state store held is known only when it is open, so it is always sealed and begun anew.
         let opening = Opening {
@@ -181,8 +201,7 @@ impl FileEngine {
         for (stream, first, count) in &plan {
             for number in 0..*count {
                 let id = PartitionId(first + number);
-                let path = o.directory.join("streams").join(stream).join(number.to_string());
-                let storage = Arc::new(FileStorage::new(&path).map_err(OpenError::io(format!("creating {}", path.display())))?);
+                let storage = make(&Path::new("streams").join(stream).join(number.to_string()))?;
                 let named = ends.get(&id).copied().unwrap_or_default();
                 let start = starts.get(&id).copied().unwrap_or_default();
                 let opening =
@@ -218,22 +237,24 @@ impl FileEngine {
         appender.commit(pending, now_ms()).map_err(|f| OpenError::Io { what: f.what, error: f.error })?;
 
         let mut torn_bytes = appender.torn_bytes();
-        let state = partition::Partition::start(STATE, limits, appender, "state", false).map_err(io("starting a thread for"))?;
+        let state = partition::Partition::start(STATE, limits, appender, "state", false, threads).map_err(io("starting a thread for"))?;
         let (mut partitions, mut data) = (Vec::new(), Vec::new());
         for (p, appender) in opened {
             torn_bytes += appender.torn_bytes();
             let name = format!("{}-{}", p.stream, p.number);
-            data.push(partition::Partition::start(p.id, o.limits, appender, &name, true).map_err(io("starting a thread for"))?);
+            data.push(partition::Partition::start(p.id, o.limits, appender, &name, true, threads).map_err(io("starting a thread for"))?);
             partitions.push(p);
         }
         let readers = Arc::new(Readers::default());
-        let mut threads = Readers::start(&readers).map_err(io("starting a thread for"))?;
+        let mut running = if threads { Readers::start(&readers).map_err(io("starting a thread for"))? } else { Vec::new() };
         let sealing: Vec<_> = storages.iter().cloned().zip(data.iter().map(|d| d.segments.clone())).collect();
         let stop = readers.clone();
         let seal = move || seal_indexes(&sealing, &stop);
-        threads.push(thread::Builder::new().name("log-index".into()).spawn(seal).map_err(io("starting a thread for"))?);
+        if threads {
+            running.push(thread::Builder::new().name("log-index".into()).spawn(seal).map_err(io("starting a thread for"))?);
+        }
         let submit = readers.clone();
-        let state = StateStore::start(storage, limits, directory, state, Arc::new(move |job| submit.submit(job)));
+        let state = StateStore::start(storage, limits, directory, state, Arc::new(move |job| submit.submit(job)), threads);
         let state = state.map_err(io("starting a thread for"))?;
         Ok(Self {
             partitions,
@@ -243,7 +264,7 @@ impl FileEngine {
             quarantined: Arc::new(Mutex::new(quarantined)),
             state: Arc::new(state),
             readers,
-            threads: Mutex::new(threads),
+            threads: Mutex::new(running),
             stopped: Mutex::new(false),
             torn_bytes,
             _lock: lock,
@@ -260,7 +281,7 @@ impl FileEngine {
         self.partitions.iter().position(|known| known.id == p).expect("a partition of this engine")
     }
 
-    fn partition(&self, p: PartitionId) -> &partition::Partition<FileStorage> {
+    fn partition(&self, p: PartitionId) -> &partition::Partition<S> {
         &self.data[self.place(p)]
     }
 
@@ -278,7 +299,7 @@ impl FileEngine {
     }
 }
 
-impl Engine for FileEngine {
+impl<S: Storage> Engine for LogEngine<S> {
     fn partitions(&self) -> &[Partition] {
         &self.partitions
     }
@@ -361,10 +382,46 @@ impl Engine for FileEngine {
     }
 }
 
-impl Drop for FileEngine {
+impl<S: Storage> Drop for LogEngine<S> {
     fn drop(&mut self) {
         // Dropped without `stop`: an unclean end, as after a crash; the threads end all the same.
         self.readers.stop();
+    }
+}
+
+/// The engine without threads, on disks of a simulation: nothing happens but what is stepped.
+#[cfg(any(test, feature = "sim"))]
+impl LogEngine<crate::storage::sim::SimStorage> {
+    pub fn open_stepped(
+        o: &Options,
+        disk: &dyn Fn(&Path) -> Arc<crate::storage::sim::SimStorage>,
+        named: &mut Named<'_>,
+    ) -> Result<Self, OpenError> {
+        Self::open_on(o, &|path| Ok(disk(path)), named, None, false)
+    }
+
+    /// Writes one batch of the nth partition; false: nothing waits.
+    pub fn step_partition(&self, nth: usize) -> bool {
+        self.data[nth].step()
+    }
+
+    pub fn step_state(&self) -> bool {
+        self.state.step()
+    }
+
+    /// Does one job of the reader threads; false: there is none.
+    pub fn step_reader(&self) -> bool {
+        let job = self.readers.queue.lock().0.pop_front();
+        job.map(|job| job()).is_some()
+    }
+
+    /// Seals what the index thread would.
+    pub fn step_index(&self) {
+        for (storage, data) in self.storages.iter().zip(&self.data) {
+            for (segment, end) in data.segments.sealed() {
+                let _scanned_instead = index::seal(&**storage, &segment, end);
+            }
+        }
     }
 }
 
@@ -427,8 +484,11 @@ impl Readers {
     }
 }
 
+/// A partition's disk, and what is on it.
+type Files<S> = (Arc<S>, Arc<Segments<<S as Storage>::File>>);
+
 /// Writes the sidecars of sealed segments, oldest first, until the engine stops.
-fn seal_indexes(partitions: &[(Arc<FileStorage>, Arc<Segments<fs::File>>)], readers: &Readers) {
+fn seal_indexes<S: Storage>(partitions: &[Files<S>], readers: &Readers) {
     loop {
         for (storage, segments) in partitions {
             for (segment, end) in segments.sealed() {

@@ -21,7 +21,7 @@ pub mod storage;
 mod tests;
 
 pub use batch::{Batch, Record};
-pub use engine::{Engine, FileEngine, Options, Partition};
+pub use engine::{Engine, FileEngine, LogEngine, Options, Partition};
 pub use error::{AppendError, Damage, Failure, OpenError, ReadError};
 pub use reader::{Everything, Fetch, Fetched, Select, Skip, Wanted};
 pub use record::{Kind, Records};

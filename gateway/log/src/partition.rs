@@ -227,28 +227,45 @@ impl Shared {
         self.run_then();
     }
 
+    /// Writes all that waits as one batch. False: nothing more will be written.
+    fn write_one<S: Storage>(&self, appender: &mut Appender<S>) -> bool {
+        let Some((pending, wakes)) = self.take() else { return false };
+        match appender.commit(pending, now_ms()) {
+            Ok(batch) => {
+                self.durable.store(batch.end().0, Ordering::Release);
+                let batch = Arc::new(batch);
+                let followers = self.push(batch.clone());
+                wakes.iter().chain(&followers).for_each(|w| w.wake());
+                self.run_then();
+                if self.indexed {
+                    appender.index(&batch);
+                }
+                true
+            }
+            Err(failure) => {
+                self.fail(failure);
+                wakes.iter().for_each(|w| w.wake());
+                false
+            }
+        }
+    }
+
     fn write<S: Storage>(&self, mut appender: Appender<S>) {
         loop {
             self.wait_for_room();
-            let Some((pending, wakes)) = self.take() else { return };
-            match appender.commit(pending, now_ms()) {
-                Ok(batch) => {
-                    self.durable.store(batch.end().0, Ordering::Release);
-                    let batch = Arc::new(batch);
-                    let followers = self.push(batch.clone());
-                    wakes.iter().chain(&followers).for_each(|w| w.wake());
-                    self.run_then();
-                    if self.indexed {
-                        appender.index(&batch);
-                    }
-                }
-                Err(failure) => {
-                    self.fail(failure);
-                    wakes.iter().for_each(|w| w.wake());
-                    return;
-                }
+            if !self.write_one(&mut appender) {
+                return;
             }
         }
+    }
+
+    /// Something waits to be written, and there is room for it.
+    #[cfg(any(test, feature = "sim"))]
+    fn can_write(&self) -> bool {
+        let waits = !self.queue.lock().pending.is_empty() && !self.failed();
+        let mut ring = self.ring.lock();
+        ring.shrink(self.limits.ring_bytes);
+        waits && (ring.bytes <= self.limits.ring_bytes || ring.batches.len() <= 1)
     }
 }
 
@@ -257,11 +274,22 @@ pub(crate) struct Partition<S: Storage> {
     pub shared: Arc<Shared>,
     pub segments: Arc<Segments<S::File>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Without a thread: whoever steps writes.
+    #[cfg(any(test, feature = "sim"))]
+    stepped: Mutex<Option<Appender<S>>>,
 }
 
 impl<S: Storage> Partition<S> {
     /// `indexed`: it is read by key.
-    pub fn start(id: PartitionId, limits: Limits, appender: Appender<S>, name: &str, indexed: bool) -> std::io::Result<Self> {
+    /// `threads`: it has a writer of its own; else it is stepped.
+    pub fn start(
+        id: PartitionId,
+        limits: Limits,
+        appender: Appender<S>,
+        name: &str,
+        indexed: bool,
+        threads: bool,
+    ) -> std::io::Result<Self> {
         let end = appender.next();
         let segments = appender.segments().clone();
         let queue =
@@ -278,6 +306,11 @@ impl<S: Storage> Partition<S> {
             ring: Mutex::new(ring),
             moved: Condvar::new(),
         });
+        #[cfg(any(test, feature = "sim"))]
+        if !threads {
+            return Ok(Self { shared, segments, writer: Mutex::new(None), stepped: Mutex::new(Some(appender)) });
+        }
+        debug_assert!(threads, "only tests step");
         let thread = shared.clone();
         let write = move || {
             if panic::catch_unwind(AssertUnwindSafe(|| thread.write(appender))).is_err() {
@@ -285,8 +318,25 @@ impl<S: Storage> Partition<S> {
                 thread.fail(Failure { what: "the writer".into(), error: std::io::Error::other("it panicked") });
             }
         };
-        let writer = thread::Builder::new().name(format!("log-{name}")).spawn(write)?;
-        Ok(Self { shared, segments, writer: Mutex::new(Some(writer)) })
+        let writer = Mutex::new(Some(thread::Builder::new().name(format!("log-{name}")).spawn(write)?));
+        Ok(Self {
+            shared,
+            segments,
+            writer,
+            #[cfg(any(test, feature = "sim"))]
+            stepped: Mutex::new(None),
+        })
+    }
+
+    /// Writes and syncs one batch, if one waits and the ring has room. False: nothing to do.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn step(&self) -> bool {
+        let mut stepped = self.stepped.lock();
+        let can = self.shared.can_write();
+        if let Some(appender) = stepped.as_mut().filter(|_| can) {
+            self.shared.write_one(appender);
+        }
+        can
     }
 
     pub fn span(&self) -> Span {

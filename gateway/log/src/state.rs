@@ -264,7 +264,15 @@ pub(crate) struct StateStore<S: Storage> {
 }
 
 impl<S: Storage> StateStore<S> {
-    pub fn start(storage: Arc<S>, limits: Limits, directory: Directory, partition: Partition<S>, submit: Submit) -> std::io::Result<Self> {
+    /// `threads`: it is cleaned by a thread of its own.
+    pub fn start(
+        storage: Arc<S>,
+        limits: Limits,
+        directory: Directory,
+        partition: Partition<S>,
+        submit: Submit,
+        threads: bool,
+    ) -> std::io::Result<Self> {
         let inner = Arc::new(Inner {
             storage,
             limits,
@@ -276,8 +284,14 @@ impl<S: Storage> StateStore<S> {
             stop: Condvar::new(),
         });
         let keeper = inner.clone();
-        let keeper = thread::Builder::new().name("log-keeper".into()).spawn(move || keeper.keep())?;
-        Ok(Self { inner, keeper: Mutex::new(Some(keeper)) })
+        let keep = move || keeper.keep();
+        let keeper = if threads { Some(thread::Builder::new().name("log-keeper".into()).spawn(keep)?) } else { None };
+        Ok(Self { inner, keeper: Mutex::new(keeper) })
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    pub fn step(&self) -> bool {
+        self.inner.partition.step()
     }
 
     /// Waits for room.
