@@ -93,9 +93,9 @@ fn stuck(stuck: usize, mib: usize) {
         all.len()
     );
     assert!(used <= bound, "{} MiB, bound {} MiB", used / MIB, bound / MIB);
-    // The machine of the tests is shared and the build unoptimized: what is looked for is a gateway that stands still (1.3 s, before connections
+    // The machine of the tests is shared and the build unoptimized: what is looked for is a gateway that stands still (2 s and more under load, before connections
     // wrote in turns).
-    let limit = if std::env::var("WEIR_TARGET").is_ok() { 50 } else { 400 };
+    let limit = if std::env::var("WEIR_TARGET").is_ok() { 50 } else { 1_000 };
     assert!(p99 < Duration::from_millis(limit), "{p99:?}");
     drop(sleepers);
 }

@@ -15,6 +15,8 @@ mod http;
 mod offline;
 mod peer;
 mod run;
+#[cfg(test)]
+mod sim;
 mod start;
 mod tail;
 mod tcp;

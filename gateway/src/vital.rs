@@ -3,24 +3,31 @@
 //!
 //! Must not know: what they do.
 
+use std::{future::poll_fn, pin::pin};
+
 /// EX_SOFTWARE of sysexits.h: a bug.
 const EXIT: i32 = 70;
 
 pub(crate) fn spawn<T: Send + 'static>(what: &'static str, task: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    /// Dropped only by a panic in the task.
     struct Guard(&'static str);
 
     impl Drop for Guard {
         fn drop(&mut self) {
-            if std::thread::panicking() {
-                tracing::error!("{} panicked: the process ends", self.0);
-                std::process::exit(EXIT);
-            }
+            tracing::error!("{} panicked: the process ends", self.0);
+            std::process::exit(EXIT);
         }
     }
 
     tokio::spawn(async move {
-        let _guard = Guard(what);
-        task.await
+        let mut task = pin!(task);
+        poll_fn(|context| {
+            let guard = Guard(what);
+            let result = task.as_mut().poll(context);
+            std::mem::forget(guard);
+            result
+        })
+        .await
     })
 }
 

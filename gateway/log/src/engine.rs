@@ -409,6 +409,11 @@ impl LogEngine<crate::storage::sim::SimStorage> {
         self.state.step()
     }
 
+    /// Jobs are done as they come, or wait to be stepped: a start waits for what it reads.
+    pub fn read_at_once(&self, at_once: bool) {
+        self.readers.at_once.store(at_once, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Does one job of the reader threads; false: there is none.
     pub fn step_reader(&self) -> bool {
         let job = self.readers.queue.lock().0.pop_front();
@@ -432,6 +437,8 @@ struct Readers {
     work: Condvar,
     stopped: Mutex<bool>,
     stop: Condvar,
+    #[cfg(any(test, feature = "sim"))]
+    at_once: std::sync::atomic::AtomicBool,
 }
 
 impl Readers {
@@ -444,6 +451,10 @@ impl Readers {
     }
 
     fn submit(&self, job: Job) {
+        #[cfg(any(test, feature = "sim"))]
+        if self.at_once.load(std::sync::atomic::Ordering::Relaxed) {
+            return job();
+        }
         self.queue.lock().0.push_back(job);
         self.work.notify_one();
     }

@@ -353,9 +353,9 @@ pub(crate) enum Indexed {
     Never,
 }
 
-/// Sidecars that were read, newest use last.
+/// Sidecars that were read, by the salt of their segments (random at every use of a file), newest use last.
 pub(crate) struct Cache {
-    read: Mutex<(lru::LruCache<String, Arc<Sidecar>>, usize)>,
+    read: Mutex<(lru::LruCache<u64, Arc<Sidecar>>, usize)>,
     bytes_max: usize,
 }
 
@@ -365,7 +365,7 @@ impl Cache {
     }
 
     fn get<S: Storage>(&self, storage: &S, segment: &Segment<S::File>) -> Option<Arc<Sidecar>> {
-        if let Some(known) = self.read.lock().0.get(&segment.name) {
+        if let Some(known) = self.read.lock().0.get(&segment.head.salt) {
             return Some(known.clone());
         }
         let read = || -> io::Result<Vec<u8>> {
@@ -379,7 +379,7 @@ impl Cache {
         let mut cache = self.read.lock();
         let (known, bytes) = &mut *cache;
         *bytes += sidecar.bytes.len();
-        if let Some(old) = known.put(segment.name.clone(), sidecar.clone()) {
+        if let Some(old) = known.put(segment.head.salt, sidecar.clone()) {
             *bytes -= old.bytes.len();
         }
         while *bytes > self.bytes_max && known.len() > 1 {
