@@ -34,7 +34,7 @@ use weir_log::{
     storage::sim::{Rng, SimStorage},
 };
 
-const LIMITS: Limits = Limits { segment_bytes: 32 * 1024, pending_bytes_max: 8 * 1024, ring_bytes: 2 * 1024 };
+const LIMITS: Limits = Limits { segment_bytes: 20 * 1024, pending_bytes_max: 2 * 1024, ring_bytes: 2 * 1024 };
 const PARTITIONS: u32 = 2;
 /// Steps of one life of the process.
 const STEPS: u64 = 3_000;
@@ -81,8 +81,8 @@ impl World {
             Client::subscriber("member-b", "$share/g/t/#", Qos::AtLeastOnce),
             Client::subscriber("wills", "will/#", Qos::ExactlyOnce),
             Client::new("mortal", Role::Mortal { connections: 0 }),
-            Client::publisher("p0", 60),
-            Client::publisher("p1", 60),
+            Client::publisher("p0", 90),
+            Client::publisher("p1", 90),
         ];
         Self { rng: Rng::new(seed), disks: BTreeMap::new(), clients, ledger: Ledger::default(), calm: true }
     }
