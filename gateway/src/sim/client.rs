@@ -16,6 +16,18 @@ pub(super) struct Ledger {
     pub wills_owed: BTreeSet<String>,
     /// Payload and how often, at the group.
     pub group: HashMap<String, u32>,
+    /// Newest acknowledged retained message of each topic.
+    pub retained: HashMap<String, String>,
+}
+
+impl Ledger {
+    fn acknowledge(&mut self, m: &Open) {
+        self.acknowledged.insert(m.payload.clone());
+        if m.retain {
+            let newest = self.retained.entry(m.topic.clone()).or_default();
+            *newest = std::mem::take(newest).max(m.payload.clone());
+        }
+    }
 }
 
 struct Open {
@@ -140,7 +152,8 @@ impl Client {
             id: PacketId::MIN.saturating_add((seq % 9) as u16),
             // The QoS in it: what was published with 1 may lie in the log twice.
             payload: format!("{}:{seq:06}:{}", self.id, qos as u8),
-            topic: format!("t/{}/{}", self.id, seq % 3),
+            // Long, so that a few records fill a segment.
+            topic: format!("t/{}{}/{}", self.id, "x".repeat(400), seq % 3),
             qos,
             retain: coin.is_multiple_of(3),
             received: false,
@@ -193,7 +206,7 @@ impl Client {
                 if let Some(m) = open.values_mut().find(|m| m.0.id == a.packet_id) {
                     assert_eq!(m.0.qos, Qos::ExactlyOnce);
                     m.0.received = true;
-                    ledger.acknowledged.insert(m.0.payload.clone());
+                    ledger.acknowledge(&m.0);
                 }
                 self.say(&Packet::PubRel(bare(a.packet_id)));
             }
@@ -241,7 +254,7 @@ impl Client {
         let Some((seq, m)) = open.iter().find(|(_, m)| m.0.id == id) else { return };
         assert_eq!(complete, m.0.qos == Qos::ExactlyOnce, "{}: the wrong acknowledgement for {}", self.id, m.0.payload);
         assert!(!complete || m.0.received, "{}: PUBCOMP before PUBREC", self.id);
-        ledger.acknowledged.insert(m.0.payload.clone());
+        ledger.acknowledge(&m.0);
         let seq = *seq;
         open.remove(&seq);
     }
@@ -250,6 +263,11 @@ impl Client {
         let Role::Subscriber { held, got, member, qos, .. } = &mut self.role else { panic!("{}: a message", self.id) };
         let payload = String::from_utf8(m.payload.to_vec()).expect("ours");
         assert!(m.qos <= *qos);
+        if m.retain
+            && let Some(newest) = ledger.retained.remove(m.topic)
+        {
+            assert!(payload >= newest, "{}: retained {payload}, acknowledged {newest}", self.id);
+        }
         // Per connection each record once; a group may give one again that another had.
         assert!(self.seen.insert(payload.clone()) || *member || payload.ends_with(":1"), "{}: {payload} twice on one connection", self.id);
         match (m.qos, m.packet_id) {

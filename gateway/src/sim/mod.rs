@@ -288,6 +288,13 @@ fn run(seed: u64) {
                     left -= 1;
                     assert!(left > 0, "it does not come to rest: {}", w.missing(&life));
                 }
+                // Who comes now gets what is retained.
+                w.clients.push(Client::subscriber("looker", "t/#", Qos::AtLeastOnce));
+                while !w.ledger.retained.is_empty() {
+                    w.turn(&mut life).await;
+                    left -= 1;
+                    assert!(left > 0, "retained and not given: {:?}", w.ledger.retained.values());
+                }
             } else {
                 for _ in 0..w.rng.below(STEPS) {
                     w.turn(&mut life).await;
