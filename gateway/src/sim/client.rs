@@ -16,6 +16,10 @@ pub(super) struct Ledger {
     pub wills_owed: BTreeSet<String>,
     /// Payload and how often, at the group.
     pub group: HashMap<String, u32>,
+    /// Payloads that were sent, whatever became of them.
+    pub published: BTreeSet<String>,
+    /// Those of them that were sent before `adder` had the SUBACK of its second filter.
+    pub before_second: Option<BTreeSet<String>>,
     /// Newest acknowledged retained message of each topic.
     pub retained: HashMap<String, String>,
 }
@@ -52,6 +56,7 @@ pub(super) enum Role {
         held: BTreeSet<PacketId>,
         got: Vec<String>,
         member: bool,
+        second: Second,
     },
     /// Each connection has a will of its own.
     Mortal {
@@ -60,6 +65,17 @@ pub(super) enum Role {
 }
 
 pub(super) struct OpenMessage(Open);
+
+/// A filter that is added while its session may be behind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Second {
+    None,
+    Wanted,
+    Asked,
+    There,
+}
+
+pub(super) const SECOND: &str = "t/+/1";
 
 pub(super) struct Client {
     pub id: String,
@@ -90,8 +106,25 @@ impl Client {
 
     pub fn subscriber(id: &str, filter: &str, qos: Qos) -> Self {
         let member = filter.starts_with("$share");
-        let role = Role::Subscriber { filter: filter.into(), qos, subscribed: false, held: BTreeSet::new(), got: Vec::new(), member };
+        let role = Role::Subscriber {
+            filter: filter.into(),
+            qos,
+            subscribed: false,
+            held: BTreeSet::new(),
+            got: Vec::new(),
+            member,
+            second: Second::None,
+        };
         Self::new(id, role)
+    }
+
+    /// Subscribes to `t/+/0`, and later to `SECOND`.
+    pub fn adder(id: &str) -> Self {
+        let mut client = Self::subscriber(id, "t/+/0", Qos::AtLeastOnce);
+        if let Role::Subscriber { second, .. } = &mut client.role {
+            *second = Second::Wanted;
+        }
+        client
     }
 
     fn say(&mut self, packet: &Packet<'_>) {
@@ -140,7 +173,14 @@ impl Client {
     }
 
     /// Publishes one more, if it may.
-    pub fn act(&mut self, coin: u64) {
+    pub fn act(&mut self, coin: u64, ledger: &mut Ledger) {
+        if let Role::Subscriber { subscribed: true, second, .. } = &mut self.role
+            && *second == Second::Wanted
+            && self.connected
+        {
+            *second = Second::Asked;
+            subscribe(SECOND, Qos::AtLeastOnce, &mut self.out);
+        }
         let Role::Publisher { open, next, last } = &mut self.role else { return };
         if !self.connected || open.len() >= 4 || *next >= *last {
             return;
@@ -164,6 +204,7 @@ impl Client {
         }
         let out = &mut self.out;
         publish(&message, false, out);
+        ledger.published.insert(message.payload.clone());
         open.insert(seq, OpenMessage(message));
     }
 
@@ -196,8 +237,12 @@ impl Client {
         match p {
             Packet::ConnAck(c) => self.connack(c.session_present, c.reason),
             Packet::SubAck(_) => {
-                if let Role::Subscriber { subscribed, .. } = &mut self.role {
+                if let Role::Subscriber { subscribed, second, .. } = &mut self.role {
                     *subscribed = true;
+                    if *second == Second::Asked {
+                        *second = Second::There;
+                        ledger.before_second = Some(ledger.published.clone());
+                    }
                 }
             }
             Packet::PubAck(a) | Packet::PubComp(a) => self.finished(a.packet_id, matches!(p, Packet::PubComp(_)), ledger),
@@ -237,14 +282,9 @@ impl Client {
                     }
                 }
             }
-            Role::Subscriber { filter, qos, subscribed: false, .. } => {
-                let mut raw = (filter.len() as u16).to_be_bytes().to_vec();
-                raw.extend_from_slice(filter.as_bytes());
-                raw.push(*qos as u8);
-                let filters = Filters::from_validated(&raw, true);
-                let packet = Subscribe { packet_id: PacketId::MIN, properties: Properties::default(), filters };
-                encode(&Packet::Subscribe(packet), V, &mut self.out);
-            }
+            Role::Subscriber { filter, qos, subscribed: false, .. } => subscribe(filter, *qos, &mut self.out),
+            // The SUBACK did not come: asked again.
+            Role::Subscriber { second, .. } if *second == Second::Asked => *second = Second::Wanted,
             _ => {}
         }
     }
@@ -268,8 +308,12 @@ impl Client {
         {
             assert!(payload >= newest, "{}: retained {payload}, acknowledged {newest}", self.id);
         }
-        // Per connection each record once; a group may give one again that another had.
-        assert!(self.seen.insert(payload.clone()) || *member || payload.ends_with(":1"), "{}: {payload} twice on one connection", self.id);
+        // Per connection each record once; a group may give one again that another had, and who subscribes again is sent what is retained again.
+        assert!(
+            m.retain || self.seen.insert(payload.clone()) || *member || payload.ends_with(":1"),
+            "{}: {payload} twice on one connection",
+            self.id
+        );
         match (m.qos, m.packet_id) {
             (Qos::ExactlyOnce, Some(id)) => {
                 let new = held.insert(id);
@@ -290,6 +334,14 @@ impl Client {
             _ => panic!("{}: QoS 0 that nobody published", self.id),
         }
     }
+}
+
+fn subscribe(filter: &str, qos: Qos, out: &mut Vec<u8>) {
+    let mut raw = (filter.len() as u16).to_be_bytes().to_vec();
+    raw.extend_from_slice(filter.as_bytes());
+    raw.push(qos as u8);
+    let filters = Filters::from_validated(&raw, true);
+    encode(&Packet::Subscribe(Subscribe { packet_id: PacketId::MIN, properties: Properties::default(), filters }), V, out);
 }
 
 fn publish(m: &Open, dup: bool, out: &mut Vec<u8>) {

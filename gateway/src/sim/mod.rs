@@ -74,6 +74,9 @@ fn rung(driver: &Driver) -> bool {
 
 impl World {
     fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        // Some have said everything long before the last crash.
+        let mut last = || 5 + rng.below(80);
         let clients = vec![
             Client::subscriber("once", "t/#", Qos::ExactlyOnce),
             Client::subscriber("least", "t/+/+", Qos::AtLeastOnce),
@@ -81,10 +84,11 @@ impl World {
             Client::subscriber("member-b", "$share/g/t/#", Qos::AtLeastOnce),
             Client::subscriber("wills", "will/#", Qos::ExactlyOnce),
             Client::new("mortal", Role::Mortal { connections: 0 }),
-            Client::publisher("p0", 90),
-            Client::publisher("p1", 90),
+            Client::adder("adder"),
+            Client::publisher("p0", last()),
+            Client::publisher("p1", last()),
         ];
-        Self { rng: Rng::new(seed), disks: BTreeMap::new(), clients, ledger: Ledger::default(), calm: true }
+        Self { rng, disks: BTreeMap::new(), clients, ledger: Ledger::default(), calm: true }
     }
 
     fn begin(&mut self) -> Life {
@@ -134,7 +138,7 @@ impl World {
             0..3 => drop(life.engine.step_partition(self.rng.below(u64::from(PARTITIONS)) as usize)),
             3..5 => drop(life.engine.step_state()),
             5..7 => drop(life.engine.step_reader()),
-            7 => self.clients[i].act(self.rng.below(6)),
+            7 => self.clients[i].act(self.rng.below(6), &mut self.ledger),
             8..12 => self.bytes_in(life, i),
             12..17 => self.bytes_out(life, i),
             17 if !life.connections.contains_key(&i) => {
@@ -212,10 +216,20 @@ impl World {
         got
     }
 
+    /// Acknowledged messages of the filter that was added, sent after its SUBACK, that did not come.
+    fn added_lacks(&self) -> Vec<&String> {
+        let Some(before) = &self.ledger.before_second else { return Vec::new() };
+        let matches = |m: &&String| m.split(':').nth(1).and_then(|seq| seq.parse::<u64>().ok()).is_some_and(|seq| seq % 3 == 1);
+        let all = self.ledger.acknowledged.iter().filter(matches);
+        all.filter(|m| !before.contains(*m) && !self.got("adder").contains(m)).collect()
+    }
+
     fn all_is_there(&self) -> bool {
         let everywhere = |m: &String| self.got("once").contains(m) && self.got("least").contains(m) && self.ledger.group.contains_key(m);
         let wills = self.got("wills");
-        self.clients.iter().all(Client::is_done)
+        let added = self.added_lacks().is_empty();
+        added
+            && self.clients.iter().all(Client::is_done)
             && self.ledger.acknowledged.iter().all(everywhere)
             && self.ledger.wills_owed.iter().all(|w| wills.contains(w))
     }
@@ -233,6 +247,7 @@ impl World {
         }
         let all: Vec<_> = self.ledger.acknowledged.iter().filter(|m| !self.ledger.group.contains_key(*m)).take(3).collect();
         let wills: Vec<_> = self.ledger.wills_owed.iter().filter(|m| !self.got("wills").contains(m)).collect();
+        words.push(format!("adder lacks {:?}", self.added_lacks().into_iter().take(3).collect::<Vec<_>>()));
         words.push(format!("the group lacks {all:?}; wills {wills:?}; {} leaving", life.leaving.len()));
         words.join("\n")
     }
