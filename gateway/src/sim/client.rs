@@ -177,6 +177,9 @@ impl Client {
         if let Role::Subscriber { subscribed: true, second, .. } = &mut self.role
             && *second == Second::Wanted
             && self.connected
+            // In the middle of everything.
+            && ledger.published.len() > 15
+            && coin == 0
         {
             *second = Second::Asked;
             subscribe(SECOND, Qos::AtLeastOnce, &mut self.out);

@@ -64,6 +64,8 @@ struct World {
     ledger: Ledger,
     /// Nothing goes wrong any more.
     calm: bool,
+    /// Steps for which no task runs.
+    frozen: u64,
 }
 
 fn rung(driver: &Driver) -> bool {
@@ -88,7 +90,7 @@ impl World {
             Client::publisher("p0", last()),
             Client::publisher("p1", last()),
         ];
-        Self { rng, disks: BTreeMap::new(), clients, ledger: Ledger::default(), calm: true }
+        Self { rng, disks: BTreeMap::new(), clients, ledger: Ledger::default(), calm: true, frozen: 0 }
     }
 
     fn begin(&mut self) -> Life {
@@ -200,10 +202,12 @@ impl World {
     /// Tasks run, and some time passes.
     async fn turn(&mut self, life: &mut Life) {
         self.step(life);
-        for _ in 0..self.rng.below(4) {
+        // Tails and groups lag now and then.
+        self.frozen = if self.rng.below(40) == 0 { self.rng.below(60) } else { self.frozen.saturating_sub(1) };
+        for _ in 0..if self.frozen > 0 { 0 } else { self.rng.below(4) } {
             tokio::task::yield_now().await;
         }
-        if self.rng.below(8) == 0 {
+        if self.frozen == 0 && self.rng.below(8) == 0 {
             let ms = self.rng.below(60);
             WALL.with(|w| w.set(w.get() + ms));
             tokio::time::advance(Duration::from_millis(ms)).await;
