@@ -329,7 +329,7 @@ impl Driver {
         // What came before it is still appended.
         self.submit(now);
         if matches!(self.phase, Phase::FirstPacket { .. }) {
-            if v.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION {
+            if matches!(v.reason, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION | ReasonCode::CLIENT_IDENTIFIER_NOT_VALID) {
                 refuse(Refusal { version: Version::V311, reason: v.reason }, &mut self.out);
             }
             self.close = Some(Cause::Violation(v));

@@ -152,6 +152,9 @@ fn connect<'a>(first: u8, c: &mut Cursor<'a>) -> Result<Connect<'a>> {
         return protocol_error("MQTT 5, 3.1.2.11.10: authentication data without a method");
     }
     let client_id = c.text()?;
+    if client_id.is_empty() && name == b"MQIsdp" {
+        return Err(DecodeError::new(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, "MQTT 3.1, 3.1: no client identifier"));
+    }
     let will = if has_will { Some(will(c, version, will_qos, will_retain)?) } else { None };
     let username = if has_username { Some(c.text()?) } else { None };
     if username.is_some_and(has_controls) {
