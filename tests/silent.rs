@@ -70,6 +70,11 @@ fn bytes_that_are_not_mqtt_end_their_connection_only() {
     // Another version: a CONNACK of 3.1.1 that says so.
     assert_eq!(until_closed(connect(&weir, b"\x10\x0F\x00\x06MQIsdp\x04\x02\x00\x00\x00\x01o")).0, [0x20, 2, 0, 1]);
     assert_eq!(until_closed(connect(&weir, b"\x10\x0E\x00\x06MQIsdp\x03\x02\x00\x00\x00\x00")).0, [0x20, 2, 0, 2]);
+    // 3.1 is taken, with bits that later versions forbid.
+    let mut old = connect(&weir, b"\x14\x0F\x00\x06MQIsdp\x03\x03\x00\x00\x00\x01o");
+    let mut connack = [0; 4];
+    old.read_exact(&mut connack).unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
     // After CONNECT version 5 is told why.
     let late = connect(&weir, b"\x10\x0E\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01l\x36\x06\x00\x01a\x00\x01\x00");
     assert!(until_closed(late).0.ends_with(&[0xE0, 1, 0x81]));

@@ -134,7 +134,8 @@ fn connect<'a>(first: u8, c: &mut Cursor<'a>) -> Result<Connect<'a>> {
         return malformed("MQTT-2.1.3-1: reserved flag bits");
     }
     let flags = c.u8()?;
-    if flags & 1 != 0 {
+    // Version 3.1 does not say that it must be 0.
+    if flags & 1 != 0 && name != b"MQIsdp" {
         return malformed("MQTT-3.1.2-3: reserved connect flag");
     }
     let (has_will, has_password, has_username) = (flags & 0x04 != 0, flags & 0x40 != 0, flags & 0x80 != 0);
