@@ -75,6 +75,12 @@ fn bytes_that_are_not_mqtt_end_their_connection_only() {
     let mut connack = [0; 4];
     old.read_exact(&mut connack).unwrap();
     assert_eq!(connack, [0x20, 2, 0, 0]);
+    // Its CONNACK has no flag for a session that is there.
+    for _ in 0..2 {
+        let mut old = connect(&weir, b"\x10\x0F\x00\x06MQIsdp\x03\x00\x00\x00\x00\x01k");
+        old.read_exact(&mut connack).unwrap();
+        assert_eq!(connack, [0x20, 2, 0, 0]);
+    }
     // After CONNECT version 5 is told why.
     let late = connect(&weir, b"\x10\x0E\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01l\x36\x06\x00\x01a\x00\x01\x00");
     assert!(until_closed(late).0.ends_with(&[0xE0, 1, 0x81]));

@@ -122,6 +122,8 @@ pub enum Packet<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connect<'a> {
     pub version: Version,
+    /// MQTT 3.1, which is taken for 3.1.1, but its CONNACK has no flags.
+    pub is_31: bool,
     /// Clean session in 3.1.1.
     pub clean_start: bool,
     pub keep_alive_s: u16,

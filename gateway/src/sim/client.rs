@@ -150,6 +150,7 @@ impl Client {
         let id = self.id.clone();
         self.say(&Packet::Connect(Connect {
             version: V,
+            is_31: false,
             clean_start: false,
             keep_alive_s: 0,
             properties: Properties::default(),

@@ -162,7 +162,17 @@ fn connect<'a>(first: u8, c: &mut Cursor<'a>) -> Result<Connect<'a>> {
         return Err(DecodeError::new(ReasonCode::BAD_USER_NAME_OR_PASSWORD, "MQTT 5, 1.5.4: a control character in the user name"));
     }
     let password = if has_password { Some(c.binary()?) } else { None };
-    Ok(Connect { version, clean_start: flags & 2 != 0, keep_alive_s, properties, client_id, will, username, password })
+    Ok(Connect {
+        version,
+        is_31: name == b"MQIsdp",
+        clean_start: flags & 2 != 0,
+        keep_alive_s,
+        properties,
+        client_id,
+        will,
+        username,
+        password,
+    })
 }
 
 fn will<'a>(c: &mut Cursor<'a>, version: Version, qos: Qos, retain: bool) -> Result<Will<'a>> {

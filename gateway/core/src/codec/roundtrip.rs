@@ -111,6 +111,7 @@ fn connect(version: Version) -> impl Strategy<Value = Packet<'static>> {
             let whole = (method || !data) && login_ok;
             whole.then_some(Packet::Connect(Connect {
                 version,
+                is_31: false,
                 clean_start,
                 keep_alive_s,
                 properties,

@@ -26,6 +26,7 @@ pub struct ConnectRequest {
     /// Empty: the server names it.
     pub client_id: String,
     pub clean_start: bool,
+    is_31: bool,
     pub expiry_s: u32,
     keep_alive_s: u16,
     receive_maximum: usize,
@@ -76,6 +77,7 @@ impl ConnectRequest {
             version: c.version,
             client_id: c.client_id.into(),
             clean_start: c.clean_start,
+            is_31: c.is_31,
             expiry_s: if c.version == Version::V311 && !c.clean_start { u32::MAX } else { 0 },
             keep_alive_s: c.keep_alive_s,
             receive_maximum: INFLIGHT_MAX,
@@ -201,6 +203,7 @@ impl Session {
             }
         }
         let mut bytes = Vec::new();
+        let session_present = session_present && !request.is_31;
         let packet = ConnAck { session_present, reason: ReasonCode::SUCCESS, properties: properties.as_properties() };
         encode(&Packet::ConnAck(packet), self.version, &mut bytes);
         bytes

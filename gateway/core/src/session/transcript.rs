@@ -133,6 +133,7 @@ impl World {
         });
         let packet = Packet::Connect(Connect {
             version: self.version,
+            is_31: false,
             clean_start: clean,
             keep_alive_s: number(words, "keep").unwrap_or(0) as u16,
             properties: properties.as_properties(),
@@ -944,6 +945,7 @@ fn a_second_connect_and_packets_of_servers_are_violations() {
     w.settle();
     let connect = Packet::Connect(Connect {
         version: Version::V5,
+        is_31: false,
         clean_start: true,
         keep_alive_s: 0,
         properties: Properties::default(),
