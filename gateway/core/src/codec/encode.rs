@@ -104,8 +104,13 @@ fn properties(p: Properties<'_>, version: Version, s: &mut impl Sink) {
 }
 
 fn connect(p: &Connect<'_>, s: &mut impl Sink) {
-    s.binary(b"MQTT");
-    s.u8(if p.version == Version::V5 { 5 } else { 4 });
+    let (name, level): (&[u8], u8) = match (p.version, p.is_31) {
+        (Version::V5, _) => (b"MQTT", 5),
+        (Version::V311, false) => (b"MQTT", 4),
+        (Version::V311, true) => (b"MQIsdp", 3),
+    };
+    s.binary(name);
+    s.u8(level);
     let will = p.will.map_or(0, |w| 0x04 | (w.qos as u8) << 3 | u8::from(w.retain) << 5);
     s.u8(u8::from(p.clean_start) << 1 | will | u8::from(p.password.is_some()) << 6 | u8::from(p.username.is_some()) << 7);
     s.u16(p.keep_alive_s);
