@@ -1493,3 +1493,56 @@ fn who_only_reads_goes_on_when_the_log_has_failed() {
         "#,
     );
 }
+
+#[test]
+fn a_session_expiry_that_connect_did_not_ask_for_cannot_come_with_disconnect() {
+    check5(
+        r#"
+        > CONNECT clean
+        < CONNACK 0x00
+        > DISCONNECT expiry=5
+        ! close
+        ! hand over
+        < DISCONNECT 0x82
+        "#,
+    );
+    // One that is there can be changed, and ended.
+    check5(
+        r#"
+        > CONNECT expiry=60
+        ! put
+        = put
+        < CONNACK 0x00
+        > DISCONNECT expiry=0
+        ! delete
+        ! close
+        ! hand over
+        > CONNECT expiry=60
+        ! put
+        = put
+        < CONNACK 0x00
+        "#,
+    );
+}
+
+#[test]
+fn auth_and_topics_that_are_no_keys_are_violations() {
+    let mut w = World::new(Version::V5);
+    w.client(&["CONNECT", "clean"]);
+    w.settle();
+    let auth = Packet::Auth(crate::packet::Auth { reason: ReasonCode::SUCCESS, properties: Properties::default() });
+    let v = w.session.packet(w.now(), auth, &mut Vec::new()).expect_err("refused");
+    assert_eq!((v.reason, &v.statement[..13]), (ReasonCode::PROTOCOL_ERROR, "MQTT-4.12.0-6"));
+    let topic = "t".repeat(KEY_BYTES_MAX + 1);
+    let publish = Publish {
+        dup: false,
+        qos: Qos::AtMostOnce,
+        retain: false,
+        topic: &topic,
+        packet_id: None,
+        properties: Properties::default(),
+        payload: b"",
+    };
+    let v = w.session.packet(w.now(), Packet::Publish(publish), &mut Vec::new()).expect_err("refused");
+    assert_eq!(v.reason, ReasonCode::TOPIC_NAME_INVALID);
+}
