@@ -134,7 +134,7 @@ fn random() -> u64 {
 
 impl LogEngine<FileStorage> {
     /// Opens or creates the log. `named` is shown everything that is stored, and reports every end offset that a value names: records
-    /// below it were acknowledged, so if they are missing the log is not opened.
+    /// below it were acknowledged, so those that are missing are a gap that readers are told of, and no offset below it is given out again.
     pub fn open(o: &Options, named: &mut Named<'_>) -> Result<Self, OpenError> {
         let lock = claim(&o.directory)?;
         let make = |path: &Path| {

@@ -348,6 +348,15 @@ impl Driver {
         self.gateway.engine.fetch(fetch, Box::new(move |fetched| peer.tell(|m| m.fetched = Some(fetched))));
     }
 
+    /// Messages that were on their way and that the log no longer has: the session counts them, the operator hears of them here.
+    fn tell_gone<'a>(&self, f: &Fetched, wanted: impl Iterator<Item = &'a Offset>) {
+        let gone: Vec<_> = wanted.filter(|at| at.0 < f.next.0 && !f.batch.iter().any(|r| r.offset.0 == at.0)).map(|at| at.0).collect();
+        if !gone.is_empty() {
+            let client = self.client_id.as_deref().unwrap_or("?");
+            tracing::warn!(client, ?gone, "messages on their way to this client are lost: taken by retention, or damaged");
+        }
+    }
+
     pub(super) fn fetched(&mut self, now: Now, fetched: Result<Fetched, ReadError>) {
         let kind = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
             Feeding::Fetching(kind) => kind,
@@ -359,10 +368,10 @@ impl Driver {
             }
             Feeding::Idle | Feeding::Held(_) | Feeding::Kept(_) | Feeding::Found(..) => return,
         };
-        if let (Ok(f), Feed::Range(nth)) = (&fetched, &kind)
+        if let (Ok(f), Feed::Range(_)) = (&fetched, &kind)
             && !f.lost.is_empty()
         {
-            let (p, lost) = (self.gateway.partitions[*nth], Offset(f.lost.start.0)..Offset(f.lost.end.0));
+            let lost = f.lost.clone();
             let client = self.client_id.as_deref().unwrap_or("?");
             tracing::warn!(
                 client,
@@ -370,7 +379,13 @@ impl Driver {
                 lost.start,
                 lost.end
             );
-            self.event(now, Event::Lost(p, lost));
+            self.event(now, Event::Lost(lost.end.0 - lost.start.0));
+        }
+        if let (Ok(f), Feed::Resend(offsets)) = (&fetched, &kind) {
+            self.tell_gone(f, offsets.iter());
+        }
+        if let (Ok(f), Feed::Shared(_, given)) = (&fetched, &kind) {
+            self.tell_gone(f, given.iter().map(|(_, at)| at));
         }
         match fetched {
             Ok(f) => self.feeding = Feeding::Held(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) }),

@@ -115,6 +115,10 @@ impl Driver {
                 self.leave_now();
                 return;
             }
+            if session.has_will() {
+                // The log could not take it; the store still has it, and a new session would forget it.
+                return self.refuse(ReasonCode::SERVER_UNAVAILABLE);
+            }
             self.run(now, &request, Some(*session).filter(|_| alive), true);
             self.act(now);
         }

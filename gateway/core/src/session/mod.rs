@@ -36,7 +36,7 @@ use exchanges::Exchanges;
 use held::Held;
 use inbound::{Inbound, Reply};
 use outbound::Outbound;
-use std::{collections::VecDeque, ops::Range};
+use std::collections::VecDeque;
 use subscriptions::Subscriptions;
 
 /// Inbound messages of QoS 1 that wait for the disk, and of QoS 2 that are not released; version 5 is told (Receive Maximum), 3.1.1 is not read beyond it.
@@ -94,8 +94,8 @@ pub enum Event {
     Checkpoint {
         marked: bool,
     },
-    /// Retention took these before the session's reader had come to them.
-    Lost(PartitionId, Range<Offset>),
+    /// So many records were gone, by retention or damage, before the session's reader had come to them.
+    Lost(u64),
     Timeout,
     Closed(Cause),
 }
@@ -185,7 +185,7 @@ pub struct Counts {
     /// Messages larger than the client's maximum packet size.
     pub dropped_too_large: u64,
     pub dropped_expired: u64,
-    /// Records of the log, matching or not, that retention took before they were read.
+    /// Records of the log, matching or not, that retention or damage took before they were read, and messages on their way that it took.
     pub lost: u64,
     /// Publishes to topics that belong to the gateway.
     pub refused_topic: u64,
@@ -438,7 +438,7 @@ impl Session {
             Event::Shared(id) => self.shared(id),
             Event::PageEnded(after) => self.page_ended(after),
             Event::Checkpoint { marked } => self.put_wanted |= self.is_stored() && (marked || self.moved.is_some()),
-            Event::Lost(_, range) => self.counts.lost += range.end.0 - range.start.0,
+            Event::Lost(records) => self.counts.lost += records,
             Event::Timeout => self.timeout(now, out),
             Event::Closed(cause) => self.close(now, cause, out),
         }

@@ -279,6 +279,7 @@ impl Session {
         // Unsubscribed meanwhile: the group has given it to another.
         let Some((_, s)) = self.subscriptions.shared_by_id(id) else { return Delivery::Done };
         let Some(r) = record else {
+            self.counts.lost += 1;
             self.settle_shared(id, partition, offset);
             return Delivery::Done;
         };
@@ -423,6 +424,7 @@ impl Session {
             let Some(f) = entry.copied() else { continue };
             while found.next_if(|r| r.offset < *offset).is_some() {}
             let record = found.next_if(|r| r.offset == *offset);
+            self.counts.lost += u64::from(record.is_none());
             let id = id_of(f.ordinal);
             let sent = record.is_some_and(|r| {
                 // Whatever it was granted then, it completes with the QoS it began with; a filter that is gone gives no identifiers.
