@@ -8,18 +8,13 @@
 //! Invariant: never waits; whatever is not there yet comes through the mailbox and a ring. It outlives its socket until the session has ended.
 //! Must not know: sockets, tasks. TCP and websocket are adapters (`tcp`, `websocket`).
 
+mod act;
 mod feed;
 mod life;
 #[cfg(test)]
 mod tests;
 
-use crate::{
-    filters::Filters,
-    gateway::{Gateway, session_key},
-    group::{self, Groups},
-    peer::Peer,
-    tail::Command,
-};
+use crate::{filters::Filters, gateway::Gateway, peer::Peer};
 use feed::Feeding;
 use std::{
     collections::VecDeque,
@@ -34,7 +29,7 @@ use weir_core::{
     packet::{Packet, ReasonCode, Version},
     session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
 };
-use weir_log::{AppendError, Kind, Put, Records, Wake, record::PushError};
+use weir_log::{AppendError, Kind, Records, Wake, record::PushError};
 
 /// A first packet is a CONNECT with at most a will of 64 KiB, three names and properties.
 const FIRST_PACKET_BYTES_MAX: usize = 512 * 1024;
@@ -552,109 +547,6 @@ impl Driver {
             }
             weir_log::Watermark::Appended(_) => {}
             weir_log::Watermark::Failed(f) => self.gateway.state_failed(&f),
-        }
-    }
-
-    /// Carries out what the session asks.
-    fn act(&mut self, now: Now) {
-        if let Some(put) = self.put.take() {
-            self.perform(now, put);
-        }
-        while self.put.is_none() {
-            let Some(action) = self.phase.session().and_then(Session::poll_action) else { return };
-            self.perform(now, action);
-        }
-    }
-
-    fn perform(&mut self, now: Now, action: Action) {
-        match action {
-            Action::PutValue | Action::DeleteValue => self.put_value(now, action),
-            Action::AppendWill => self.append_will(now),
-            Action::Subscribe(id, filter) => {
-                self.entered = true;
-                self.filters = None;
-                self.read_again();
-                self.tell_tails(|| Command::Subscribe(self.peer.clone(), id, filter.clone()));
-            }
-            Action::Unsubscribe(filter) => {
-                self.filters = None;
-                self.tell_tails(|| Command::Unsubscribe(self.peer.id, filter.clone()));
-            }
-            Action::Share(id, filter) => {
-                if let Some((sid, credit)) = self.phase.session().map(|s| (s.sid(), s.credit())) {
-                    let peer = self.peer.clone();
-                    Groups::tell(&self.gateway, &filter, group::Command::Join { peer, id, sid, credit });
-                    self.shared.push(filter);
-                }
-            }
-            Action::Unshare(filter, sid) => {
-                self.shared.retain(|f| *f != filter);
-                Groups::tell(&self.gateway, &filter, group::Command::Unshare(sid));
-            }
-            Action::Settle(filter, p, at) => Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at))),
-            Action::Close(cause) => {
-                self.close.get_or_insert(cause);
-                self.feeding = Feeding::Idle;
-                self.leave_tails();
-                self.leave_groups();
-            }
-            Action::HandOver => {
-                if !matches!(self.phase, Phase::Settling(..)) {
-                    self.hand_over();
-                }
-            }
-        }
-    }
-
-    fn put_value(&mut self, now: Now, action: Action) {
-        let Some(session) = self.phase.session() else { return };
-        let value = (action == Action::PutValue).then(|| session.value());
-        let key = session_key(session.client_id());
-        match self.gateway.engine.state().put(&[Put { key: &key, tag: session.tag(), value: value.as_deref() }], &self.who) {
-            Ok(receipt) => self.event(now, Event::PutSubmitted(Receipt(receipt.0))),
-            Err(AppendError::Full) => self.put = Some(action),
-            Err(AppendError::TooLarge { bytes, .. }) => {
-                tracing::error!(client = session.client_id(), bytes, "the session's value is too large to be stored");
-                self.event(now, Event::Closed(Cause::LogFailed));
-            }
-            Err(e @ AppendError::Failed(_)) => self.gateway.state_failed(&e),
-            // The process ends, and this session with it: as in a crash, its last value counts.
-            Err(AppendError::Stopping) => self.leave(),
-        }
-    }
-
-    fn append_will(&mut self, now: Now) {
-        let Some(session) = self.phase.session() else { return };
-        let Some(m) = session.will_message(now) else { return };
-        let p = self.gateway.partition_of(&m.topic);
-        // Its topic was judged at CONNECT, and the rest of a will is below 128 KiB.
-        if let Err(e) = encode(&m, &mut self.records[p]) {
-            tracing::error!(client = session.client_id(), "a will that is no record: {e}");
-            return;
-        }
-        self.will = Some(p);
-        self.mark();
-        self.submit(now);
-        self.watermarks(now);
-    }
-
-    fn tell_tails(&self, command: impl Fn() -> Command) {
-        for tail in &self.gateway.tails {
-            // A tail that is gone means that the process ends.
-            let _ = tail.send(command());
-        }
-    }
-
-    fn leave_groups(&mut self) {
-        self.given.clear();
-        for filter in std::mem::take(&mut self.shared) {
-            Groups::tell(&self.gateway, &filter, group::Command::Gone(self.peer.id));
-        }
-    }
-
-    fn leave_tails(&mut self) {
-        if std::mem::take(&mut self.entered) {
-            self.tell_tails(|| Command::Leave(self.peer.id));
         }
     }
 }

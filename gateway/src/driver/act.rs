@@ -1,0 +1,121 @@
+//! What the session asks of the shell: puts, wills, the tails, the groups.
+//!
+//! Invariant: actions are carried out in order; a put that finds no room holds up those behind it.
+//! Must not know: packets, sockets.
+
+use super::{Driver, Phase, encode, feed::Feeding};
+use crate::{
+    gateway::session_key,
+    group::{self, Groups},
+    tail::Command,
+};
+use weir_core::{
+    ids::{Now, Receipt},
+    session::{Action, Cause, Event, Session},
+};
+use weir_log::{AppendError, Put};
+
+impl Driver {
+    /// Carries out what the session asks.
+    pub(super) fn act(&mut self, now: Now) {
+        if let Some(put) = self.put.take() {
+            self.perform(now, put);
+        }
+        while self.put.is_none() {
+            let Some(action) = self.phase.session().and_then(Session::poll_action) else { return };
+            self.perform(now, action);
+        }
+    }
+
+    fn perform(&mut self, now: Now, action: Action) {
+        match action {
+            Action::PutValue | Action::DeleteValue => self.put_value(now, action),
+            Action::AppendWill => self.append_will(now),
+            Action::Subscribe(id, filter) => {
+                self.entered = true;
+                self.filters = None;
+                self.read_again();
+                self.tell_tails(|| Command::Subscribe(self.peer.clone(), id, filter.clone()));
+            }
+            Action::Unsubscribe(filter) => {
+                self.filters = None;
+                self.tell_tails(|| Command::Unsubscribe(self.peer.id, filter.clone()));
+            }
+            Action::Share(id, filter) => {
+                if let Some((sid, credit)) = self.phase.session().map(|s| (s.sid(), s.credit())) {
+                    let peer = self.peer.clone();
+                    Groups::tell(&self.gateway, &filter, group::Command::Join { peer, id, sid, credit });
+                    self.shared.push(filter);
+                }
+            }
+            Action::Unshare(filter, sid) => {
+                self.shared.retain(|f| *f != filter);
+                Groups::tell(&self.gateway, &filter, group::Command::Unshare(sid));
+            }
+            Action::Settle(filter, p, at) => Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at))),
+            Action::Close(cause) => {
+                self.close.get_or_insert(cause);
+                self.feeding = Feeding::Idle;
+                self.leave_tails();
+                self.leave_groups();
+            }
+            Action::HandOver => {
+                if !matches!(self.phase, Phase::Settling(..)) {
+                    self.hand_over();
+                }
+            }
+        }
+    }
+
+    fn put_value(&mut self, now: Now, action: Action) {
+        let Some(session) = self.phase.session() else { return };
+        let value = (action == Action::PutValue).then(|| session.value());
+        let key = session_key(session.client_id());
+        match self.gateway.engine.state().put(&[Put { key: &key, tag: session.tag(), value: value.as_deref() }], &self.who) {
+            Ok(receipt) => self.event(now, Event::PutSubmitted(Receipt(receipt.0))),
+            Err(AppendError::Full) => self.put = Some(action),
+            Err(AppendError::TooLarge { bytes, .. }) => {
+                tracing::error!(client = session.client_id(), bytes, "the session's value is too large to be stored");
+                self.event(now, Event::Closed(Cause::LogFailed));
+            }
+            Err(e @ AppendError::Failed(_)) => self.gateway.state_failed(&e),
+            // The process ends, and this session with it: as in a crash, its last value counts.
+            Err(AppendError::Stopping) => self.leave(),
+        }
+    }
+
+    fn append_will(&mut self, now: Now) {
+        let Some(session) = self.phase.session() else { return };
+        let Some(m) = session.will_message(now) else { return };
+        let p = self.gateway.partition_of(&m.topic);
+        // Its topic was judged at CONNECT, and the rest of a will is below 128 KiB.
+        if let Err(e) = encode(&m, &mut self.records[p]) {
+            tracing::error!(client = session.client_id(), "a will that is no record: {e}");
+            return;
+        }
+        self.will = Some(p);
+        self.mark();
+        self.submit(now);
+        self.watermarks(now);
+    }
+
+    fn tell_tails(&self, command: impl Fn() -> Command) {
+        for tail in &self.gateway.tails {
+            // A tail that is gone means that the process ends.
+            let _ = tail.send(command());
+        }
+    }
+
+    pub(super) fn leave_groups(&mut self) {
+        self.given.clear();
+        for filter in std::mem::take(&mut self.shared) {
+            Groups::tell(&self.gateway, &filter, group::Command::Gone(self.peer.id));
+        }
+    }
+
+    pub(super) fn leave_tails(&mut self) {
+        if std::mem::take(&mut self.entered) {
+            self.tell_tails(|| Command::Leave(self.peer.id));
+        }
+    }
+}
