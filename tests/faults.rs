@@ -1,4 +1,4 @@
-//! P8: faults of a real disk. Each ends in a state with words for an operator, what was acknowledged is served, and others are not held up: a bit that
+//! P2, P7, P8: faults of a real disk. Each ends in a state with words for an operator, what was acknowledged is served, and others are not held up: a bit that
 //! flips in the log, one that flips in the state store, a full filesystem, a slow disk.
 
 mod support;
@@ -48,7 +48,7 @@ fn drain(c: &mut Raw) -> Vec<String> {
 }
 
 #[test]
-fn p8_a_damaged_record_is_told_and_the_others_are_served() {
+fn p7_a_damaged_record_is_told_and_the_others_are_served() {
     let (dir, ports) = (dir(), ports());
     let said = dir.path().join("said");
     let data = dir.path().join("data");
@@ -82,7 +82,7 @@ fn p8_a_damaged_record_is_told_and_the_others_are_served() {
 }
 
 #[test]
-fn p8_a_damaged_state_store_is_refused_with_file_and_byte() {
+fn p7_a_damaged_state_store_is_refused_with_file_and_byte() {
     let (dir, ports) = (dir(), ports());
     let weir = Weir::start_on(dir.path(), ports);
     for n in 0..3 {
@@ -179,7 +179,7 @@ fn p8_a_full_filesystem_stops_taking_and_goes_on_serving() {
 }
 
 #[test]
-fn p8_a_slow_disk_costs_only_those_who_wait_for_it() {
+fn p2_nothing_is_seen_before_it_is_durable_and_a_slow_disk_costs_only_those_who_wait_for_it() {
     let (dir, ports) = (dir(), ports());
     let run = command(&binary(), dir.path(), ports);
     let mut strace = Command::new("strace");
@@ -189,6 +189,12 @@ fn p8_a_slow_disk_costs_only_those_who_wait_for_it() {
     let weir = Weir::spawn(strace, ports);
     let mut other = Raw::connect_with(weir.mqtt, Version::V5, "other", true, &[]);
     let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let mut watcher = Raw::connect_with(weir.mqtt, Version::V5, "watcher", true, &[]);
+    watcher.subscribe("seen/#", 0);
+    let sent = Instant::now();
+    p.publish(0, false, 0, "seen/x", "not before the sync");
+    assert_eq!(watcher.expect_publish().payload, "not before the sync");
+    assert!(sent.elapsed() >= Duration::from_millis(290), "seen {:?} after it was sent, and a sync takes 300 ms", sent.elapsed());
     for n in 1..=20 {
         p.publish(1, false, n, "a/b", "x");
     }

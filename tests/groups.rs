@@ -1,4 +1,4 @@
-//! P6: each record of a shared filter goes to one member of its group, and to another if that one goes; the place of the group outlives its members
+//! P4 for groups: each record of a shared filter goes to one member of its group, and to another if that one goes; the place of the group outlives its members
 //! and SIGKILL, and ends with its last subscriber.
 
 mod support;
@@ -44,7 +44,7 @@ fn drain(c: &mut Raw, version: Version) -> Vec<u32> {
 }
 
 #[test]
-fn p6_each_record_goes_to_one_member_and_what_one_had_goes_to_the_others() {
+fn each_record_goes_to_one_member_and_what_one_had_goes_to_the_others() {
     let dir = dir();
     let weir = Weir::start(dir.path());
     let mut a = member(weir.mqtt, Version::V311, "a");
@@ -72,7 +72,7 @@ fn p6_each_record_goes_to_one_member_and_what_one_had_goes_to_the_others() {
 }
 
 #[test]
-fn p6_the_place_of_a_group_outlives_its_members_and_sigkill_and_ends_with_its_last_subscriber() {
+fn the_place_of_a_group_outlives_its_members_and_sigkill_and_ends_with_its_last_subscriber() {
     let dir = dir();
     let mut weir = Weir::start(dir.path());
     let mut a = member(weir.mqtt, Version::V5, "a");
@@ -106,7 +106,7 @@ fn p6_the_place_of_a_group_outlives_its_members_and_sigkill_and_ends_with_its_la
 
 /// Members that come, go without a word and come back, under load: each record is acknowledged by somebody, and in order where it is the first time.
 #[test]
-fn p6_nothing_is_lost_while_members_come_and_go() {
+fn p4_nothing_is_lost_while_members_come_and_go() {
     let dir = dir();
     let weir = Weir::start(dir.path());
     let port = weir.mqtt;

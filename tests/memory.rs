@@ -1,4 +1,4 @@
-//! P6: memory stays within its bound whoever does not keep up, and nobody else feels it. The bound: 64 MiB of newest batches, 8 MiB that wait for
+//! P5: memory stays within its bound whoever does not keep up, and nobody else feels it. The bound: 64 MiB of newest batches, 8 MiB that wait for
 //! the disk, 320 KiB a connection (256 KiB unsent, 64 KiB being read), and 64 MiB for everything else.
 
 mod support;
@@ -101,17 +101,17 @@ fn stuck(stuck: usize, mib: usize) {
 }
 
 #[test]
-fn p6_a_subscriber_that_never_reads_costs_its_bound_and_nobody_else() {
+fn p5_a_subscriber_that_never_reads_costs_its_bound_and_nobody_else() {
     stuck(1, 1_024);
 }
 
 #[test]
-fn p6_a_thousand_subscribers_that_never_read() {
+fn p5_a_thousand_subscribers_that_never_read() {
     stuck(1_000, 1_024);
 }
 
 #[test]
-fn p6_ten_thousand_retained_messages_to_one_that_does_not_read() {
+fn p5_ten_thousand_retained_messages_to_one_that_does_not_read() {
     let dir = dir();
     let weir = Weir::start(dir.path());
     let mut p = Raw::connect_with(weir.mqtt, Version::V311, "p", true, &[]);
@@ -136,7 +136,7 @@ fn p6_ten_thousand_retained_messages_to_one_that_does_not_read() {
 
 /// QoS 0 has no acknowledgement to wait for: the publisher is held by its socket.
 #[test]
-fn p6_a_publisher_that_is_faster_than_the_disk_is_held() {
+fn p5_a_publisher_that_is_faster_than_the_disk_is_held() {
     let dir = dir();
     let weir = Weir::start(dir.path());
     let publishers: Vec<_> = (0..4)

@@ -1,4 +1,4 @@
-//! P7: what a narrow filter matches among many records is read, and the rest is not: a session that comes back has its first message at once, and so
+//! What a narrow filter matches among many records is read, and the rest is not: a session that comes back has its first message at once, and so
 //! have many at the same time. WEIR_RECORDS and WEIR_SESSIONS make it larger; WEIR_TARGET=release measures the release build.
 
 mod support;
@@ -65,7 +65,7 @@ async fn come_back(port: u16, id: String, expected: usize) -> (Duration, usize) 
 }
 
 #[test]
-fn p7_a_narrow_session_has_its_first_message_at_once_and_so_have_many() {
+fn a_narrow_session_has_its_first_message_at_once_and_so_have_many() {
     let (records, sessions) = (number("WEIR_RECORDS", 200_000), number("WEIR_SESSIONS", 500));
     let topics = 10_000.min(records / 100);
     let per_topic = records / topics;

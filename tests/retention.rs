@@ -1,4 +1,4 @@
-//! P3, P9: the log is a ring that never passes what somebody still needs to know: retained messages outlive their segments, a start reads only what the
+//! P6: the log is a ring that never passes what somebody still needs to know: retained messages outlive their segments, a start reads only what the
 //! last checkpoint did not see, and who comes too late is told what is gone and gets the rest.
 
 mod support;
@@ -14,8 +14,14 @@ use support::{
 
 fn start(data: &Path, ports: [u16; 3], bytes: &str) -> Weir {
     let mut command = command(&binary(), data, ports);
+    command.stderr(std::fs::File::create(said(data)).unwrap());
     command.args(["--retention-bytes", bytes]);
     Weir::spawn(command, ports)
+}
+
+/// Where it says what it says.
+fn said(data: &Path) -> std::path::PathBuf {
+    data.with_extension("said")
 }
 
 fn ports() -> [u16; 3] {
@@ -44,10 +50,10 @@ fn segments(data: &Path) -> usize {
 }
 
 #[test]
-fn p9_the_log_is_a_ring_and_what_is_retained_outlives_it() {
+fn p6_the_log_is_a_ring_who_comes_late_is_told_the_range_and_what_is_retained_outlives_it() {
     let dir = dir();
-    let ports = ports();
-    let mut weir = start(dir.path(), ports, "128MiB");
+    let (data, ports) = (dir.path().join("data"), ports());
+    let mut weir = start(&data, ports, "128MiB");
     let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
     // With properties and an expiry far away.
     p.publish_with(0x03, 1, "kept/a", &[0x03, 0, 1, b't', 0x02, 0, 0, 0x0E, 0x10], "old value");
@@ -65,7 +71,7 @@ fn p9_the_log_is_a_ring_and_what_is_retained_outlives_it() {
     open.expect_ack(PUBREC, 7);
     drop(open);
     fill(weir.mqtt, 400);
-    eventually("retention", Duration::from_secs(10), || segments(dir.path()) <= 3);
+    eventually("retention", Duration::from_secs(10), || segments(&data) <= 3);
     for round in 0..2 {
         let mut looker = Raw::connect_with(weir.mqtt, Version::V5, "looker", true, &[]);
         looker.subscribe("kept/#", 1);
@@ -80,7 +86,7 @@ fn p9_the_log_is_a_ring_and_what_is_retained_outlives_it() {
         open.expect_ack(PUBREC, 7);
         drop(open);
         weir.kill();
-        weir = start(dir.path(), ports, "128MiB");
+        weir = start(&data, ports, "128MiB");
     }
     // Who was away gets what is left, from the first record of the ring on, and goes on.
     let mut late = Raw::connect(weir.mqtt, Version::V5, "late");
@@ -91,23 +97,32 @@ fn p9_the_log_is_a_ring_and_what_is_retained_outlives_it() {
         got += 1;
     }
     assert!((100..400 * 16).contains(&got), "{got} of {}", 400 * 16);
+    // The exact range: its session began at record 3; record 3 is not for it, and all that follow are.
+    let words = std::fs::read_to_string(said(&data)).unwrap();
+    let told = words.lines().find(|l| l.contains("are lost for this client")).expect("told");
+    let end: usize = told.split("records 3 to ").nth(1).and_then(|r| r.split(' ').next()?.parse().ok()).expect(told);
+    assert_eq!(got, 400 * 16 - (end - 4), "{told}");
     fill(weir.mqtt, 4);
     let more = std::iter::from_fn(|| late.next(Duration::from_millis(500))).take(1).count();
     assert_eq!(more, 1);
+    drop(late);
+    let stopped = weir.terminate();
+    let words = std::fs::read_to_string(said(&data)).unwrap();
+    assert!(stopped == Some(0) && words.contains(&format!(" lost: {},", end - 3)), "counted: {words}");
 }
 
 #[test]
-fn p3_a_start_reads_what_the_last_checkpoint_did_not_see() {
+fn a_start_reads_what_the_last_checkpoint_did_not_see() {
     let dir = dir();
-    let ports = ports();
-    let weir = start(dir.path(), ports, "0");
+    let (data, ports) = (dir.path().join("data"), ports());
+    let weir = start(&data, ports, "0");
     let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
     p.publish_with(0x03, 1, "kept/a", &[], "value");
     p.expect_ack(PUBACK, 1);
     fill(weir.mqtt, 800);
     weir.kill();
     let begun = Instant::now();
-    let weir = start(dir.path(), ports, "0");
+    let weir = start(&data, ports, "0");
     let took = begun.elapsed();
     let mut looker = Raw::connect_with(weir.mqtt, Version::V5, "looker", true, &[]);
     looker.subscribe("kept/#", 1);

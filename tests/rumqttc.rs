@@ -97,7 +97,7 @@ fn large_retained_messages_all_come() {
 
 /// 300 messages of 1 MiB in all while nobody reads, then all of them.
 #[test]
-fn a_reader_that_was_behind_gets_everything_in_order() {
+fn p3_a_reader_that_was_behind_gets_everything_in_order() {
     let dir = dir();
     let weir = Weir::start(dir.path());
     let (client, mut connection) = Client::new(options("slow", weir.mqtt, true), 10_000);

@@ -59,7 +59,7 @@ fn a_socket_without_a_first_packet_is_closed_and_others_are_served() {
 }
 
 #[test]
-fn bytes_that_are_not_mqtt_end_their_connection_only() {
+fn p9_bytes_that_are_not_mqtt_end_their_connection_only() {
     let dir = dir();
     let weir = Weir::start(dir.path());
     let mut good = connect(&weir, b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01g");

@@ -107,7 +107,7 @@ fn lone_publish(port: u16, id: u8) {
 
 /// P1, seen from the kernel: between reading the PUBLISH and writing its PUBACK lies at least one fdatasync that ended well.
 #[test]
-fn an_fdatasync_lies_between_a_lone_publish_and_its_puback() {
+fn p1_an_fdatasync_lies_between_a_lone_publish_and_its_puback() {
     let dir = dir();
     let trace = dir.path().join("trace");
     let (data, ports) = (dir.path().join("data"), ports());

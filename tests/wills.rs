@@ -1,4 +1,4 @@
-//! P5: a will is published once, at the earlier of its delay and the end of its session, through reconnect, takeover, clean start and SIGKILL
+//! A will is published once, at the earlier of its delay and the end of its session, through reconnect, takeover, clean start and SIGKILL
 //! [MQTT-3.1.2-8, MQTT-3.1.3-9].
 
 mod support;
@@ -26,7 +26,7 @@ fn watch(watcher: &mut Raw, start: Instant, wait: Duration) -> Vec<(String, u128
 }
 
 #[test]
-fn p5_a_will_waits_for_its_delay_or_the_end_of_its_session() {
+fn a_will_waits_for_its_delay_or_the_end_of_its_session() {
     let dir = dir();
     let weir = Weir::start(dir.path());
     let mut watcher = Raw::connect(weir.mqtt, Version::V5, "watcher");
@@ -55,7 +55,7 @@ fn p5_a_will_waits_for_its_delay_or_the_end_of_its_session() {
 }
 
 #[test]
-fn p5_a_delayed_will_survives_sigkill_and_comes_once() {
+fn a_delayed_will_survives_sigkill_and_comes_once() {
     let dir = dir();
     let mut weir = Weir::start(dir.path());
     let mut watcher = Raw::connect(weir.mqtt, Version::V5, "watcher");
