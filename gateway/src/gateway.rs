@@ -3,7 +3,7 @@
 //! Invariant: one way from a topic to its partition, one way from a client id to its key.
 //! Must not know: sockets.
 
-use crate::{boot::Boots, directory::Directory, group::Groups, offline::Offline, peer::Peer, tail};
+use crate::{boot::Boots, directory::Directory, group::Groups, interests::Interests, offline::Offline, peer::Peer, tail};
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use std::{
@@ -69,6 +69,7 @@ pub(crate) struct Gateway {
     pub retained: Vec<Arc<RwLock<Retained>>>,
     pub directory: Directory,
     pub groups: Groups,
+    pub interests: Interests,
     pub offline: Offline,
     pub boots: Boots,
     pub boot: u64,
@@ -91,6 +92,7 @@ pub(crate) struct Parts {
     pub tails: Vec<UnboundedSender<tail::Command>>,
     pub retained: Vec<Arc<RwLock<Retained>>>,
     pub offline: Offline,
+    pub interests: Interests,
     pub boots: Boots,
     pub boot: u64,
     /// Milliseconds since 1970.
@@ -124,6 +126,7 @@ impl Gateway {
             retained: p.retained,
             directory: Directory::default(),
             groups: Groups::default(),
+            interests: p.interests,
             offline: p.offline,
             boots: p.boots,
             boot: p.boot,

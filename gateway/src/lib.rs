@@ -12,6 +12,7 @@ mod fold;
 mod gateway;
 mod group;
 mod http;
+mod interests;
 mod offline;
 mod peer;
 mod run;

@@ -10,6 +10,7 @@ use crate::{
     fold::{Base, fold},
     gateway::{Gateway, Parts},
     group::{self, Groups},
+    interests::Interests,
     offline::{self, Offline},
     run::RunError,
     tail::{Bell, Tail},
@@ -24,6 +25,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use weir_core::{
     group::{Group, Place},
     ids::PartitionId,
+    interest::Interest,
     session::Session,
 };
 use weir_log::{AppendError, Engine, Nobody, Put, Wake};
@@ -41,6 +43,7 @@ pub(crate) struct Found {
     groups: HashMap<Box<str>, Group>,
     /// Which sessions subscribe to which group.
     subscribers: HashMap<Box<str>, HashSet<u64>>,
+    interest: Interest,
     bad: Option<String>,
 }
 
@@ -81,6 +84,7 @@ impl Found {
 
     fn session(&mut self, s: &Session, tag: u32) -> Vec<Place> {
         group::subscribed(s.shared_filters(), s.sid(), &mut self.subscribers);
+        s.filters().iter().map(|f| &**f).chain(s.shared_filters()).for_each(|f| self.interest.add(f));
         // Connected when the process ended: at once. Else when the tag says, if it ever ends.
         let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
         self.due.extend(at.map(|at| (at, s.client_id().into())));
@@ -139,8 +143,8 @@ pub(crate) fn assemble(engine: Arc<dyn Engine>, mut found: Found, wall_ms: fn() 
     }
     let (offline, due) = Offline::new();
     std::mem::take(&mut found.due).into_iter().for_each(|(at, client_id)| offline.look(at, &client_id));
-    let (groups, boots) = (found.take_groups(), found.boots);
-    let gateway = Arc::new(Gateway::new(Parts { engine, tails, retained, offline, boots, boot, wall_ms }));
+    let (groups, interests, boots) = (found.take_groups(), Interests::of(found.interest), found.boots);
+    let gateway = Arc::new(Gateway::new(Parts { engine, tails, retained, offline, interests, boots, boot, wall_ms }));
     Groups::restore(&gateway, groups);
     let looking = gateway.clone();
     let look = async move |client_id: Box<str>| {

@@ -211,8 +211,8 @@ impl World {
                     self.receipts += 1;
                     self.event(Event::WillSubmitted(P, Receipt(self.receipts)));
                 }
-                Action::Subscribe(id, _) => self.subscribes.push(id),
-                Action::Share(id, _) => self.event(Event::Shared(id)),
+                Action::Subscribe { id, .. } => self.subscribes.push(id),
+                Action::Share { id, .. } => self.event(Event::Shared(id)),
                 _ => {}
             }
         }

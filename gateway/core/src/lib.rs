@@ -10,6 +10,7 @@ pub mod fanout;
 mod fuzz;
 pub mod group;
 pub mod ids;
+pub mod interest;
 pub mod message;
 pub mod packet;
 pub mod property;

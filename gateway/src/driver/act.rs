@@ -31,17 +31,24 @@ impl Driver {
         match action {
             Action::PutValue | Action::DeleteValue => self.put_value(now, action),
             Action::AppendWill => self.append_will(now),
-            Action::Subscribe(id, filter) => {
+            Action::Subscribe { id, filter, new } => {
+                if new {
+                    self.gateway.interests.add(&filter);
+                }
                 self.entered = true;
                 self.filters = None;
                 self.read_again();
                 self.tell_tails(|| Command::Subscribe(self.peer.clone(), id, filter.clone()));
             }
             Action::Unsubscribe(filter) => {
+                self.gateway.interests.remove(&filter);
                 self.filters = None;
                 self.tell_tails(|| Command::Unsubscribe(self.peer.id, filter.clone()));
             }
-            Action::Share(id, filter) => {
+            Action::Share { id, filter, new } => {
+                if new {
+                    self.gateway.interests.add(&filter);
+                }
                 if let Some((sid, credit)) = self.phase.session().map(|s| (s.sid(), s.credit())) {
                     let peer = self.peer.clone();
                     Groups::tell(&self.gateway, &filter, group::Command::Join { peer, id, sid, credit });
@@ -49,6 +56,7 @@ impl Driver {
                 }
             }
             Action::Unshare(filter, sid) => {
+                self.gateway.interests.remove(&filter);
                 self.shared.retain(|f| *f != filter);
                 Groups::tell(&self.gateway, &filter, group::Command::Unshare(sid));
             }

@@ -69,7 +69,7 @@ impl Driver {
             self.phase = Phase::Settling(request, Box::new(session), alive);
         } else {
             // A will whose time has not come is not published: its session goes on.
-            self.run(now, &request, Some(session).filter(|_| alive), true);
+            self.run(now, &request, Some(session), alive);
         }
     }
 
@@ -94,8 +94,12 @@ impl Driver {
         }
     }
 
-    fn run(&mut self, now: Now, request: &ConnectRequest, session: Option<Session>, in_store: bool) {
-        let resumed = session.is_some();
+    /// `resumed`: its time was not over.
+    fn run(&mut self, now: Now, request: &ConnectRequest, session: Option<Session>, resumed: bool) {
+        let in_store = session.is_some();
+        if let Some(ended) = session.as_ref().filter(|_| !resumed || request.clean_start) {
+            self.gateway.interests.remove_all(ended);
+        }
         let mut session = session.unwrap_or_else(|| Session::new(&request.client_id, 0));
         let span = |p: &PartitionId| (*p, Offset(self.gateway.engine.span(log_id(*p)).durable.0));
         let partitions: Vec<_> = self.gateway.partitions.iter().map(span).collect();
@@ -119,7 +123,7 @@ impl Driver {
                 // The log could not take it; the store still has it, and a new session would forget it.
                 return self.refuse(ReasonCode::SERVER_UNAVAILABLE);
             }
-            self.run(now, &request, Some(*session).filter(|_| alive), true);
+            self.run(now, &request, Some(*session), alive);
             self.act(now);
         }
     }
@@ -128,6 +132,9 @@ impl Driver {
     pub(super) fn hand_over(&mut self) {
         if let Phase::Running(s) | Phase::Offline(Some(s)) = &mut self.phase {
             self.gateway.totals.add(s.take_counts());
+            if !s.is_stored() {
+                self.gateway.interests.remove_all(s);
+            }
             if s.is_stored()
                 && !s.was_connected()
                 && let Some(at) = s.due_at(0)

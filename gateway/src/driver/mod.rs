@@ -14,7 +14,7 @@ mod life;
 #[cfg(test)]
 mod tests;
 
-use crate::{filters::Filters, gateway::Gateway, peer::Peer};
+use crate::{filters::Filters, gateway::Gateway, interests::Asked, peer::Peer};
 use feed::Feeding;
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use weir_core::{
     group::Place,
     ids::{Now, PartitionId, Receipt, Source, SubscribeId, Watermark},
     message::Message,
-    packet::{Packet, ReasonCode, Version},
+    packet::{Packet, Qos, ReasonCode, Version},
     session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
 };
 use weir_log::{AppendError, Kind, Records, Wake, record::PushError};
@@ -77,6 +77,7 @@ pub(crate) struct Driver {
     /// There are packets in `rest`.
     waiting: bool,
     pub out: Vec<u8>,
+    asked: Asked,
     /// Per partition: records of this pass.
     records: Vec<Records>,
     /// What is acknowledged of this pass, in order: index of the partition and how many.
@@ -140,6 +141,7 @@ impl Driver {
             rest: Vec::new(),
             waiting: false,
             out: Vec::new(),
+            asked: Asked::default(),
             records: (0..n).map(|_| Records::default()).collect(),
             runs: Vec::new(),
             receipts: vec![None; n],
@@ -309,12 +311,23 @@ impl Driver {
                 Ok(None) => {}
                 Ok(Some(append)) => {
                     if self.append(&append).is_err() {
-                        self.violation(now, Violation { reason: ReasonCode::PACKET_TOO_LARGE, statement: "a message that is no record" });
+                        return self
+                            .violation(now, Violation { reason: ReasonCode::PACKET_TOO_LARGE, statement: "a message that is no record" });
                     }
+                    self.tell_interest(&append);
                 }
                 Err(v) => self.violation(now, v),
             },
             _ => {}
+        }
+    }
+
+    fn tell_interest(&mut self, append: &Append<'_>) {
+        if let (Phase::Running(session), Append::Message(m)) = (&mut self.phase, append)
+            && session.tells_interest(m)
+            && !self.gateway.interests.any(&m.topic, &mut self.asked)
+        {
+            session.nobody_subscribes();
         }
     }
 
@@ -367,7 +380,7 @@ impl Driver {
     /// Encodes it into the records of its partition.
     fn append(&mut self, append: &Append<'_>) -> Result<(), PushError> {
         let (p, acknowledged) = match append {
-            Append::Message(m) => (self.gateway.partition_of(&m.topic), m.qos != weir_core::packet::Qos::AtMostOnce),
+            Append::Message(m) => (self.gateway.partition_of(&m.topic), m.qos != Qos::AtMostOnce),
             Append::Release(p, _) => (self.gateway.partitions.iter().position(|q| q == p).unwrap_or(0), true),
         };
         match append {

@@ -1,7 +1,7 @@
 //! What a driver owes to others whatever becomes of it, on a real log without sockets.
 
 use super::*;
-use crate::{boot::Boots, gateway::Parts, offline::Offline};
+use crate::{boot::Boots, gateway::Parts, interests::Interests, offline::Offline};
 use parking_lot::RwLock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use weir_core::retained::Retained;
@@ -14,7 +14,16 @@ fn gateway(dir: &std::path::Path) -> Arc<Gateway> {
     let (tail, _) = tokio::sync::mpsc::unbounded_channel();
     let (offline, _) = Offline::new();
     let retained = vec![Arc::new(RwLock::new(Retained::default()))];
-    Arc::new(Gateway::new(Parts { engine, tails: vec![tail], retained, offline, boots: Boots::default(), boot: 1, wall_ms: || 0 }))
+    Arc::new(Gateway::new(Parts {
+        engine,
+        tails: vec![tail],
+        retained,
+        offline,
+        interests: Interests::default(),
+        boots: Boots::default(),
+        boot: 1,
+        wall_ms: || 0,
+    }))
 }
 
 const CONNECT: &[u8] = b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01p";

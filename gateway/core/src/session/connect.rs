@@ -182,11 +182,11 @@ impl Session {
         self.readers = joining.partitions.iter().map(|(p, end)| PartitionReader { id: *p, reader: place(*p, *end) }).collect();
         for (filter, s) in &mut self.subscriptions.all {
             s.new = false;
-            self.actions.push_back(Action::Subscribe(s.id, filter.clone()));
+            self.actions.push_back(Action::Subscribe { id: s.id, filter: filter.clone(), new: false });
         }
         for (filter, s) in &mut self.subscriptions.shared {
             s.new = false;
-            self.actions.push_back(Action::Share(s.id, filter.clone()));
+            self.actions.push_back(Action::Share { id: s.id, filter: filter.clone(), new: false });
         }
         self.subscriptions.changed();
     }

@@ -67,6 +67,13 @@ impl Inbound {
         self.queue.push_back((until, ack));
     }
 
+    /// Nobody subscribes to the message that came last.
+    pub fn nobody(&mut self) {
+        if let Some((Until::Appended, Reply::Publish(_, reason))) = self.queue.back_mut() {
+            *reason = ReasonCode::NO_MATCHING_SUBSCRIBERS;
+        }
+    }
+
     /// Acknowledgements that have not left.
     pub fn waiting(&self) -> usize {
         self.queue.len()
@@ -192,6 +199,17 @@ impl Session {
             None => None,
         };
         Ok(Some(Message { mark, ..Message::of_publish(p, topic, self.client_hash, now.wall_ms) }))
+    }
+
+    /// Is the publisher told when nobody subscribes to its message? Only version 5 can say it, and only a PUBACK does, as in mosquitto.
+    #[must_use]
+    pub fn tells_interest(&self, m: &Message<'_>) -> bool {
+        self.version == Version::V5 && m.qos == Qos::AtLeastOnce
+    }
+
+    /// Nobody subscribes to the topic of the message with QoS 1 that `packet` gave last. It is in the log all the same.
+    pub fn nobody_subscribes(&mut self) {
+        self.inbound.nobody();
     }
 
     /// `$SYS` is the gateway's own. Version 5 is told; 3.1.1 has no way to be told but the end of its connection [MQTT-3.3.5-2].

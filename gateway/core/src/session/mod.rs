@@ -152,10 +152,20 @@ pub enum Action {
     /// Append `Session::will_message`.
     AppendWill,
     /// Offer what matches this filter; answer with `Started` per partition.
-    Subscribe(SubscribeId, Box<str>),
+    Subscribe {
+        id: SubscribeId,
+        filter: Box<str>,
+        /// In this life; one of an earlier life was stored.
+        new: bool,
+    },
     Unsubscribe(Box<str>),
     /// Become a member of the group of this shared filter; answer with `Shared`.
-    Share(SubscribeId, Box<str>),
+    Share {
+        id: SubscribeId,
+        filter: Box<str>,
+        /// As in `Subscribe`.
+        new: bool,
+    },
     /// The session of this id is a subscriber of the group no more.
     Unshare(Box<str>, u64),
     /// The record that the group gave is done with.

@@ -185,8 +185,8 @@ impl Session {
         let id = self.subscriptions.next_id();
         let subscription = Subscription { options, identifier, id, new: true, start: Vec::new() };
         self.subscriptions.of_kind(filter).insert(filter.into(), subscription);
-        let action = if shared(filter).is_some() { Action::Share } else { Action::Subscribe };
-        self.actions.push_back(action(id, filter.into()));
+        let (is_shared, filter, new) = (shared(filter).is_some(), filter.into(), true);
+        self.actions.push_back(if is_shared { Action::Share { id, filter, new } } else { Action::Subscribe { id, filter, new } });
         Some(id)
     }
 

@@ -395,11 +395,11 @@ impl World {
                     let receipt = self.receipt(Source::Partition(p));
                     self.event(Event::WillSubmitted(p, receipt));
                 }
-                Action::Subscribe(id, filter) => {
+                Action::Subscribe { id, filter, .. } => {
                     self.ids.insert(filter.to_string(), id);
                     self.say(format_args!("! subscribe {filter}"));
                 }
-                Action::Share(id, filter) => {
+                Action::Share { id, filter, .. } => {
                     self.ids.insert(filter.to_string(), id);
                     self.say(format_args!("! share {filter}"));
                 }
