@@ -69,7 +69,7 @@ struct Located {
 /// Where the newest record of each key lies. Whole keys, not hashes of them: 40 B more a key, and no collision to refuse.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    map: HashMap<Box<[u8]>, Located>,
+    map: HashMap<Box<[u8]>, Located, foldhash::fast::RandomState>,
     live_bytes: u64,
     /// Offset of the next record.
     next: Offset,
