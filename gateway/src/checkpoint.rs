@@ -245,12 +245,13 @@ impl Work {
             return;
         }
         self.ask(&self.gateway.peers).await;
-        let engine = self.gateway.engine.clone();
-        let retired = tokio::task::spawn_blocking(move || engine.retire(p, weir_log::Offset(below.0))).await;
-        match retired {
+        let (tx, rx) = oneshot::channel();
+        self.gateway.engine.retire(p, weir_log::Offset(below.0), Box::new(move |r| drop(tx.send(r))));
+        match rx.await {
             Ok(Ok(())) => tracing::info!("retention: partition {} begins at record {below} now", p.0),
             Ok(Err(e)) => tracing::warn!("retention in partition {}: {e}; it is tried again", p.0),
-            Err(e) => tracing::error!("retention in partition {}: {e}", p.0),
+            // The log stops.
+            Err(_) => {}
         }
     }
 

@@ -43,6 +43,11 @@ impl Totals {
         self.lost.fetch_add(records, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    pub fn lost_so_far(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     pub fn add(&self, c: Counts) {
         let pairs = [
             (&self.received, c.received),

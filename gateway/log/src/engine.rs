@@ -42,6 +42,7 @@ pub struct Partition {
 pub type Named<'a> = dyn FnMut(&[u8], u32, &[u8]) -> Vec<(PartitionId, Offset)> + 'a;
 
 pub type FetchDone = Box<dyn FnOnce(Result<Fetched, ReadError>) + Send>;
+pub type RetireDone = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Completion-based and neutral to any runtime. A partition id that is not of `partitions` is the caller's bug and panics.
 pub trait Engine: Send + Sync + 'static {
@@ -61,8 +62,8 @@ pub trait Engine: Send + Sync + 'static {
     fn state(&self) -> &dyn State;
     /// The files of a partition, oldest first; the last is being written.
     fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>>;
-    /// Retention: what lies before `below` in whole segments is gone for good. Blocks.
-    fn retire(&self, p: PartitionId, below: Offset) -> io::Result<()>;
+    /// Retention: what lies before `below` in whole segments is gone for good. On a thread of the log's own, like `fetch`.
+    fn retire(&self, p: PartitionId, below: Offset, done: RetireDone);
     /// Places where acknowledged records cannot be read; each is a key `damage/PARTITION/OFFSET`.
     fn damaged(&self) -> usize;
     /// Makes everything accepted durable, notes that the end was clean, ends the threads. Blocks; later appends are refused.
@@ -360,11 +361,14 @@ impl<S: Storage> Engine for LogEngine<S> {
         self.partition(p).segments.infos()
     }
 
-    fn retire(&self, p: PartitionId, below: Offset) -> io::Result<()> {
-        // The start is durable before a file goes: what is missing below it is not damage.
-        self.state.put_durably(&[Put { key: &start_key(p), tag: 0, value: Some(&below.0.to_le_bytes()) }])?;
-        let i = self.place(p);
-        self.data[i].segments.retire(&*self.storages[i], below)
+    fn retire(&self, p: PartitionId, below: Offset, done: RetireDone) {
+        let (segments, storage) = (self.partition(p).segments.clone(), self.storages[self.place(p)].clone());
+        let state = self.state.clone();
+        self.readers.submit(Box::new(move || {
+            // The start is durable before a file goes: what is missing below it is not damage.
+            let put = state.put_durably(&[Put { key: &start_key(p), tag: 0, value: Some(&below.0.to_le_bytes()) }]);
+            done(put.and_then(|()| segments.retire(&*storage, below)));
+        }));
     }
 
     fn stop(&self) {
@@ -412,6 +416,11 @@ impl LogEngine<crate::storage::sim::SimStorage> {
     /// Jobs are done as they come, or wait to be stepped: a start waits for what it reads.
     pub fn read_at_once(&self, at_once: bool) {
         self.readers.at_once.store(at_once, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Cleans the state store, whether it wants it or not.
+    pub fn step_clean(&self) {
+        self.state.step_clean();
     }
 
     /// Does one job of the reader threads; false: there is none.

@@ -339,6 +339,21 @@ impl<S: Storage> Partition<S> {
         can
     }
 
+    /// Nobody writes but who steps.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn is_stepped(&self) -> bool {
+        self.stepped.lock().is_some()
+    }
+
+    /// There was no room: whoever waits lets the writer write.
+    pub fn wait_a_little(&self) {
+        #[cfg(any(test, feature = "sim"))]
+        if self.is_stepped() && self.step() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+
     pub fn span(&self) -> Span {
         Span { start: self.segments.start(), durable: self.shared.durable() }
     }

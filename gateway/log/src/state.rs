@@ -294,12 +294,18 @@ impl<S: Storage> StateStore<S> {
         self.inner.partition.step()
     }
 
+    #[cfg(any(test, feature = "sim"))]
+    pub fn step_clean(&self) {
+        // A disk that fails, or has no power any more, says so elsewhere.
+        let _given_up = self.inner.clean();
+    }
+
     /// Waits for room.
     pub fn put_patiently(&self, puts: &[Put<'_>]) -> Result<Receipt, AppendError> {
         let nobody: Arc<dyn Wake> = Arc::new(Nobody);
         loop {
             match self.put(puts, &nobody) {
-                Err(AppendError::Full) => thread::sleep(Duration::from_millis(1)),
+                Err(AppendError::Full) => self.inner.partition.wait_a_little(),
                 other => return other,
             }
         }
@@ -350,6 +356,8 @@ impl<S: Storage> Inner<S> {
     }
 
     fn wait_durable(&self, receipt: Receipt) -> std::io::Result<()> {
+        #[cfg(any(test, feature = "sim"))]
+        while self.partition.is_stepped() && self.partition.step() {}
         let (tx, rx) = std::sync::mpsc::channel::<()>();
         self.partition.shared.when_durable(Offset(receipt.0), Box::new(move || drop(tx)));
         let _disconnects_when_durable = rx.recv();
@@ -367,7 +375,7 @@ impl<S: Storage> Inner<S> {
                 let copied = self.directory.lock().copy(piece, |r| self.partition.shared.append(r, &nobody));
                 match copied {
                     // The writer is busy with others: they go first.
-                    Err(AppendError::Full) => thread::sleep(Duration::from_millis(5)),
+                    Err(AppendError::Full) => self.partition.wait_a_little(),
                     other => return other,
                 }
             }

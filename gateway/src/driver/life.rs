@@ -137,6 +137,7 @@ impl Driver {
             }
             if s.is_stored()
                 && !s.was_connected()
+                && !s.gave_up()
                 && let Some(at) = s.due_at(0)
             {
                 self.gateway.offline.look(at, s.client_id());

@@ -411,7 +411,7 @@ impl Driver {
     /// Appends the records of this pass; all receipts are told in order when every partition has taken its part.
     fn submit(&mut self, now: Now) {
         self.full = false;
-        let mut failed = None;
+        let mut failed = Vec::new();
         for (p, records) in self.records.iter_mut().enumerate() {
             if records.is_empty() {
                 continue;
@@ -422,22 +422,31 @@ impl Driver {
                     self.receipts[p] = Some(Receipt(receipt.0));
                 }
                 Err(AppendError::Full) => self.full = true,
-                Err(e) => failed = Some((self.gateway.partitions[p], e)),
+                Err(e) => {
+                    if !matches!(e, AppendError::Stopping) {
+                        self.gateway.partition_failed(&e);
+                    }
+                    records.clear();
+                    // One that never becomes durable.
+                    self.receipts[p] = Some(Receipt(u64::MAX));
+                    failed.push(self.gateway.partitions[p]);
+                }
             }
         }
-        if let Some((p, e)) = failed {
-            if !matches!(e, AppendError::Stopping) {
-                self.gateway.partition_failed(&e);
-            }
-            self.records.iter_mut().for_each(Records::clear);
-            self.runs.clear();
-            // What it published cannot be taken, and it cannot be told otherwise; a will that is owed is given up.
+        if !failed.is_empty() {
+            // What it published cannot be taken, and it cannot be told otherwise.
             self.event(now, Event::Closed(Cause::LogFailed));
-            return self.event(now, Event::Appended(Source::Partition(p), Watermark::Failed));
         }
-        if self.full {
-            return;
+        if !self.full {
+            self.submitted(now);
         }
+        for p in failed {
+            self.event(now, Event::Appended(Source::Partition(p), Watermark::Failed));
+        }
+    }
+
+    /// Every partition has taken its part.
+    fn submitted(&mut self, now: Now) {
         for (p, n) in std::mem::take(&mut self.runs) {
             if let Some(receipt) = self.receipts[p] {
                 self.event(now, Event::Submitted(self.gateway.partitions[p], receipt, n));

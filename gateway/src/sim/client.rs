@@ -1,10 +1,11 @@
-//! Model clients: what a careful client with a store of its own does, and what it must never see.
+//! Model clients of both versions: what a careful client with a store of its own does, and what it must never see.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::gateway::Gateway;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use weir_core::{
     codec::{Decoded, decode, encode},
     packet::{Ack, Connect, Filters, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, Version, Will},
-    property::Properties,
+    property::{Properties, PropertiesBuf, Property},
 };
 
 /// What all clients of one run know together.
@@ -22,9 +23,22 @@ pub(super) struct Ledger {
     pub before_second: Option<BTreeSet<String>>,
     /// Newest acknowledged retained message of each topic.
     pub retained: HashMap<String, String>,
+    /// Records that were told to be lost, by client; those told to no client are the group's.
+    pub lost: BTreeMap<String, u64>,
+    told: u64,
 }
 
 impl Ledger {
+    /// What the gateway has counted since, while it served this client.
+    pub fn tell_lost(&mut self, gateway: &Gateway, client: Option<&str>) {
+        let lost = gateway.totals.lost_so_far();
+        if lost > self.told {
+            *self.lost.entry(client.unwrap_or("group").into()).or_default() += lost - self.told;
+        }
+        // Less: another process.
+        self.told = lost;
+    }
+
     fn acknowledge(&mut self, m: &Open) {
         self.acknowledged.insert(m.payload.clone());
         if m.retain {
@@ -34,7 +48,8 @@ impl Ledger {
     }
 }
 
-struct Open {
+#[derive(Clone)]
+pub(super) struct Open {
     id: PacketId,
     payload: String,
     topic: String,
@@ -45,7 +60,7 @@ struct Open {
 
 pub(super) enum Role {
     Publisher {
-        open: BTreeMap<u64, OpenMessage>,
+        open: BTreeMap<u64, Open>,
         next: u64,
         last: u64,
     },
@@ -63,8 +78,6 @@ pub(super) enum Role {
         connections: u64,
     },
 }
-
-pub(super) struct OpenMessage(Open);
 
 /// A filter that is added while its session may be behind.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,9 +100,30 @@ pub(super) struct Client {
     seen: BTreeSet<String>,
     rest: Vec<u8>,
     pub out: Vec<u8>,
+    pub version: Version,
+    /// Of this connection, by topic: what the publisher sends instead; by alias: what the gateway sends instead.
+    aliases_out: BTreeMap<String, u16>,
+    aliases_in: BTreeMap<u16, String>,
+    window: Window,
 }
 
-const V: Version = Version::V311;
+/// Messages with QoS 1 and 2 on their way to this connection, as the gateway must see them: it has not heard more than what left `out`.
+#[derive(Default)]
+struct Window {
+    came: usize,
+    /// Bytes that were said, and that have left.
+    said: usize,
+    left: usize,
+    /// Where in what was said acknowledgements end.
+    acks: VecDeque<usize>,
+    heard: usize,
+    /// With QoS 2, not released.
+    ids: BTreeSet<PacketId>,
+}
+
+/// Of clients of version 5.
+const RECEIVE_MAXIMUM: u16 = 3;
+const TOPIC_ALIASES: u16 = 2;
 
 fn bare(packet_id: PacketId) -> Ack<'static> {
     Ack { packet_id, reason: ReasonCode::SUCCESS, properties: Properties::default() }
@@ -97,7 +131,19 @@ fn bare(packet_id: PacketId) -> Ack<'static> {
 
 impl Client {
     pub fn new(id: &str, role: Role) -> Self {
-        Self { id: id.into(), role, known: false, connected: false, seen: BTreeSet::new(), rest: Vec::new(), out: Vec::new() }
+        Self {
+            id: id.into(),
+            role,
+            known: false,
+            connected: false,
+            seen: BTreeSet::new(),
+            rest: Vec::new(),
+            out: Vec::new(),
+            version: Version::V311,
+            aliases_out: BTreeMap::new(),
+            aliases_in: BTreeMap::new(),
+            window: Window::default(),
+        }
     }
 
     pub fn publisher(id: &str, last: u64) -> Self {
@@ -128,12 +174,63 @@ impl Client {
     }
 
     fn say(&mut self, packet: &Packet<'_>) {
-        encode(packet, V, &mut self.out);
+        let before = self.out.len();
+        encode(packet, self.version, &mut self.out);
+        self.window.said += self.out.len() - before;
+        if matches!(packet, Packet::PubAck(_) | Packet::PubComp(_)) {
+            self.window.acks.push_back(self.window.said);
+        }
+    }
+
+    /// The next bytes on their way to the gateway.
+    pub fn take(&mut self, n: usize) -> Vec<u8> {
+        self.window.left += n;
+        while self.window.acks.front().is_some_and(|end| *end <= self.window.left) {
+            self.window.acks.pop_front();
+            self.window.heard += 1;
+        }
+        self.out.drain(..n).collect()
+    }
+
+    fn say_publish(&mut self, m: &Open, dup: bool) {
+        let mut properties = PropertiesBuf::default();
+        let mut topic = &*m.topic;
+        if self.version == Version::V5 {
+            let next = self.aliases_out.len() as u16 + 1;
+            let known = self.aliases_out.get(topic).copied();
+            if let Some(alias) = known.or((next <= TOPIC_ALIASES).then_some(next)) {
+                properties.push(Property::TopicAlias(alias));
+                self.aliases_out.insert(topic.into(), alias);
+            }
+            if known.is_some() {
+                topic = "";
+            }
+        }
+        let packet_id = (m.qos != Qos::AtMostOnce).then_some(m.id);
+        let packet = Publish {
+            dup,
+            qos: m.qos,
+            retain: m.retain,
+            topic,
+            packet_id,
+            properties: properties.as_properties(),
+            payload: m.payload.as_bytes(),
+        };
+        self.say(&Packet::Publish(packet));
+    }
+
+    fn say_subscribe(&mut self, filter: &str, qos: Qos) {
+        let mut raw = (filter.len() as u16).to_be_bytes().to_vec();
+        raw.extend_from_slice(filter.as_bytes());
+        raw.push(qos as u8);
+        let filters = Filters::from_validated(&raw, true);
+        self.say(&Packet::Subscribe(Subscribe { packet_id: PacketId::MIN, properties: Properties::default(), filters }));
     }
 
     /// A new connection: says CONNECT.
     pub fn connect(&mut self) {
         (self.connected, self.rest, self.out) = (false, Vec::new(), Vec::new());
+        (self.aliases_out, self.aliases_in, self.window) = Default::default();
         self.seen.clear();
         let mut will_text = String::new();
         if let Role::Mortal { connections } = &mut self.role {
@@ -148,12 +245,19 @@ impl Client {
             payload: will_text.as_bytes(),
         });
         let id = self.id.clone();
+        let mut properties = PropertiesBuf::default();
+        if self.version == Version::V5 {
+            properties
+                .push(Property::SessionExpiryInterval(u32::MAX))
+                .push(Property::ReceiveMaximum(RECEIVE_MAXIMUM))
+                .push(Property::TopicAliasMaximum(TOPIC_ALIASES));
+        }
         self.say(&Packet::Connect(Connect {
-            version: V,
+            version: self.version,
             is_31: false,
             clean_start: false,
             keep_alive_s: 0,
-            properties: Properties::default(),
+            properties: properties.as_properties(),
             client_id: &id,
             will,
             username: None,
@@ -183,7 +287,7 @@ impl Client {
             && coin == 0
         {
             *second = Second::Asked;
-            subscribe(SECOND, Qos::AtLeastOnce, &mut self.out);
+            self.say_subscribe(SECOND, Qos::AtLeastOnce);
         }
         let Role::Publisher { open, next, last } = &mut self.role else { return };
         if !self.connected || open.len() >= 4 || *next >= *last {
@@ -191,25 +295,32 @@ impl Client {
         }
         let seq = *next;
         *next += 1;
-        let qos = if coin.is_multiple_of(2) { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
+        let qos = match coin {
+            0 | 2 | 4 => Qos::AtLeastOnce,
+            1 | 3 | 5 => Qos::ExactlyOnce,
+            _ => Qos::AtMostOnce,
+        };
         let message = Open {
             id: PacketId::MIN.saturating_add((seq % 9) as u16),
             // The QoS in it: what was published with 1 may lie in the log twice.
             payload: format!("{}:{seq:06}:{}", self.id, qos as u8),
             // Long, so that a few records fill a segment.
-            topic: format!("t/{}{}/{}", self.id, "x".repeat(400), seq % 3),
+            topic: format!("t/{}{}/{}", self.id, "x".repeat(600), seq % 3),
             qos,
             retain: coin.is_multiple_of(3),
             received: false,
         };
-        if open.values().any(|o| o.0.id == message.id) {
+        if open.values().any(|o| o.id == message.id) {
             *next -= 1;
             return;
         }
-        let out = &mut self.out;
-        publish(&message, false, out);
         ledger.published.insert(message.payload.clone());
-        open.insert(seq, OpenMessage(message));
+        self.say_publish(&message, false);
+        if qos != Qos::AtMostOnce
+            && let Role::Publisher { open, .. } = &mut self.role
+        {
+            open.insert(seq, message);
+        }
     }
 
     pub fn is_done(&self) -> bool {
@@ -224,7 +335,7 @@ impl Client {
         rest.extend_from_slice(bytes);
         let mut used = 0;
         loop {
-            match decode(&rest[used..], V, usize::MAX) {
+            match decode(&rest[used..], self.version, usize::MAX) {
                 Ok(Decoded::Packet(p, n)) => {
                     self.packet(&p, ledger);
                     used += n;
@@ -252,19 +363,22 @@ impl Client {
             Packet::PubAck(a) | Packet::PubComp(a) => self.finished(a.packet_id, matches!(p, Packet::PubComp(_)), ledger),
             Packet::PubRec(a) => {
                 let Role::Publisher { open, .. } = &mut self.role else { panic!("{}: a PUBREC", self.id) };
-                if let Some(m) = open.values_mut().find(|m| m.0.id == a.packet_id) {
-                    assert_eq!(m.0.qos, Qos::ExactlyOnce);
-                    m.0.received = true;
-                    ledger.acknowledge(&m.0);
+                if let Some(m) = open.values_mut().find(|m| m.id == a.packet_id) {
+                    assert_eq!(m.qos, Qos::ExactlyOnce);
+                    m.received = true;
+                    ledger.acknowledge(m);
                 }
                 self.say(&Packet::PubRel(bare(a.packet_id)));
             }
             Packet::PubRel(a) => {
                 let Role::Subscriber { held, .. } = &mut self.role else { panic!("{}: a PUBREL", self.id) };
                 held.remove(&a.packet_id);
+                // One that came on an earlier connection is on its way still.
+                self.window.came += usize::from(!self.window.ids.remove(&a.packet_id));
                 self.say(&Packet::PubComp(bare(a.packet_id)));
             }
             Packet::Publish(m) => self.message(m, ledger),
+            Packet::Disconnect(_) if self.version == Version::V5 => {}
             other => panic!("{}: {other:?}", self.id),
         }
     }
@@ -276,29 +390,33 @@ impl Client {
         }
         assert!(present || !self.known, "{}: a session that was acknowledged is gone", self.id);
         (self.known, self.connected) = (true, true);
+        let mut wanted = None;
+        let mut again = Vec::new();
         match &mut self.role {
-            Role::Publisher { open, .. } => {
-                for m in open.values() {
-                    if m.0.received {
-                        encode(&Packet::PubRel(bare(m.0.id)), V, &mut self.out);
-                    } else {
-                        publish(&m.0, true, &mut self.out);
-                    }
-                }
-            }
-            Role::Subscriber { filter, qos, subscribed: false, .. } => subscribe(filter, *qos, &mut self.out),
+            Role::Publisher { open, .. } => again.extend(open.values().cloned()),
+            Role::Subscriber { filter, qos, subscribed: false, .. } => wanted = Some((filter.clone(), *qos)),
             // The SUBACK did not come: asked again.
             Role::Subscriber { second, .. } if *second == Second::Asked => *second = Second::Wanted,
             _ => {}
+        }
+        for m in again {
+            if m.received {
+                self.say(&Packet::PubRel(bare(m.id)));
+            } else {
+                self.say_publish(&m, true);
+            }
+        }
+        if let Some((filter, qos)) = wanted {
+            self.say_subscribe(&filter, qos);
         }
     }
 
     fn finished(&mut self, id: PacketId, complete: bool, ledger: &mut Ledger) {
         let Role::Publisher { open, .. } = &mut self.role else { panic!("{}: an acknowledgement", self.id) };
-        let Some((seq, m)) = open.iter().find(|(_, m)| m.0.id == id) else { return };
-        assert_eq!(complete, m.0.qos == Qos::ExactlyOnce, "{}: the wrong acknowledgement for {}", self.id, m.0.payload);
-        assert!(!complete || m.0.received, "{}: PUBCOMP before PUBREC", self.id);
-        ledger.acknowledge(&m.0);
+        let Some((seq, m)) = open.iter().find(|(_, m)| m.id == id) else { return };
+        assert_eq!(complete, m.qos == Qos::ExactlyOnce, "{}: the wrong acknowledgement for {}", self.id, m.payload);
+        assert!(!complete || m.received, "{}: PUBCOMP before PUBREC", self.id);
+        ledger.acknowledge(m);
         let seq = *seq;
         open.remove(&seq);
     }
@@ -307,10 +425,23 @@ impl Client {
         let Role::Subscriber { held, got, member, qos, .. } = &mut self.role else { panic!("{}: a message", self.id) };
         let payload = String::from_utf8(m.payload.to_vec()).expect("ours");
         assert!(m.qos <= *qos);
+        let alias = m.properties.iter().find_map(|p| if let Property::TopicAlias(alias) = p { Some(alias) } else { None });
+        if let Some(alias) = alias {
+            assert!((1..=TOPIC_ALIASES).contains(&alias) && self.version == Version::V5, "{}: alias {alias}", self.id);
+            if !m.topic.is_empty() {
+                self.aliases_in.insert(alias, m.topic.into());
+            }
+        }
+        let topic = if m.topic.is_empty() { alias.and_then(|a| self.aliases_in.get(&a)).expect("an alias that was set") } else { m.topic };
+        if m.qos != Qos::AtMostOnce && self.version == Version::V5 {
+            self.window.came += 1;
+            let on_the_way = self.window.came - self.window.heard;
+            assert!(on_the_way <= usize::from(RECEIVE_MAXIMUM), "{}: {on_the_way} on their way", self.id);
+        }
         // While others publish, a newer one may be on its way.
         if m.retain
             && self.id == "looker"
-            && let Some(newest) = ledger.retained.remove(m.topic)
+            && let Some(newest) = ledger.retained.remove(topic)
         {
             assert!(payload >= newest, "{}: retained {payload}, acknowledged {newest}", self.id);
         }
@@ -322,6 +453,7 @@ impl Client {
         );
         match (m.qos, m.packet_id) {
             (Qos::ExactlyOnce, Some(id)) => {
+                self.window.ids.insert(id);
                 let new = held.insert(id);
                 assert!(new || m.dup, "{}: packet id {id} is used again before it was released", self.id);
                 if new {
@@ -337,28 +469,14 @@ impl Client {
                 }
                 self.say(&Packet::PubAck(bare(id)));
             }
-            _ => panic!("{}: QoS 0 that nobody published", self.id),
+            (Qos::AtMostOnce, None) if payload.ends_with(":0") => {
+                if *member {
+                    *ledger.group.entry(payload).or_default() += 1;
+                } else if !m.retain {
+                    got.push(payload);
+                }
+            }
+            _ => panic!("{}: {payload} with {:?}", self.id, m.qos),
         }
     }
-}
-
-fn subscribe(filter: &str, qos: Qos, out: &mut Vec<u8>) {
-    let mut raw = (filter.len() as u16).to_be_bytes().to_vec();
-    raw.extend_from_slice(filter.as_bytes());
-    raw.push(qos as u8);
-    let filters = Filters::from_validated(&raw, true);
-    encode(&Packet::Subscribe(Subscribe { packet_id: PacketId::MIN, properties: Properties::default(), filters }), V, out);
-}
-
-fn publish(m: &Open, dup: bool, out: &mut Vec<u8>) {
-    let packet = Publish {
-        dup,
-        qos: m.qos,
-        retain: m.retain,
-        topic: &m.topic,
-        packet_id: Some(m.id),
-        properties: Properties::default(),
-        payload: m.payload.as_bytes(),
-    };
-    encode(&Packet::Publish(packet), V, out);
 }

@@ -143,6 +143,7 @@ impl Session {
         self.was_connected = true;
         self.will.clone_from(&request.will);
         self.will_owed = false;
+        self.gave_up = false;
         self.life = Life::Connected;
         self.in_store = joining.in_store;
         self.inbound = Inbound::default();

@@ -5,8 +5,8 @@
 
 use super::{Action, Cause, Held, Life, Session};
 use crate::{
-    ids::{Now, Receipt, Source},
-    message::{Message, WillMark},
+    ids::{Now, PartitionId, Receipt, Source},
+    message::{Message, WillMark, partition_of},
     packet::{Disconnect, Packet, Version},
     property::Properties,
 };
@@ -75,21 +75,31 @@ impl Session {
         self.actions.push_back(Action::HandOver);
     }
 
-    /// Whoever waits for it can never be answered; who only reads goes on (P8).
+    /// Whoever waits for it can never be answered; who only reads, or publishes elsewhere, goes on (P8). What is on its way there is not waited
+    /// for: if the log has it, the next start finds it.
     pub(super) fn log_failed(&mut self, now: Now, source: Source, out: &mut Vec<u8>) {
-        if !self.inbound.waits_for(source) && !self.will_owed && !self.exchanges_pending() {
-            return;
+        let mut waits = self.inbound.waits_for(source);
+        if let Source::Partition(p) = source {
+            waits |= self.exchanges_fail(p);
+            if self.will_owed && self.will_partition().is_none_or(|will| will == p) {
+                // The value keeps it.
+                (self.will_owed, self.gave_up) = (false, true);
+            }
         }
-        self.close(now, Cause::LogFailed, out);
-        if self.life == Life::Ending && self.will_owed {
-            self.will_owed = false;
-            // The will cannot be published now; the stored value still has it.
-            self.life = Life::Ended;
-            self.actions.push_back(Action::HandOver);
-        } else if matches!(self.life, Life::Ending | Life::Draining) {
-            // What is open of QoS 2 and not durable is not in the value; if the log has it, the next start finds it there.
-            self.end();
+        if waits {
+            self.close(now, Cause::LogFailed, out);
         }
+    }
+
+    fn will_partition(&self) -> Option<PartitionId> {
+        let will = self.will.as_ref()?;
+        self.readers.get(partition_of(will.topic(), self.readers.len())).map(|r| r.id)
+    }
+
+    /// Its will is due, and the log could not take it: it waits for the next start.
+    #[must_use]
+    pub fn gave_up(&self) -> bool {
+        self.gave_up
     }
 
     /// The will as a message, while there is one.

@@ -37,6 +37,8 @@ struct Open {
 pub(super) struct Exchanges {
     open: BTreeMap<PacketId, Open>,
     pub next_seq: u64,
+    /// What is on its way there never arrives.
+    failed: Vec<PartitionId>,
 }
 
 /// What the log says of a session after its value was put.
@@ -95,7 +97,16 @@ impl Session {
 
     /// Some record of an exchange is on its way to the disk.
     pub(super) fn exchanges_pending(&self) -> bool {
-        self.expiry_s > 0 && self.exchanges.open.values().any(|open| !self.is_durable(open))
+        let pending = |open: &Open| !self.is_durable(open) && !self.exchanges.failed.contains(&open.partition);
+        self.expiry_s > 0 && self.exchanges.open.values().any(pending)
+    }
+
+    /// Nothing more becomes durable in this partition. True: something was on its way there.
+    pub(super) fn exchanges_fail(&mut self, p: PartitionId) -> bool {
+        if !self.exchanges.failed.contains(&p) {
+            self.exchanges.failed.push(p);
+        }
+        self.expiry_s > 0 && self.exchanges.open.values().any(|open| open.partition == p && !self.is_durable(open))
     }
 
     /// What is open on disk: packet id, sequence number, partition.

@@ -259,6 +259,7 @@ pub struct Session {
     /// It is to be published before the session is handed over.
     will_owed: bool,
     will_receipt: Option<(PartitionId, Receipt)>,
+    gave_up: bool,
     counts: Counts,
 }
 
@@ -296,6 +297,7 @@ impl Session {
             heard_ms: 0,
             will_owed: false,
             will_receipt: None,
+            gave_up: false,
             counts: Counts::default(),
         }
     }

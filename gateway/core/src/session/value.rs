@@ -76,6 +76,10 @@ impl OwnedWill {
         Self { topic: w.topic.into(), qos: w.qos, retain: w.retain, delay_s, expiry_s, headers, payload: w.payload.to_vec() }
     }
 
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
     pub(super) fn delay_s(&self) -> u32 {
         self.delay_s
     }

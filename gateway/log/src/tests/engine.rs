@@ -270,9 +270,14 @@ fn retention_tells_readers_what_they_lost_and_stays_after_a_restart() {
     let segments = engine.segments(P).expect("lists");
     let start = segments[2].base;
     // Not a whole segment: nothing goes.
-    engine.retire(P, Offset(segments[1].base.0 - 1)).expect("retires");
+    let retire = |below| {
+        let (tx, rx) = mpsc::channel();
+        engine.retire(P, below, Box::new(move |r| tx.send(r).expect("somebody waits")));
+        rx.recv().expect("an answer").expect("retires");
+    };
+    retire(Offset(segments[1].base.0 - 1));
     assert_eq!(engine.span(P).start, Offset(0));
-    engine.retire(P, start).expect("retires");
+    retire(start);
     assert_eq!((engine.span(P).start, engine.segments(P).expect("lists").len()), (start, 3));
     let fetch = |engine: &FileEngine, wanted| {
         let (tx, rx) = mpsc::channel();
