@@ -43,6 +43,8 @@ pub(crate) fn fold(engine: &dyn Engine, mut bases: HashMap<PartitionId, Base>) -
 fn partition(engine: &dyn Engine, p: &Partition, base: Base, facts: &mut Facts) -> Result<Arc<RwLock<Retained>>, RunError> {
     let mut view = base.retained;
     let span = engine.span(p.id);
+    // Retention stays below the last checkpoint: what it says was not folded would be gone.
+    debug_assert!(span.start <= base.folded, "partition {} begins at {}, folded is {}", p.id.0, span.start, base.folded);
     let mut from = span.start.max(base.folded);
     let mut told = Instant::now();
     while from < span.durable {

@@ -1,29 +1,30 @@
 //! What a driver owes to others whatever becomes of it, on a real log without sockets.
 
 use super::*;
-use crate::{boot::Boots, gateway::Parts, interests::Interests, offline::Offline};
+use crate::{
+    boot::Boots,
+    gateway::Parts,
+    interests::Interests,
+    offline::{Due, Offline},
+};
 use parking_lot::RwLock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use tokio::sync::mpsc::UnboundedReceiver;
 use weir_core::retained::Retained;
-use weir_log::{Engine, FileEngine, Limits, Options};
+use weir_log::{Engine, FileEngine, Limits, LogEngine, Options, storage::sim::SimStorage};
 
-/// A gateway whose tails are never heard.
-fn gateway(dir: &std::path::Path) -> Arc<Gateway> {
-    let options = Options { directory: dir.join("data"), limits: Limits::default(), streams: vec![("default".into(), 1)] };
-    let engine: Arc<dyn Engine> = Arc::new(FileEngine::open(&options, &mut |_, _, _| Vec::new()).expect("opens"));
+fn options(dir: &std::path::Path) -> Options {
+    Options { directory: dir.join("data"), limits: Limits::default(), streams: vec![("default".into(), 1)] }
+}
+
+/// A gateway whose tails are never heard; and what it is asked to look at later.
+fn gateway(engine: Arc<dyn Engine>, boot: u64) -> (Arc<Gateway>, UnboundedReceiver<Due>) {
     let (tail, _) = tokio::sync::mpsc::unbounded_channel();
-    let (offline, _) = Offline::new();
+    let (offline, due) = Offline::new();
     let retained = vec![Arc::new(RwLock::new(Retained::default()))];
-    Arc::new(Gateway::new(Parts {
-        engine,
-        tails: vec![tail],
-        retained,
-        offline,
-        interests: Interests::default(),
-        boots: Boots::default(),
-        boot: 1,
-        wall_ms: || 0,
-    }))
+    let (interests, boots) = (Interests::default(), Boots::default());
+    let gateway = Gateway::new(Parts { engine, tails: vec![tail], retained, offline, interests, boots, boot, wall_ms: || 0 });
+    (Arc::new(gateway), due)
 }
 
 const CONNECT: &[u8] = b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01p";
@@ -31,7 +32,8 @@ const CONNECT: &[u8] = b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01p";
 #[test]
 fn a_connection_that_panics_gives_its_client_id_back_and_is_counted() {
     let dir = tempfile::tempdir().expect("a directory");
-    let gateway = gateway(dir.path());
+    let engine: Arc<dyn Engine> = Arc::new(FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new()).expect("opens"));
+    let (gateway, _due) = gateway(engine, 1);
     let mut first = Driver::new(gateway.clone());
     first.received(CONNECT);
     let mut second = Driver::new(gateway.clone());
@@ -48,4 +50,40 @@ fn a_connection_that_panics_gives_its_client_id_back_and_is_counted() {
     drop(second);
     assert!(gateway.peers.is_empty());
     gateway.engine.stop();
+}
+
+/// Version 5, a session of 60 s, and a will of QoS 1 on `w`.
+const WITH_WILL: &[u8] = b"\x10\x1D\x00\x04MQTT\x05\x0E\x00\x00\x05\x11\x00\x00\x00\x3C\x00\x01p\x00\x00\x01w\x00\x04gone";
+
+#[test]
+fn a_due_will_that_the_log_cannot_take_waits_for_the_next_start_and_is_not_tried_again_and_again() {
+    let disks = [SimStorage::new(1), SimStorage::new(2)].map(Arc::new);
+    let disk = |path: &std::path::Path| disks[usize::from(!path.ends_with("state"))].clone();
+    let engine = Arc::new(LogEngine::open_stepped(&options("sim".as_ref()), &disk, &mut |_, _, _| Vec::new()).expect("opens"));
+    engine.read_at_once(true);
+    let step = |driver: &mut Driver| {
+        while engine.step_state() {}
+        driver.woken();
+    };
+    let (first_life, _due) = gateway(engine.clone(), 1);
+    let mut connected = Driver::new(first_life);
+    connected.received(WITH_WILL);
+    (0..4).for_each(|_| step(&mut connected));
+    assert_eq!(connected.out.first(), Some(&0x20), "a CONNACK");
+    drop(connected);
+
+    let (second_life, mut due) = gateway(engine.clone(), 2);
+    disks[1].fail_at_op(1);
+    let mut offline = Driver::offline(second_life.clone(), "p").expect("nobody is connected");
+    (0..4).for_each(|_| step(&mut offline));
+    assert!(engine.step_partition(0), "the will is on its way");
+    (0..4).for_each(|_| step(&mut offline));
+    assert!(offline.is_left());
+    assert!(due.try_recv().is_err(), "it would be looked at for ever");
+    // Its client is refused: a session without the will would forget it.
+    let mut back = Driver::new(second_life);
+    back.received(WITH_WILL);
+    (0..4).for_each(|_| step(&mut back));
+    assert!(back.is_left());
+    assert_eq!(back.out.get(..4), Some(&b"\x20\x03\x00\x88"[..]), "server unavailable");
 }

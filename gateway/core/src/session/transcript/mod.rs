@@ -3,6 +3,7 @@
 //! `>` a packet from the client, `=` what the shell tells, `@` the time in ms; then what must follow: `<` packets to the client, `!`
 //! actions. A line that begins with `4` or `5` is for that version only. Topic `w/a` lies in partition 1, the others in 0.
 
+mod failures;
 mod qos2;
 mod scripts;
 

@@ -326,22 +326,6 @@ fn a_drain_puts_what_is_stored_and_keeps_wills_for_the_next_start() {
 }
 
 #[test]
-fn when_the_log_fails_nothing_more_is_acknowledged() {
-    check(
-        r#"
-        > CONNECT clean
-        < CONNACK 0x00
-        > PUBLISH a/b #7 q1 "x"
-        ! append p0 a/b "x"
-        = failed p0
-        ! close
-        ! hand over
-        5 < DISCONNECT 0x83
-        "#,
-    );
-}
-
-#[test]
 fn violations_close_the_connection_with_their_reason() {
     let cases = [("PUBLISH a/b sub=3", "0x82"), ("PUBLISH a/b alias=11", "0x94"), ("PUBLISH - alias=3", "0x82")];
     for (packet, reason) in cases {
@@ -553,26 +537,6 @@ fn a_shared_subscription_takes_what_its_group_gives_and_tells_when_it_is_done() 
         ! close
         ! unshare $share/g/a/#
         ! hand over
-        "#,
-    );
-}
-
-#[test]
-fn who_only_reads_goes_on_when_the_log_has_failed() {
-    check(
-        r#"
-        > CONNECT clean
-        < CONNACK 0x00
-        > SUBSCRIBE # #1 q1
-        ! subscribe #
-        = started # p0 100
-        = started # p1 100
-        < SUBACK #1 [1]
-        = failed p0
-        = record p0 100 a q1 "still"
-        < PUBLISH #1 q1 a "still"
-        > PUBACK #1
-        = failed p0
         "#,
     );
 }
