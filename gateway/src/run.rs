@@ -13,7 +13,7 @@ use crate::{
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use weir_bridge::feed::Feed;
-use weir_log::{Engine, FileEngine, Limits, OpenError, ReadError};
+use weir_log::{Engine, FileEngine, OpenError, ReadError};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -133,7 +133,7 @@ impl Stop {
 }
 
 fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
-    let o = weir_log::Options { directory: options.data.clone(), limits: Limits::default(), streams: vec![("default".into(), 1)] };
+    let o = weir_log::Options::new(&options.data, &[("default", 1)]);
     let mut found = Found::default();
     let engine = FileEngine::open(&o, &mut |key, tag, value| found.take(key, tag, value)).map_err(RunError::Open)?;
     found.check()?;

@@ -16,7 +16,7 @@ use weir_core::{
     packet::{Packet, Version},
     session::{Cause, ConnectRequest, Event, Session, connect::Joining},
 };
-use weir_log::{AppendError, Engine, FileEngine, Limits, Nobody, Options, Put, Wake};
+use weir_log::{AppendError, Engine, FileEngine, Nobody, Options, Put, Wake};
 
 const SESSIONS: usize = 1_000_000;
 
@@ -67,7 +67,7 @@ fn value(nth: usize, client_id: &str) -> Vec<u8> {
 }
 
 fn write_store(data: &Path) {
-    let options = Options { directory: data.into(), limits: Limits::default(), streams: vec![("default".into(), 1)] };
+    let options = Options::new(data, &[("default", 1)]);
     let engine = FileEngine::open(&options, &mut |_, _, _| Vec::new()).expect("opens");
     let nobody: Arc<dyn Wake> = Arc::new(Nobody);
     for first in (0..SESSIONS).step_by(1_000) {

@@ -63,6 +63,7 @@ impl Inbox {
             return false;
         }
         self.entries.push_back(entry);
+        debug_assert!(self.entries.len() <= INBOX_ENTRIES_MAX, "the bound of an inbox");
         true
     }
 

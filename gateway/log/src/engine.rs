@@ -8,7 +8,7 @@ use crate::{
     Watermark,
     appender::{Appender, Opening},
     index::{self, Cache, Indexed},
-    partition::{self, now_ms},
+    partition::{self, Beginning},
     reader::{self, Source},
     segment::{Limits, SegmentInfo, Segments},
     state::{self, Directory, Job, State, StateStore},
@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// A partition as others see it; fixed while the engine runs.
@@ -87,6 +87,24 @@ pub struct Options {
     pub limits: Limits,
     /// Names and numbers of partitions, in order.
     pub streams: Vec<(String, u32)>,
+    /// Milliseconds since 1970; batch times never go back in any case.
+    pub now_ms: fn() -> u64,
+    /// A new random number per call.
+    pub random: fn() -> u64,
+}
+
+impl Options {
+    /// On the system's clock, with default limits.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>, streams: &[(&str, u32)]) -> Self {
+        let streams = streams.iter().map(|(name, n)| ((*name).into(), *n)).collect();
+        Self { directory: directory.into(), limits: Limits::default(), streams, now_ms, random }
+    }
+}
+
+/// A clock before 1970 counts as 0.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// On local files.
@@ -165,8 +183,8 @@ impl<S: Storage> LogEngine<S> {
             named: Offset(0),
             start: Offset(0),
             gaps_allowed: false,
-            now_ms: now_ms(),
-            random,
+            now_ms: (o.now_ms)(),
+            random: o.random,
         };
         let mut appender = Appender::open(storage.clone(), &opening)?;
         let read = |e: ReadError| OpenError::Damaged { file: "state".into(), at: 0, what: e.to_string() };
@@ -205,8 +223,8 @@ impl<S: Storage> LogEngine<S> {
                 let storage = make(&Path::new("streams").join(stream).join(number.to_string()))?;
                 let named = ends.get(&id).copied().unwrap_or_default();
                 let start = starts.get(&id).copied().unwrap_or_default();
-                let opening =
-                    Opening { partition: id, limits: o.limits, clean, named, start, gaps_allowed: true, now_ms: now_ms(), random };
+                let (now_ms, random) = ((o.now_ms)(), o.random);
+                let opening = Opening { partition: id, limits: o.limits, clean, named, start, gaps_allowed: true, now_ms, random };
                 let appender = Appender::open(storage.clone(), &opening)?;
                 storages.push(storage);
                 opened.push((Partition { id, stream: stream.clone(), number, log_id: appender.log_id() }, appender));
@@ -235,15 +253,19 @@ impl<S: Storage> LogEngine<S> {
             Ok(Receipt(0))
         });
         put.map_err(|e| OpenError::Io { what: "naming streams".into(), error: std::io::Error::other(e.to_string()) })?;
-        appender.commit(pending, now_ms()).map_err(|f| OpenError::Io { what: f.what, error: f.error })?;
+        appender.commit(pending, (o.now_ms)()).map_err(|f| OpenError::Io { what: f.what, error: f.error })?;
 
         let mut torn_bytes = appender.torn_bytes();
-        let state = partition::Partition::start(STATE, limits, appender, "state", false, threads).map_err(io("starting a thread for"))?;
+        let begin = |id, limits, name: &str, indexed, appender| {
+            let beginning = Beginning { id, limits, name, indexed, threads, now_ms: o.now_ms };
+            partition::Partition::start(beginning, appender).map_err(io("starting a thread for"))
+        };
+        let state = begin(STATE, limits, "state", false, appender)?;
         let (mut partitions, mut data) = (Vec::new(), Vec::new());
         for (p, appender) in opened {
             torn_bytes += appender.torn_bytes();
             let name = format!("{}-{}", p.stream, p.number);
-            data.push(partition::Partition::start(p.id, o.limits, appender, &name, true, threads).map_err(io("starting a thread for"))?);
+            data.push(begin(p.id, o.limits, &name, true, appender)?);
             partitions.push(p);
         }
         let readers = Arc::new(Readers::default());

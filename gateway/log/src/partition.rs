@@ -20,13 +20,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{SystemTime, UNIX_EPOCH},
 };
-
-/// Milliseconds since 1970. A clock before that counts as 0; batch times never go back in any case.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
 
 type Then = Box<dyn FnOnce() + Send>;
 
@@ -62,6 +56,7 @@ pub(crate) struct Shared {
     limits: Limits,
     /// Keys are indexed.
     indexed: bool,
+    now_ms: fn() -> u64,
     queue: Mutex<Queue>,
     work: Condvar,
     durable: AtomicU64,
@@ -111,6 +106,7 @@ impl Shared {
             return Err(AppendError::Full);
         }
         let first = q.pending.is_empty();
+        debug_assert!(q.pending.is_empty() || q.pending.bytes() + bytes <= self.limits.pending_bytes_max, "the bound of what waits");
         q.pending.push(records);
         q.end = q.end.plus(records.len() as u64);
         let registration = Some((self.id, q.number));
@@ -179,6 +175,7 @@ impl Shared {
 
     fn push(&self, batch: Arc<Batch>) -> Vec<Arc<dyn Wake>> {
         let mut ring = self.ring.lock();
+        debug_assert!(ring.bytes <= self.limits.ring_bytes || ring.batches.len() <= 1, "the bound of the ring, and one batch");
         ring.bytes += batch.memory();
         ring.batches.push_back(batch);
         ring.shrink(self.limits.ring_bytes);
@@ -230,7 +227,7 @@ impl Shared {
     /// Writes all that waits as one batch. False: nothing more will be written.
     fn write_one<S: Storage>(&self, appender: &mut Appender<S>) -> bool {
         let Some((pending, wakes)) = self.take() else { return false };
-        match appender.commit(pending, now_ms()) {
+        match appender.commit(pending, (self.now_ms)()) {
             Ok(batch) => {
                 self.durable.store(batch.end().0, Ordering::Release);
                 let batch = Arc::new(batch);
@@ -269,6 +266,19 @@ impl Shared {
     }
 }
 
+/// How a partition begins.
+pub(crate) struct Beginning<'a> {
+    pub id: PartitionId,
+    pub limits: Limits,
+    /// Of its thread.
+    pub name: &'a str,
+    /// It is read by key.
+    pub indexed: bool,
+    /// It has a writer of its own; else it is stepped.
+    pub threads: bool,
+    pub now_ms: fn() -> u64,
+}
+
 /// A partition with its writer thread; dropped or stopped, the thread finishes what pends and ends.
 pub(crate) struct Partition<S: Storage> {
     pub shared: Arc<Shared>,
@@ -280,16 +290,8 @@ pub(crate) struct Partition<S: Storage> {
 }
 
 impl<S: Storage> Partition<S> {
-    /// `indexed`: it is read by key.
-    /// `threads`: it has a writer of its own; else it is stepped.
-    pub fn start(
-        id: PartitionId,
-        limits: Limits,
-        appender: Appender<S>,
-        name: &str,
-        indexed: bool,
-        threads: bool,
-    ) -> std::io::Result<Self> {
+    pub fn start(beginning: Beginning<'_>, appender: Appender<S>) -> std::io::Result<Self> {
+        let Beginning { id, limits, name, indexed, threads, now_ms } = beginning;
         let end = appender.next();
         let segments = appender.segments().clone();
         let queue =
@@ -299,6 +301,7 @@ impl<S: Storage> Partition<S> {
             id,
             limits,
             indexed,
+            now_ms,
             queue: Mutex::new(queue),
             work: Condvar::new(),
             durable: AtomicU64::new(end.0),

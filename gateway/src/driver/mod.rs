@@ -172,6 +172,13 @@ impl Driver {
         matches!(self.phase, Phase::Left)
     }
 
+    /// The client id whose session it works on.
+    #[cfg(test)]
+    pub fn owns(&self) -> Option<&str> {
+        let owner = matches!(self.phase, Phase::Running(_) | Phase::Settling(..) | Phase::Offline(Some(_)));
+        self.client_id.as_deref().filter(|_| owner)
+    }
+
     /// The socket is to be closed once `out` is sent.
     pub fn close(&self) -> Option<Cause> {
         self.close

@@ -11,10 +11,10 @@ use parking_lot::RwLock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::mpsc::UnboundedReceiver;
 use weir_core::retained::Retained;
-use weir_log::{Engine, FileEngine, Limits, LogEngine, Options, storage::sim::SimStorage};
+use weir_log::{Engine, FileEngine, LogEngine, Options, storage::sim::SimStorage};
 
 fn options(dir: &std::path::Path) -> Options {
-    Options { directory: dir.join("data"), limits: Limits::default(), streams: vec![("default".into(), 1)] }
+    Options::new(dir.join("data"), &[("default", 1)])
 }
 
 /// A gateway whose tails are never heard; and what it is asked to look at later.

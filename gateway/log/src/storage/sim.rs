@@ -13,6 +13,7 @@ use super::{File, Name, Storage};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{Hash, Hasher},
     io,
     sync::Arc,
 };
@@ -194,6 +195,17 @@ impl SimStorage {
         }
         disk.names = disk.durable_names.clone();
         (disk.off, disk.cut_at_sync, disk.fail_at_op) = (false, None, None);
+    }
+
+    /// A number that stands for everything on the disk.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let disk = self.0.lock();
+        let mut hasher = std::hash::DefaultHasher::new();
+        for (name, inode) in &disk.names {
+            (name, disk.inodes.get(*inode).map(|i| (&i.live, &i.durable))).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Changes one byte on the disk, as rot would.

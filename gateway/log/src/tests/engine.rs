@@ -33,7 +33,7 @@ impl Bell {
 }
 
 fn options(dir: &Path) -> Options {
-    Options { directory: dir.join("data"), limits: SMALL, streams: vec![("default".into(), 1)] }
+    Options { limits: SMALL, ..Options::new(dir.join("data"), &[("default", 1)]) }
 }
 
 fn open(dir: &Path) -> FileEngine {
