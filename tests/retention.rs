@@ -13,9 +13,13 @@ use support::{
 };
 
 fn start(data: &Path, ports: [u16; 3], bytes: &str) -> Weir {
+    start_with(data, ports, &["--retention-bytes", bytes])
+}
+
+fn start_with(data: &Path, ports: [u16; 3], flags: &[&str]) -> Weir {
     let mut command = command(&binary(), data, ports);
     command.stderr(std::fs::File::create(said(data)).unwrap());
-    command.args(["--retention-bytes", bytes]);
+    command.args(flags);
     Weir::spawn(command, ports)
 }
 
@@ -109,6 +113,18 @@ fn p6_the_log_is_a_ring_who_comes_late_is_told_the_range_and_what_is_retained_ou
     let stopped = weir.terminate();
     let words = std::fs::read_to_string(said(&data)).unwrap();
     assert!(stopped == Some(0) && words.contains(&format!(" lost: {},", end - 3)), "counted: {words}");
+}
+
+#[test]
+fn what_is_older_than_its_age_goes_and_nothing_younger() {
+    let dir = dir();
+    let (data, ports) = (dir.path().join("data"), ports());
+    let weir = start_with(&data, ports, &["--retention-bytes", "0", "--retention-age", "3s"]);
+    fill(weir.mqtt, 140);
+    let before = segments(&data);
+    assert!(before >= 2, "the newest sealed one is younger");
+    eventually("the sealed ones go", Duration::from_secs(10), || segments(&data) == 1);
+    drop(weir);
 }
 
 #[test]

@@ -8,7 +8,12 @@
 //! `r/TOPIC`: u8 format 1, u32 partition, u64 offset, all little-endian; and when retention has taken the record: u64 time, u8 flags, u16 length
 //! of meta, meta, u32 length of headers, headers, payload.
 
-use crate::{fold::Base, gateway::Gateway, vital};
+use crate::{
+    fold::Base,
+    gateway::Gateway,
+    retention::{Retention, Steps},
+    vital,
+};
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc::unbounded_channel, oneshot, watch},
@@ -19,7 +24,7 @@ use weir_core::{
     ids::{Offset, PartitionId},
     message::Stored,
 };
-use weir_log::{AppendError, Fetch, Nobody, Put, Record, SegmentInfo, Wake, Wanted};
+use weir_log::{AppendError, Fetch, Nobody, Put, Record, Wake, Wanted};
 
 const FORMAT: u8 = 1;
 /// Puts in one call: others come between.
@@ -27,34 +32,6 @@ const PUTS_PER_CALL: usize = 256;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Bytes of retained messages moved in one step.
 const MOVE_BYTES: u32 = 1 << 20;
-
-/// How much of a stream is kept; what is older goes, oldest segment first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// Bytes per partition; `None`: as long as the disk has room.
-    pub bytes: Option<u64>,
-    /// `None`: whatever its age.
-    pub age: Option<Duration>,
-}
-
-impl Retention {
-    /// Everything before this may go.
-    fn below(&self, segments: &[SegmentInfo], now_ms: u64) -> Offset {
-        let mut total: u64 = segments.iter().map(|s| s.bytes).sum();
-        let oldest_ms = self.age.map_or(0, |age| now_ms.saturating_sub(age.as_millis() as u64));
-        let mut below = Offset(0);
-        for s in segments {
-            let (Some(end), Some(sealed_ms)) = (s.end, s.sealed_ms) else { break };
-            let too_much = self.bytes.is_some_and(|max| total > max);
-            if !too_much && sealed_ms >= oldest_ms {
-                break;
-            }
-            total -= s.bytes;
-            below = Offset(end.0);
-        }
-        below
-    }
-}
 
 fn folded_key(p: PartitionId) -> Vec<u8> {
     format!("folded/{}", p.0).into_bytes()
@@ -135,7 +112,8 @@ impl Keeper {
     pub fn start(gateway: Arc<Gateway>, retention: Retention) -> Self {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
-        let mut work = Work { gateway, retention, folded };
+        let steps = Steps::new(gateway.now());
+        let mut work = Work { gateway, retention, steps, folded };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
@@ -160,6 +138,7 @@ impl Keeper {
 struct Work {
     gateway: Arc<Gateway>,
     retention: Retention,
+    steps: Steps,
     /// Per partition, as it was put.
     folded: Vec<Offset>,
 }
@@ -168,12 +147,14 @@ impl Work {
     async fn look(&mut self) {
         let mut sealed = false;
         let mut wanted = Vec::new();
+        let now = self.gateway.now();
+        let retention = if self.steps.trusted(now) { self.retention } else { self.retention.ageless() };
         for (nth, p) in self.gateway.partitions.iter().enumerate() {
             let p = weir_log::PartitionId(p.0);
             match self.gateway.engine.segments(p) {
                 Ok(segments) => {
                     sealed |= segments.last().is_some_and(|active| active.base.0 > self.folded[nth].0);
-                    wanted.push((nth, self.retention.below(&segments, self.gateway.now().wall_ms)));
+                    wanted.push((nth, retention.below(&segments, now.wall_ms)));
                 }
                 Err(e) => tracing::warn!("looking at the segments of partition {}: {e}; it is tried again", p.0),
             }
@@ -304,22 +285,6 @@ impl Work {
 mod tests {
     use super::*;
     use weir_core::packet::Qos;
-
-    #[test]
-    fn the_oldest_sealed_segments_go_by_bytes_and_by_age() {
-        let segment = |n: u64, sealed: Option<u64>| SegmentInfo {
-            base: weir_log::Offset(n * 10),
-            end: sealed.is_some().then(|| weir_log::Offset(n * 10 + 10)),
-            bytes: 100,
-            sealed_ms: sealed,
-        };
-        let segments = [segment(0, Some(1_000)), segment(1, Some(5_000)), segment(2, Some(9_000)), segment(3, None)];
-        let below = |bytes, age| Retention { bytes, age }.below(&segments, 10_000).0;
-        assert_eq!(below(None, None), 0);
-        assert_eq!([400, 399, 200, 0].map(|bytes| below(Some(bytes), None)), [0, 10, 20, 30]);
-        assert_eq!([20, 8, 4, 1, 0].map(|s| below(None, Some(Duration::from_secs(s)))), [0, 10, 20, 20, 30]);
-        assert_eq!(below(Some(300), Some(Duration::from_secs(4))), 20);
-    }
 
     #[test]
     fn a_kept_message_comes_back() {

@@ -15,6 +15,7 @@ mod http;
 mod interests;
 mod offline;
 mod peer;
+mod retention;
 mod run;
 #[cfg(test)]
 mod sim;
@@ -24,5 +25,5 @@ mod tcp;
 mod vital;
 mod websocket;
 
-pub use checkpoint::Retention;
+pub use retention::Retention;
 pub use run::{Options, RunError, run};

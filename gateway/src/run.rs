@@ -4,9 +4,10 @@
 //! Must not know: what a connection does.
 
 use crate::{
-    checkpoint::{Keeper, Retention},
+    checkpoint::Keeper,
     gateway::wall_ms,
     http,
+    retention::Retention,
     start::{Found, assemble},
     tcp, vital,
 };

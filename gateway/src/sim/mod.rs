@@ -17,9 +17,10 @@
 mod client;
 
 use crate::{
-    checkpoint::{Keeper, Retention},
+    checkpoint::Keeper,
     driver::Driver,
     gateway::Gateway,
+    retention::Retention,
     start::{Found, assemble},
 };
 use client::{Client, Ledger, Role};
@@ -112,7 +113,8 @@ impl World {
             }
         }
         let bytes = (rng.below(3) == 0).then(|| (1 + rng.below(3)) * u64::from(LIMITS.segment_bytes));
-        let retention = Retention { bytes, age: None };
+        let age = (rng.below(4) == 0).then(|| Duration::from_millis(rng.below(20_000)));
+        let retention = Retention { bytes, age };
         Self {
             rng,
             disks: BTreeMap::new(),
@@ -209,7 +211,7 @@ impl World {
             8..12 => self.bytes_in(life, i),
             12..17 => self.bytes_out(life, i),
             // Where retention takes what is old, clients stay away for longer.
-            17 if !life.connections.contains_key(&i) && (self.calm || self.retention.bytes.is_none() || self.rng.below(8) == 0) => {
+            17 if !life.connections.contains_key(&i) && (self.calm || !self.ages() || self.rng.below(8) == 0) => {
                 self.clients[i].connect();
                 life.connections.insert(i, Driver::new(life.gateway.clone()));
             }
@@ -296,6 +298,11 @@ impl World {
             tokio::time::advance(Duration::from_millis(ms)).await;
             self.ledger.tell_lost(&life.gateway, None);
         }
+    }
+
+    /// Retention takes something.
+    fn ages(&self) -> bool {
+        self.retention.bytes.is_some() || self.retention.age.is_some()
     }
 
     fn got(&self, name: &str) -> &Vec<String> {
