@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{
-    Weir, dir,
+    Weir, binary, command, dir, free_port,
     raw::{PUBACK, Raw, Version},
 };
 
@@ -136,4 +136,48 @@ fn p4_nothing_is_lost_while_members_come_and_go() {
     }
     publisher.join().unwrap();
     assert!(acknowledged.keys().copied().eq(0..total));
+}
+
+#[test]
+fn what_no_member_acknowledges_becomes_a_dead_letter_and_the_group_goes_on() {
+    let (dir, ports) = (dir(), [free_port(), free_port(), free_port()]);
+    let start = || {
+        let mut command = command(&binary(), dir.path(), ports);
+        command.args(["--max-deliveries", "3"]);
+        Weir::spawn(command, ports)
+    };
+    let mut weir = start();
+    let mut dead = Raw::connect(weir.mqtt, Version::V5, "dead");
+    dead.subscribe("$dead/#", 1);
+    drop(member(weir.mqtt, Version::V5, "m"));
+    publish(weir.mqtt, 0..3);
+    // Dies of the first message, whenever it comes.
+    for round in 0..3 {
+        let mut m = member(weir.mqtt, Version::V5, "m");
+        assert_eq!(m.expect_publish().payload, "0", "round {round}");
+        drop(m);
+        if round == 1 {
+            // The count is put within 250 ms, and outlives the process.
+            std::thread::sleep(Duration::from_millis(600));
+            weir.kill();
+            weir = start();
+            dead = Raw::connect(weir.mqtt, Version::V5, "dead");
+        }
+    }
+    let mut m = member(weir.mqtt, Version::V5, "m");
+    let letter = dead.expect_publish();
+    dead.ack(PUBACK, letter.id);
+    assert_eq!((&*letter.topic, &*letter.payload, letter.qos), ("$dead/g/jobs/0", "0", 1));
+    let says = |text: &str| letter.properties.windows(text.len()).any(|w| w == text.as_bytes());
+    assert!(says("max_deliveries") && says("position") && says("default/0:0"), "{:02x?}", letter.properties);
+    // What was sent behind it each time goes the same way; nothing is lost.
+    let mut got = drain(&mut m, Version::V5);
+    while let Some(p) = dead.next(Duration::from_millis(500)) {
+        let p = p.publish(Version::V5);
+        dead.ack(PUBACK, p.id);
+        got.push(p.payload.parse().unwrap());
+    }
+    got.sort_unstable();
+    assert_eq!(got, [1, 2]);
+    drop(weir);
 }

@@ -16,11 +16,11 @@ use std::{
 use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 use weir_core::{
     ids::{Now, PartitionId},
-    message::{Stored, partition_of},
+    message::{Message, Stored, partition_of},
     retained::Retained,
     session::Counts,
 };
-use weir_log::{Engine, Kind, Record};
+use weir_log::{Engine, Kind, Record, Records, record::PushError};
 
 /// Sums over all connections, told when the gateway stops.
 #[derive(Debug, Default)]
@@ -29,6 +29,7 @@ pub(crate) struct Totals {
     pub refused: AtomicU64,
     pub violations: AtomicU64,
     pub panics: AtomicU64,
+    pub dead_letters: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     dropped_behind: AtomicU64,
@@ -78,6 +79,7 @@ pub(crate) struct Gateway {
     pub offline: Offline,
     pub boots: Boots,
     pub boot: u64,
+    pub deliveries_max: u32,
     pub totals: Totals,
     pub peers: DashMap<u64, Arc<Peer>>,
     /// Those of whose sessions the log says something that a checkpoint must not pass before their values say it.
@@ -100,6 +102,8 @@ pub(crate) struct Parts {
     pub interests: Interests,
     pub boots: Boots,
     pub boot: u64,
+    /// How often a member of a group may leave a record unacknowledged before it is a dead letter; 0: for ever.
+    pub deliveries_max: u32,
     /// Milliseconds since 1970.
     pub wall_ms: fn() -> u64,
 }
@@ -121,6 +125,12 @@ pub(crate) fn stored<'a>(r: &Record<'a>) -> Option<Stored<'a>> {
     Stored::parse(weir_core::ids::Offset(r.offset.0), r.time_ms, r.flags, r.meta, r.key, r.headers, r.value)
 }
 
+/// A message as a record.
+pub(crate) fn encode(m: &Message<'_>, records: &mut Records) -> Result<(), PushError> {
+    let meta = m.meta();
+    records.push(Kind::Message, meta.flags, meta.bytes(), m.topic.as_bytes(), &m.headers, m.payload)
+}
+
 impl Gateway {
     pub fn new(p: Parts) -> Self {
         let partitions = p.engine.partitions().iter().map(|p| PartitionId(p.id.0)).collect();
@@ -135,6 +145,7 @@ impl Gateway {
             offline: p.offline,
             boots: p.boots,
             boot: p.boot,
+            deliveries_max: p.deliveries_max,
             totals: Totals::default(),
             peers: DashMap::new(),
             marked: DashMap::new(),

@@ -5,6 +5,7 @@
 //! Must not know: payloads, packets.
 
 use crate::{
+    burial::Burials,
     filters::Filters,
     gateway::{Gateway, stored},
     peer::Peer,
@@ -22,7 +23,7 @@ use tokio::{
 };
 use weir_core::{
     fanout::{Reader, Step},
-    group::{Group, Place},
+    group::{Group, Owed, Place},
     ids::{Offset, PartitionId, SubscribeId},
     session::CHECKPOINT_MS,
     topic::shared,
@@ -37,8 +38,8 @@ pub(crate) enum Command {
     Join { peer: Arc<Peer>, id: SubscribeId, sid: u64, credit: usize },
     /// The member of this peer is done with it.
     Settle(u64, Place),
-    /// The connection of a member is gone.
-    Gone(u64),
+    /// The connection of a member is gone, and had not sent these.
+    Gone(u64, Arc<HashSet<(SubscribeId, Place)>>),
     /// A session is a subscriber no more.
     Unshare(u64),
 }
@@ -126,6 +127,7 @@ struct Home {
     subscribers: HashSet<u64>,
     members: HashMap<u64, Member>,
     reading: Reading,
+    burials: Burials,
     /// Who waits for the value to be durable, and since which put.
     joining: Vec<(Arc<Peer>, SubscribeId)>,
     put: Option<Receipt>,
@@ -163,6 +165,7 @@ impl Home {
             subscribers,
             members: HashMap::new(),
             reading: Reading::Idle,
+            burials: Burials::default(),
             joining: Vec::new(),
             put: None,
             dirty: None,
@@ -197,6 +200,7 @@ impl Home {
                 continue;
             }
             self.feed();
+            self.bury();
             self.answer();
             if self.draining && self.members.is_empty() {
                 self.dirty = self.dirty.map(|_| Instant::now());
@@ -233,19 +237,21 @@ impl Home {
                     self.touch();
                 }
             }
-            Command::Gone(peer) => self.gone(peer),
+            Command::Gone(peer, unsent) => self.gone(peer, &unsent),
             Command::Unshare(sid) => {
                 self.subscribers.remove(&sid);
                 let members: Vec<u64> = self.members.iter().filter(|(_, m)| m.sid == sid).map(|(peer, _)| *peer).collect();
-                members.into_iter().for_each(|peer| self.gone(peer));
+                members.into_iter().for_each(|peer| self.gone(peer, &HashSet::new()));
             }
         }
     }
 
-    fn gone(&mut self, peer: u64) {
-        self.group.leave(peer);
+    fn gone(&mut self, peer: u64, unsent: &HashSet<(SubscribeId, Place)>) {
         self.joining.retain(|(p, _)| p.id != peer);
-        self.members.remove(&peer);
+        if let Some(member) = self.members.remove(&peer) {
+            self.group.leave(peer, |place| !unsent.contains(&(member.id, *place)));
+            self.touch();
+        }
     }
 
     fn touch(&mut self) {
@@ -281,6 +287,9 @@ impl Home {
         if let Some(fetched) = mail.fetched {
             self.fetched(fetched);
         }
+        if let Some(dying) = mail.dying {
+            self.burials.read(&self.gateway, &self.name, dying);
+        }
         self.draining |= mail.drain;
         if mail.checkpoint.is_some() {
             self.checkpoint = mail.checkpoint;
@@ -315,8 +324,11 @@ impl Home {
         if !self.is_ready() {
             return;
         }
-        while let Some((place, member)) = self.group.next_owed() {
-            self.give(member, place);
+        while let Some((place, owed)) = self.group.next_owed(self.gateway.deliveries_max) {
+            match owed {
+                Owed::To(member) => self.give(member, place),
+                Owed::Dead { deliveries } => self.burials.push(place, deliveries),
+            }
         }
         let mut turn = 0;
         while turn < self.readers.len() && !self.group.owes() && self.group.has_room() {
@@ -403,6 +415,14 @@ impl Home {
         }
         self.passed(nth, entry.batch.end);
         true
+    }
+
+    /// Dead letters on their way to the log.
+    fn bury(&mut self) {
+        while let Some(place) = self.burials.step(&self.gateway, &self.peer, &self.who) {
+            self.group.bury(place);
+            self.touch();
+        }
     }
 
     /// True: it was taken.

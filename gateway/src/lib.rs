@@ -4,6 +4,7 @@
 //! Must not know: packet formats, segment formats.
 
 mod boot;
+mod burial;
 mod checkpoint;
 mod directory;
 mod driver;

@@ -37,6 +37,10 @@ enum Command {
         /// Keep nothing that is older than this, as in `7days` or `12h`; without it, age does not matter.
         #[arg(long, value_name = "TIME")]
         retention_age: Option<humantime::Duration>,
+        /// Deliveries of a message of a shared subscription that end without an acknowledgement, before it goes to `$dead/GROUP/TOPIC`. `0`: it is
+        /// delivered for ever.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        max_deliveries: u32,
         /// Admit anybody on addresses that can be reached from elsewhere.
         #[arg(long)]
         allow_anonymous: bool,
@@ -47,10 +51,10 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
-    let Command::Run { mqtt, http, admin, data, retention_bytes, retention_age, allow_anonymous } = Cli::parse().command;
+    let Command::Run { mqtt, http, admin, data, retention_bytes, retention_age, max_deliveries, allow_anonymous } = Cli::parse().command;
     let retention =
         weir::Retention { bytes: Some(retention_bytes.as_u64()).filter(|bytes| *bytes > 0), age: retention_age.map(|age| *age) };
-    match weir::run(&weir::Options { mqtt, http, admin, data, retention, allow_anonymous }) {
+    match weir::run(&weir::Options { mqtt, http, admin, data, retention, max_deliveries, allow_anonymous }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("weir: {e}");

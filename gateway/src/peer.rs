@@ -25,6 +25,8 @@ pub(crate) struct Mail {
     /// A retained message that the log no longer has, from the state store.
     pub kept: Option<Result<Option<Entry>, ReadError>>,
     pub fetched: Option<Result<Fetched, ReadError>>,
+    /// A record that becomes a dead letter.
+    pub dying: Option<Result<Fetched, ReadError>>,
     pub loaded: Option<Result<Option<Entry>, ReadError>>,
     /// The client id is this connection's now.
     pub owned: bool,

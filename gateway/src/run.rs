@@ -23,6 +23,8 @@ pub struct Options {
     pub admin: SocketAddr,
     pub data: PathBuf,
     pub retention: Retention,
+    /// How often a member of a group may leave a message unacknowledged before it goes to `$dead/GROUP/TOPIC`; 0: for ever.
+    pub max_deliveries: u32,
     /// Listen on public addresses without knowing who comes.
     pub allow_anonymous: bool,
 }
@@ -92,7 +94,7 @@ async fn main(options: &Options) -> Result<(), RunError> {
 
     let (engine, found) = tokio::task::block_in_place(|| open(options))?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, wall_ms))?;
+    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, options.max_deliveries, wall_ms))?;
     let feed = Feed::start(engine.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);

@@ -130,7 +130,12 @@ fn begin(engine: &dyn Engine, boots: &mut Boots, now_ms: u64) -> Result<u64, Run
 }
 
 /// Folds the log and begins everything but listeners. Blocks while it reads.
-pub(crate) fn assemble(engine: Arc<dyn Engine>, mut found: Found, wall_ms: fn() -> u64) -> Result<Arc<Gateway>, RunError> {
+pub(crate) fn assemble(
+    engine: Arc<dyn Engine>,
+    mut found: Found,
+    deliveries_max: u32,
+    wall_ms: fn() -> u64,
+) -> Result<Arc<Gateway>, RunError> {
     let retained = fold(&*engine, std::mem::take(&mut found.bases))?;
     let boot = begin(&*engine, &mut found.boots, wall_ms())?;
     let mut tails = Vec::new();
@@ -144,7 +149,7 @@ pub(crate) fn assemble(engine: Arc<dyn Engine>, mut found: Found, wall_ms: fn() 
     let (offline, due) = Offline::new();
     std::mem::take(&mut found.due).into_iter().for_each(|(at, client_id)| offline.look(at, &client_id));
     let (groups, interests, boots) = (found.take_groups(), Interests::of(found.interest), found.boots);
-    let gateway = Arc::new(Gateway::new(Parts { engine, tails, retained, offline, interests, boots, boot, wall_ms }));
+    let gateway = Arc::new(Gateway::new(Parts { engine, tails, retained, offline, interests, boots, boot, deliveries_max, wall_ms }));
     Groups::restore(&gateway, groups);
     let looking = gateway.clone();
     let look = async move |client_id: Box<str>| {

@@ -3,18 +3,18 @@
 //!
 //! Invariant: every record before `next` that matches was acknowledged, or is in `pending` of exactly one member, or is `owed`; what is owed is
 //! given first, lowest offset first. So nothing is lost, whoever leaves; and the value, which holds `next` and what is pending or owed, never says
-//! more than was acknowledged.
+//! more than was acknowledged. What was sent `deliveries_max` times and never acknowledged is nobody's: it is `dying` until it is a dead letter.
 //! Must not know: payloads, sessions, the log. It deals in places; whoever is given a place reads it.
 
 use crate::ids::{Offset, PartitionId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Records on the way to all members of one group: its value holds them all, about 6 B each.
 pub const PENDING_MAX: usize = 10_000;
 /// Records on the way to one member: enough to keep it busy, little enough that a slow one holds up few.
 pub const CREDIT_MAX: usize = 128;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Where a record is.
 pub type Place = (PartitionId, Offset);
@@ -23,17 +23,30 @@ pub type Place = (PartitionId, Offset);
 struct Member {
     id: u64,
     credit: usize,
-    pending: BTreeSet<Place>,
+    /// With how often each was given, this time too.
+    pending: BTreeMap<Place, u32>,
 }
 
 #[derive(Debug, Default)]
 pub struct Group {
     /// Per partition: everything before was given or does not match.
     next: BTreeMap<PartitionId, Offset>,
-    owed: BTreeSet<Place>,
+    /// With how often each was sent.
+    owed: BTreeMap<Place, u32>,
+    dying: BTreeMap<Place, u32>,
     /// In turn: the first is next.
     members: VecDeque<Member>,
     pending: usize,
+}
+
+/// What becomes of a record that is owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owed {
+    To(u64),
+    /// Nobody acknowledges it: make it a dead letter, then `bury` it.
+    Dead {
+        deliveries: u32,
+    },
 }
 
 impl Group {
@@ -49,17 +62,17 @@ impl Group {
 
     pub fn join(&mut self, id: u64, credit: usize) {
         if !self.members.iter().any(|m| m.id == id) {
-            self.members.push_back(Member { id, credit: credit.clamp(1, CREDIT_MAX), pending: BTreeSet::new() });
+            self.members.push_back(Member { id, credit: credit.clamp(1, CREDIT_MAX), pending: BTreeMap::new() });
         }
     }
 
-    /// What it had is owed again, at once.
-    pub fn leave(&mut self, id: u64) {
+    /// What it had is owed again, at once; what was not sent does not count.
+    pub fn leave(&mut self, id: u64, sent: impl Fn(&Place) -> bool) {
         if let Some(i) = self.members.iter().position(|m| m.id == id)
             && let Some(m) = self.members.remove(i)
         {
             self.pending -= m.pending.len();
-            self.owed.extend(m.pending);
+            self.owed.extend(m.pending.into_iter().map(|(place, n)| (place, n - u32::from(!sent(&place)))));
         }
     }
 
@@ -70,7 +83,7 @@ impl Group {
 
     /// The member has acknowledged it. False: it is not, or no longer, its own.
     pub fn settle(&mut self, id: u64, place: Place) -> bool {
-        let settled = self.members.iter_mut().find(|m| m.id == id).is_some_and(|m| m.pending.remove(&place));
+        let settled = self.members.iter_mut().find(|m| m.id == id).is_some_and(|m| m.pending.remove(&place).is_some());
         self.pending -= usize::from(settled);
         settled
     }
@@ -82,7 +95,7 @@ impl Group {
 
     /// The next record of a partition that matches: gives it to the member whose turn it is. `None`: nobody has room, offer it again.
     pub fn offer(&mut self, place: Place) -> Option<u64> {
-        let id = self.give(place)?;
+        let id = self.give(place, 1)?;
         self.passed(place.0, Offset(place.1.0 + 1));
         Some(id)
     }
@@ -93,12 +106,22 @@ impl Group {
         *known = next.max(*known);
     }
 
-    /// What is owed, before anything new: place and member.
-    pub fn next_owed(&mut self) -> Option<(Place, u64)> {
-        let place = *self.owed.first()?;
-        let id = self.give(place)?;
+    /// What is owed, before anything new. `deliveries_max` 0: it is given for ever.
+    pub fn next_owed(&mut self, deliveries_max: u32) -> Option<(Place, Owed)> {
+        let (place, deliveries) = self.owed.first_key_value().map(|(place, n)| (*place, *n))?;
+        if deliveries_max > 0 && deliveries >= deliveries_max {
+            self.owed.pop_first();
+            self.dying.insert(place, deliveries);
+            return Some((place, Owed::Dead { deliveries }));
+        }
+        let id = self.give(place, deliveries + 1)?;
         self.owed.pop_first();
-        Some((place, id))
+        Some((place, Owed::To(id)))
+    }
+
+    /// Its dead letter is durable.
+    pub fn bury(&mut self, place: Place) {
+        self.dying.remove(&place);
     }
 
     #[must_use]
@@ -106,29 +129,34 @@ impl Group {
         !self.owed.is_empty()
     }
 
-    fn give(&mut self, place: Place) -> Option<u64> {
+    fn give(&mut self, place: Place, deliveries: u32) -> Option<u64> {
         if self.pending >= PENDING_MAX {
             return None;
         }
         let i = self.members.iter().position(|m| m.pending.len() < m.credit)?;
         let mut member = self.members.remove(i)?;
-        member.pending.insert(place);
+        member.pending.insert(place, deliveries);
         self.pending += 1;
         let id = member.id;
         self.members.push_back(member);
         Some(id)
     }
 
-    /// u8 format 1; LEB128: partitions: count, each partition and next; what is pending or owed: count, each partition and offset.
+    /// Every record that was given or is owed, with how often it was sent.
+    fn open(&self) -> impl Iterator<Item = (&Place, &u32)> {
+        self.owed.iter().chain(&self.dying).chain(self.members.iter().flat_map(|m| &m.pending))
+    }
+
+    /// u8 format 2; LEB128: partitions: count, each partition and next; what is pending, owed or dying: count, each partition, offset, deliveries.
     #[must_use]
     pub fn value(&self) -> Vec<u8> {
         use crate::session::value::put;
         let mut b = vec![FORMAT];
         put(&mut b, self.next.len() as u64);
         self.next.iter().for_each(|(p, next)| [u64::from(p.0), next.0].iter().for_each(|n| put(&mut b, *n)));
-        let open: BTreeSet<&Place> = self.owed.iter().chain(self.members.iter().flat_map(|m| &m.pending)).collect();
+        let open: BTreeMap<_, _> = self.open().collect();
         put(&mut b, open.len() as u64);
-        open.iter().for_each(|(p, at)| [u64::from(p.0), at.0].iter().for_each(|n| put(&mut b, *n)));
+        open.iter().for_each(|((p, at), n)| [u64::from(p.0), at.0, u64::from(**n)].iter().for_each(|n| put(&mut b, *n)));
         b
     }
 
@@ -138,7 +166,7 @@ impl Group {
         use crate::session::value::Fields;
         let mut f = Fields(value.strip_prefix(&[FORMAT])?);
         let next = f.list(Fields::place)?.into_iter().collect();
-        let owed = f.list(Fields::place)?.into_iter().collect();
+        let owed = f.list(|f| Some((f.place()?, u32::try_from(f.int()?).ok()?)))?.into_iter().collect();
         Some(Self { next, owed, ..Self::default() })
     }
 
@@ -151,8 +179,7 @@ impl Group {
     /// The lowest place of a partition that somebody may still ask for.
     #[must_use]
     pub fn needs(&self, p: PartitionId) -> Option<Offset> {
-        let open = self.owed.iter().chain(self.members.iter().flat_map(|m| &m.pending));
-        open.filter(|(q, _)| *q == p).map(|(_, at)| *at).chain(self.next(p)).min()
+        self.open().map(|(place, _)| place).filter(|(q, _)| *q == p).map(|(_, at)| *at).chain(self.next(p)).min()
     }
 }
 
@@ -160,6 +187,7 @@ impl Group {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     const P: PartitionId = PartitionId(0);
 
@@ -172,21 +200,48 @@ mod tests {
         let given: Vec<_> = (5..10).map(|n| g.offer((P, Offset(n)))).collect();
         assert_eq!(given, [Some(1), Some(2), Some(1), Some(2), None]);
         assert!(g.settle(2, (P, Offset(6))) && !g.settle(2, (P, Offset(6))) && !g.settle(2, (P, Offset(5))));
-        g.leave(1);
-        assert_eq!(g.next_owed(), Some(((P, Offset(5)), 2)));
-        assert_eq!(g.next_owed(), None, "no room");
+        g.leave(1, |_| true);
+        assert_eq!(g.next_owed(0), Some(((P, Offset(5)), Owed::To(2))));
+        assert_eq!(g.next_owed(0), None, "no room");
         assert_eq!((g.owes(), g.next(P), g.needs(P)), (true, Some(Offset(9)), Some(Offset(5))));
         let mut back = Group::decode(&g.value()).expect("its own value");
         assert_eq!(back.value(), g.value());
         back.join(7, 100);
-        let again: Vec<_> = std::iter::from_fn(|| back.next_owed()).map(|((_, at), _)| at.0).collect();
+        let again: Vec<_> = std::iter::from_fn(|| back.next_owed(0)).map(|((_, at), _)| at.0).collect();
         assert_eq!(again, [5, 7, 8]);
+    }
+
+    #[test]
+    fn what_nobody_acknowledges_dies_and_what_was_not_sent_does_not_count() {
+        let mut g = Group::default();
+        g.begin(P, Offset(0));
+        let (poison, unsent) = ((P, Offset(0)), (P, Offset(1)));
+        for round in 0..3 {
+            g.join(round, 5);
+            while g.next_owed(3).is_some() {}
+            if round == 0 {
+                assert_eq!((g.offer(poison), g.offer(unsent)), (Some(0), Some(0)));
+            }
+            // The counts outlive the process.
+            let value = g.value();
+            g.leave(round, |place| *place == poison);
+            if round == 1 {
+                g = Group::decode(&value).expect("its own value");
+            }
+        }
+        g.join(9, 5);
+        assert_eq!(g.next_owed(3), Some((poison, Owed::Dead { deliveries: 3 })));
+        assert_eq!(g.next_owed(3), Some((unsent, Owed::To(9))), "sent once at most, in the round that crashed");
+        assert_eq!(g.needs(P), Some(Offset(0)), "it is kept until it is buried");
+        assert!(Group::decode(&g.value()).is_some_and(|g| g.owed.contains_key(&poison)));
+        g.bury(poison);
+        assert_eq!(g.needs(P), Some(Offset(1)));
     }
 
     #[derive(Clone, Debug)]
     enum Do {
         Join(u64),
-        Leave(u64),
+        Leave(u64, bool),
         Settle(u64, usize),
         Offer,
         Owed,
@@ -197,7 +252,7 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Do>> {
         let one = prop_oneof![
             (0..3u64).prop_map(Do::Join),
-            (0..3u64).prop_map(Do::Leave),
+            (0..3u64, any::<bool>()).prop_map(|(m, sent)| Do::Leave(m, sent)),
             (0..3u64, 0..4usize).prop_map(|(m, i)| Do::Settle(m, i)),
             Just(Do::Offer),
             Just(Do::Owed),
@@ -217,9 +272,9 @@ mod tests {
             for step in steps {
                 match step {
                     Do::Join(m) => g.join(m, 2),
-                    Do::Leave(m) => g.leave(m),
+                    Do::Leave(m, sent) => g.leave(m, |_| sent),
                     Do::Settle(m, i) => {
-                        let had = g.members.iter().find(|x| x.id == m).and_then(|x| x.pending.iter().nth(i).copied());
+                        let had = g.members.iter().find(|x| x.id == m).and_then(|x| x.pending.keys().nth(i).copied());
                         if let Some(place) = had {
                             prop_assert!(g.settle(m, place));
                             acknowledged.insert(place.1.0);
@@ -230,7 +285,12 @@ mod tests {
                             offered += 1;
                         }
                     }
-                    Do::Owed => drop(g.next_owed()),
+                    Do::Owed => {
+                        if let Some((place, Owed::Dead { .. })) = g.next_owed(3) {
+                            g.bury(place);
+                            acknowledged.insert(place.1.0);
+                        }
+                    }
                     Do::Put => durable = g.value(),
                     Do::Crash => {
                         g = Group::decode(&durable).expect("its own value");
@@ -241,10 +301,10 @@ mod tests {
                 for value in [g.value(), durable.clone()] {
                     let v = Group::decode(&value).expect("its own value");
                     let next = v.next(P).unwrap_or_default().0;
-                    let open: BTreeSet<u64> = v.owed.iter().map(|(_, at)| at.0).collect();
+                    let open: BTreeSet<u64> = v.owed.keys().map(|(_, at)| at.0).collect();
                     prop_assert!((0..next).all(|n| open.contains(&n) || acknowledged.contains(&n)));
                 }
-                let pending: Vec<_> = g.members.iter().flat_map(|m| &m.pending).chain(&g.owed).collect();
+                let pending: Vec<_> = g.open().map(|(place, _)| *place).collect();
                 prop_assert_eq!(pending.iter().collect::<BTreeSet<_>>().len(), pending.len());
                 prop_assert_eq!(g.pending, g.members.iter().map(|m| m.pending.len()).sum::<usize>());
                 prop_assert!(g.members.iter().all(|m| m.pending.len() <= m.credit));

@@ -261,6 +261,31 @@ impl<'a> Stored<'a> {
         })
     }
 
+    /// The same for whoever looks after messages that a group's members did not acknowledge, with why and where it was: `$dead/GROUP/TOPIC`.
+    #[must_use]
+    pub fn dead_letter(&self, group: &str, deliveries: u32, position: &str) -> Message<'a> {
+        let topic = String::from_utf8_lossy(self.topic);
+        let mut name = format!("$dead/{group}/{topic}");
+        if name.len() > crate::session::KEY_BYTES_MAX {
+            name = format!("$dead/{group}");
+        }
+        let mut headers: PropertiesBuf = self.headers.iter().collect();
+        headers
+            .push(Property::UserProperty(("reason", "max_deliveries")))
+            .push(Property::UserProperty(("deliveries", &deliveries.to_string())))
+            .push(Property::UserProperty(("position", position)));
+        Message {
+            topic: Topic::Shared(name.into()),
+            qos: self.qos,
+            retain: false,
+            client_hash: self.client_hash,
+            expires_ms: self.expires_ms,
+            mark: None,
+            headers: Cow::Owned(headers.as_properties().raw().to_vec()),
+            payload: self.payload,
+        }
+    }
+
     #[must_use]
     pub fn is_expired(&self, wall_ms: u64) -> bool {
         self.expires_ms.is_some_and(|at| at <= wall_ms)

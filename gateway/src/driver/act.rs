@@ -3,12 +3,13 @@
 //! Invariant: actions are carried out in order; a put that finds no room holds up those behind it.
 //! Must not know: packets, sockets.
 
-use super::{Driver, Phase, encode, feed::Feeding};
+use super::{Driver, Phase, feed::Feeding};
 use crate::{
-    gateway::session_key,
+    gateway::{encode, session_key},
     group::{self, Groups},
     tail::Command,
 };
+use std::{collections::HashSet, sync::Arc};
 use weir_core::{
     ids::{Now, Receipt},
     session::{Action, Cause, Event, Session},
@@ -63,9 +64,9 @@ impl Driver {
             Action::Settle(filter, p, at) => Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at))),
             Action::Close(cause) => {
                 self.close.get_or_insert(cause);
-                self.feeding = Feeding::Idle;
                 self.leave_tails();
                 self.leave_groups();
+                self.feeding = Feeding::Idle;
             }
             Action::HandOver => {
                 if !matches!(self.phase, Phase::Settling(..)) {
@@ -115,9 +116,11 @@ impl Driver {
     }
 
     pub(super) fn leave_groups(&mut self) {
-        self.given.clear();
+        let mut unsent: HashSet<_> = std::mem::take(&mut self.given).into_iter().collect();
+        unsent.extend(self.feeding.unsent());
+        let unsent = Arc::new(unsent);
         for filter in std::mem::take(&mut self.shared) {
-            Groups::tell(&self.gateway, &filter, group::Command::Gone(self.peer.id));
+            Groups::tell(&self.gateway, &filter, group::Command::Gone(self.peer.id, unsent.clone()));
         }
     }
 

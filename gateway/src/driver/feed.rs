@@ -14,6 +14,7 @@ use crate::{
 use std::sync::Arc;
 use weir_core::{
     fanout::Step,
+    group::Place,
     ids::{Now, Offset, PartitionId, SubscribeId},
     session::{Cause, Delivery, Event, Paging},
 };
@@ -67,6 +68,18 @@ pub(super) enum Feeding {
     /// It has answered with this.
     Found(Page, Option<Entry>),
     Held(Held),
+}
+
+impl Feeding {
+    /// What groups gave and the session has not sent.
+    pub fn unsent(&self) -> Vec<(SubscribeId, Place)> {
+        let (p, given) = match self {
+            Self::Fetching(Feed::Shared(p, given)) => (p, &given[..]),
+            Self::Held(Held { kind: Feed::Shared(p, given), index, .. }) => (p, given.get(*index as usize..).unwrap_or_default()),
+            _ => return Vec::new(),
+        };
+        given.iter().map(|(id, at)| (*id, (*p, *at))).collect()
+    }
 }
 
 impl Driver {

@@ -14,7 +14,12 @@ mod life;
 #[cfg(test)]
 mod tests;
 
-use crate::{filters::Filters, gateway::Gateway, interests::Asked, peer::Peer};
+use crate::{
+    filters::Filters,
+    gateway::{Gateway, encode},
+    interests::Asked,
+    peer::Peer,
+};
 use feed::Feeding;
 use std::{
     collections::VecDeque,
@@ -578,12 +583,6 @@ impl Driver {
             weir_log::Watermark::Failed(f) => self.gateway.state_failed(&f),
         }
     }
-}
-
-/// A message as a record.
-fn encode(m: &Message<'_>, records: &mut Records) -> Result<(), PushError> {
-    let meta = m.meta();
-    records.push(Kind::Message, meta.flags, meta.bytes(), m.topic.as_bytes(), &m.headers, m.payload)
 }
 
 fn log_id(p: PartitionId) -> weir_log::PartitionId {

@@ -23,7 +23,8 @@ fn gateway(engine: Arc<dyn Engine>, boot: u64) -> (Arc<Gateway>, UnboundedReceiv
     let (offline, due) = Offline::new();
     let retained = vec![Arc::new(RwLock::new(Retained::default()))];
     let (interests, boots) = (Interests::default(), Boots::default());
-    let gateway = Gateway::new(Parts { engine, tails: vec![tail], retained, offline, interests, boots, boot, wall_ms: || 0 });
+    let gateway =
+        Gateway::new(Parts { engine, tails: vec![tail], retained, offline, interests, boots, boot, deliveries_max: 0, wall_ms: || 0 });
     (Arc::new(gateway), due)
 }
 

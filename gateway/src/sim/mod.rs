@@ -9,7 +9,8 @@
 //!
 //! Checked, of the points that the design of sessions lists: nothing acknowledged or delivered before it is durable, and no offset with two contents (all
 //! is read after each crash); one owner per client id; per connection no repeat and order; QoS 1 at least once, QoS 2 exactly once; no packet id in use is
-//! used again; acknowledged sessions are there; a group loses nothing; wills once for each connection; the newest retained message arrives; who lacks
+//! used again; acknowledged sessions are there; a group loses nothing, and what
+//! nobody acknowledges is a dead letter; wills once for each connection; the newest retained message arrives; who lacks
 //! something was told that as much was lost; a client of version 5 has no more on its way than it allows; QoS 0 never comes twice; rings, queues and
 //! inboxes within their bounds (asserted where they grow); the start below the last checkpoint (asserted in the fold); the same seed gives the same
 //! bytes; in the end everything comes to rest. That what is damaged has a key is checked in the log's own tests.
@@ -101,6 +102,7 @@ impl World {
             Client::subscriber("least", "t/+/+", Qos::AtLeastOnce),
             Client::subscriber("member-a", "$share/g/t/#", Qos::AtLeastOnce),
             Client::subscriber("member-b", "$share/g/t/#", Qos::AtLeastOnce),
+            Client::subscriber("dead", "$dead/g/#", Qos::AtLeastOnce),
             Client::subscriber("wills", "will/#", Qos::ExactlyOnce),
             Client::new("mortal", Role::Mortal { connections: 0 }),
             Client::adder("adder"),
@@ -141,7 +143,7 @@ impl World {
         let engine = Arc::new(engine);
         engine.read_at_once(true);
         self.audit(&*engine);
-        let gateway = assemble(engine.clone(), found, wall_ms).expect("begins");
+        let gateway = assemble(engine.clone(), found, 3, wall_ms).expect("begins");
         engine.read_at_once(false);
         let keeper = Keeper::start(gateway.clone(), self.retention);
         Life { engine, gateway, connections: BTreeMap::new(), leaving: Vec::new(), _keeper: keeper }
@@ -322,7 +324,10 @@ impl World {
     fn lacks(&self, name: &str) -> Vec<&String> {
         match name {
             "adder" => self.added_lacks(),
-            "group" => self.ledger.acknowledged.iter().filter(|m| !self.ledger.group.contains_key(*m)).collect(),
+            "group" => {
+                let dead = self.got("dead");
+                self.ledger.acknowledged.iter().filter(|m| !self.ledger.group.contains_key(*m) && !dead.contains(m)).collect()
+            }
             "wills" => self.ledger.wills_owed.iter().filter(|w| !self.got(name).contains(w)).collect(),
             _ => self.ledger.acknowledged.iter().filter(|m| !self.got(name).contains(m)).collect(),
         }
@@ -331,7 +336,7 @@ impl World {
     /// Everybody has said everything, and who lacks something was told that as much was lost.
     fn all_is_there(&self) -> bool {
         let told = |name: &str| self.ledger.lost.get(name).copied().unwrap_or(0);
-        let lost = |name| if name == "group" { told("group") + told("member-a") + told("member-b") } else { told(name) };
+        let lost = |name| if name == "group" { told("group") + told("member-a") + told("member-b") + told("dead") } else { told(name) };
         self.clients.iter().all(Client::is_done) && READERS.iter().all(|name| self.lacks(name).len() as u64 <= lost(name))
     }
 
