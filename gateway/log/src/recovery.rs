@@ -37,10 +37,10 @@ pub(crate) struct Found {
     pub gaps: Vec<Damage>,
 }
 
-/// Reads the whole segment: syncs it first, for what is about to be believed must be on disk.
+/// Reads the whole segment, from the device: what is about to be believed must be there.
 pub(crate) fn scan<F: File>(segment: &Segment<F>, gaps_allowed: bool) -> Result<Found, OpenError> {
     let io = |what: &str| OpenError::io(format!("{what} {}", segment.name));
-    segment.file.sync_data().map_err(io("syncing"))?;
+    segment.file.drop_cache().map_err(io("syncing"))?;
     let mut bytes = vec![0; segment.file.bytes().map_err(io("looking at"))? as usize];
     let read = segment.file.read_at(&mut bytes, 0).map_err(io("reading"))?;
     bytes.truncate(read);

@@ -103,6 +103,12 @@ impl File for fs::File {
         fs::File::sync_data(self)
     }
 
+    fn drop_cache(&self) -> io::Result<()> {
+        // Only clean pages are dropped.
+        fs::File::sync_data(self)?;
+        Ok(rustix::fs::fadvise(self.as_fd(), 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
     fn truncate(&self, bytes: u64) -> io::Result<()> {
         self.set_len(bytes)
     }

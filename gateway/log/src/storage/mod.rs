@@ -69,6 +69,8 @@ pub trait File: Send + Sync + 'static {
     /// Writes all parts, one after the other.
     fn write_at(&self, parts: &[io::IoSlice<'_>], at: u64) -> io::Result<()>;
     fn sync_data(&self) -> io::Result<()>;
+    /// What is read afterwards is what the device has. After a failed sync the page cache passes for written what is not.
+    fn drop_cache(&self) -> io::Result<()>;
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
 }

@@ -6,7 +6,8 @@
 //! whole (assumption A1). Creations, renames and removals are journaled as ext4 and XFS do: after a cut a random prefix of those
 //! since the last `sync_names` holds. A file's length goes with its creation; a truncation is kept or lost like a name.
 //! The power is cut at the N-th sync: the sync does a random part of its work and fails, and so does everything after it. Beside that
-//! one chosen write or sync may fail once with EIO, having done a random part of its work.
+//! one chosen write or sync may fail once with EIO, having done a random part of its work; what a failed sync did not write is forgotten by the next one,
+//! and reads see it until the cache is dropped, as in Linux.
 //! Not modelled: sectors that rot by themselves (tests flip bits by hand), a sync that lies, two processes.
 
 use super::{File, Name, Storage};
@@ -323,6 +324,16 @@ impl File for SimFile {
         let (rng, inode) = (&mut disk.rng, &mut disk.inodes[self.inode]);
         inode.settle(|| !fails || rng.chance(50));
         if fails { Err(eio()) } else { Ok(()) }
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.sync_data()?;
+        let disk = &mut *self.disk.lock();
+        let inode = &mut disk.inodes[self.inode];
+        for (live, durable) in inode.live.iter_mut().zip(&inode.durable) {
+            *live = *durable;
+        }
+        Ok(())
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {

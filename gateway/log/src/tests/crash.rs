@@ -97,6 +97,10 @@ fn a_failed_write_or_sync_stops_the_partition_and_loses_nothing_acknowledged() {
         drop(a);
         let a = open(&storage, false);
         check(&a, &mut acknowledged, &in_flight, &format!("seed {seed}"));
+        // What was believed after a failed sync is on the disk, and not only in the page cache.
+        drop(a);
+        storage.restart();
+        check(&open(&storage, false), &mut acknowledged, &[], &format!("seed {seed}, after a power cut"));
     }
 }
 
