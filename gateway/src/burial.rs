@@ -6,12 +6,10 @@
 
 use crate::{
     gateway::{Gateway, encode, stored},
+    metrics::Total,
     peer::Peer,
 };
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::VecDeque, sync::Arc};
 use weir_core::{
     group::Place,
     ids::{Offset, PartitionId},
@@ -67,7 +65,7 @@ impl Burials {
                 },
                 State::Appended(place, p, receipt) => match gateway.engine.appended(p) {
                     Watermark::Appended(r) if r >= receipt => {
-                        gateway.totals.dead_letters.fetch_add(1, Ordering::Relaxed);
+                        gateway.totals.add(Total::DeadLetters, 1);
                         return Some(place);
                     }
                     Watermark::Appended(_) => {
@@ -99,7 +97,7 @@ impl Burials {
         };
         let Some(m) = fetched.batch.iter().find_map(|r| stored(&r)) else {
             tracing::warn!(group, partition = place.0.0, "record {} is lost for the group: taken by retention, or damaged", place.1);
-            gateway.totals.lost(1);
+            gateway.totals.add(Total::Lost, 1);
             self.state = State::Gone(place);
             return;
         };

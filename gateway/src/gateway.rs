@@ -3,7 +3,16 @@
 //! Invariant: one way from a topic to its partition, one way from a client id to its key.
 //! Must not know: sockets.
 
-use crate::{boot::Boots, directory::Directory, group::Groups, interests::Interests, offline::Offline, peer::Peer, tail};
+use crate::{
+    boot::Boots,
+    directory::Directory,
+    group::Groups,
+    interests::Interests,
+    metrics::{Metrics, Totals},
+    offline::Offline,
+    peer::Peer,
+    tail,
+};
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use std::{
@@ -18,54 +27,8 @@ use weir_core::{
     ids::{Now, PartitionId},
     message::{Message, Stored, partition_of},
     retained::Retained,
-    session::Counts,
 };
 use weir_log::{Engine, Kind, Record, Records, record::PushError};
-
-/// Sums over all connections, told when the gateway stops.
-#[derive(Debug, Default)]
-pub(crate) struct Totals {
-    pub connections: AtomicU64,
-    pub refused: AtomicU64,
-    pub violations: AtomicU64,
-    pub panics: AtomicU64,
-    pub dead_letters: AtomicU64,
-    received: AtomicU64,
-    sent: AtomicU64,
-    dropped_behind: AtomicU64,
-    dropped_too_large: AtomicU64,
-    dropped_expired: AtomicU64,
-    lost: AtomicU64,
-    refused_topic: AtomicU64,
-}
-
-impl Totals {
-    pub fn lost(&self, records: u64) {
-        self.lost.fetch_add(records, Ordering::Relaxed);
-    }
-
-    #[cfg(test)]
-    pub fn lost_so_far(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
-    }
-
-    pub fn add(&self, c: Counts) {
-        let pairs = [
-            (&self.received, c.received),
-            (&self.sent, c.sent),
-            (&self.dropped_behind, c.dropped_behind),
-            (&self.dropped_too_large, c.dropped_too_large),
-            (&self.dropped_expired, c.dropped_expired),
-            (&self.lost, c.lost),
-            (&self.refused_topic, c.refused_topic),
-        ];
-        for (total, n) in pairs {
-            if n > 0 {
-                total.fetch_add(n, Ordering::Relaxed);
-            }
-        }
-    }
-}
 
 pub(crate) struct Gateway {
     pub engine: Arc<dyn Engine>,
@@ -81,6 +44,9 @@ pub(crate) struct Gateway {
     pub boot: u64,
     pub deliveries_max: u32,
     pub totals: Totals,
+    pub metrics: Arc<Metrics>,
+    /// Sessions in the store.
+    stored: AtomicU64,
     pub peers: DashMap<u64, Arc<Peer>>,
     /// Those of whose sessions the log says something that a checkpoint must not pass before their values say it.
     pub marked: DashMap<u64, Arc<Peer>>,
@@ -100,6 +66,9 @@ pub(crate) struct Parts {
     pub retained: Vec<Arc<RwLock<Retained>>>,
     pub offline: Offline,
     pub interests: Interests,
+    pub metrics: Arc<Metrics>,
+    /// Sessions in the store.
+    pub stored: u64,
     pub boots: Boots,
     pub boot: u64,
     /// How often a member of a group may leave a record unacknowledged before it is a dead letter; 0: for ever.
@@ -147,6 +116,8 @@ impl Gateway {
             boot: p.boot,
             deliveries_max: p.deliveries_max,
             totals: Totals::default(),
+            metrics: p.metrics,
+            stored: AtomicU64::new(p.stored),
             peers: DashMap::new(),
             marked: DashMap::new(),
             draining: AtomicBool::new(false),
@@ -185,6 +156,33 @@ impl Gateway {
     /// A session id that no session ever had: boot 24 bits, counter 40.
     pub fn sid(&self) -> u64 {
         self.boot << 40 | self.next_sid.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn sessions(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    /// A session is in the store that was not, or the other way round.
+    pub fn stored(&self, is: bool) {
+        if is {
+            self.stored.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.stored.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Connections, how many of them are behind, and the most records that one of them is behind.
+    pub fn connected(&self) -> (u64, u64, u64) {
+        let ends: Vec<u64> = self.partitions.iter().map(|p| self.engine.span(weir_log::PartitionId(p.0)).durable.0).collect();
+        let (mut connections, mut behind, mut most) = (0, 0, 0);
+        for peer in &self.peers {
+            connections += u64::from(peer.is_connected());
+            if let Some(lag) = peer.lag(&ends) {
+                behind += 1;
+                most = lag.max(most);
+            }
+        }
+        (connections, behind, most)
     }
 
     pub fn is_draining(&self) -> bool {

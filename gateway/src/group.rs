@@ -8,6 +8,7 @@ use crate::{
     burial::Burials,
     filters::Filters,
     gateway::{Gateway, stored},
+    metrics::Total,
     peer::Peer,
     tail, vital,
 };
@@ -307,7 +308,7 @@ impl Home {
                         group = &*self.name,
                         "records {from} to {to} are lost for the group: taken by retention before it had come to them, or damaged"
                     );
-                    self.gateway.totals.lost(to.0 - from.0);
+                    self.gateway.totals.add(Total::Lost, to.0 - from.0);
                 }
                 let offsets = f.batch.iter().filter(|r| stored(r).is_some()).map(|r| Offset(r.offset.0)).collect();
                 self.reading = Reading::Found(Found { nth, offsets, next: Offset(f.next.0) });

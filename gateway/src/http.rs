@@ -7,7 +7,7 @@ use crate::{gateway::Gateway, websocket};
 use axum::{
     Router,
     extract::{Request, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -30,7 +30,17 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
 
 /// The port for those who run it.
 pub(crate) fn admin(gateway: Arc<Gateway>) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(gateway)
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(gateway)
+}
+
+/// In the text format of Prometheus.
+async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
+    let text = gateway.metrics.render(&gateway);
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// Ready: takes connections and can acknowledge.

@@ -45,6 +45,11 @@ impl Interests {
         self.change(|counts| session.filters().iter().for_each(|f| counts.remove(f)));
     }
 
+    /// Subscriptions of all sessions.
+    pub fn len(&self) -> u64 {
+        self.counts.read().len()
+    }
+
     pub fn any(&self, topic: &str, asked: &mut Asked) -> bool {
         let changes = self.changes.load(Ordering::Acquire);
         if asked.changes != changes || asked.topic != topic {

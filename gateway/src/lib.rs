@@ -14,6 +14,7 @@ mod gateway;
 mod group;
 mod http;
 mod interests;
+mod metrics;
 mod offline;
 mod peer;
 mod retention;

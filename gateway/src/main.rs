@@ -25,7 +25,7 @@ enum Command {
         /// The page `/`, its feed `/ws`, and MQTT over websocket `/mqtt`.
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
         http: SocketAddr,
-        /// `/healthz` and `/readyz`.
+        /// `/metrics`, `/healthz` and `/readyz`.
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464")]
         admin: SocketAddr,
         /// The data directory; created if it is missing.

@@ -4,6 +4,7 @@
 //! Must not know: sessions, sockets.
 
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{Notify, mpsc::UnboundedSender};
 use weir_core::{
     fanout::Inbox,
@@ -43,7 +44,13 @@ pub(crate) struct Peer {
     mail: Mutex<Mail>,
     /// One per partition, in the order of the engine.
     pub inboxes: Vec<Mutex<Inbox>>,
+    /// It has a socket.
+    connected: AtomicBool,
+    /// Per partition: what it reads next while it is behind, else `LIVE`.
+    behind: Vec<AtomicU64>,
 }
+
+const LIVE: u64 = u64::MAX;
 
 impl PartialEq for Peer {
     fn eq(&self, other: &Self) -> bool {
@@ -53,7 +60,14 @@ impl PartialEq for Peer {
 
 impl Peer {
     pub fn new(id: u64, partitions: usize) -> Self {
-        Self { id, bell: Notify::new(), mail: Mutex::default(), inboxes: (0..partitions).map(|_| Mutex::default()).collect() }
+        Self {
+            id,
+            bell: Notify::new(),
+            mail: Mutex::default(),
+            inboxes: (0..partitions).map(|_| Mutex::default()).collect(),
+            connected: AtomicBool::new(false),
+            behind: (0..partitions).map(|_| AtomicU64::new(LIVE)).collect(),
+        }
     }
 
     pub fn tell(&self, write: impl FnOnce(&mut Mail)) {
@@ -63,6 +77,28 @@ impl Peer {
 
     pub fn take(&self) -> Mail {
         std::mem::take(&mut self.mail.lock())
+    }
+
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// What it reads next in the nth partition while it is behind; `None`: it is live, or reads nothing.
+    pub fn set_behind(&self, nth: usize, next: Option<Offset>) {
+        if let Some(behind) = self.behind.get(nth) {
+            behind.store(next.map_or(LIVE, |at| at.0), Ordering::Relaxed);
+        }
+    }
+
+    /// Records that it is behind, over all partitions; `None`: it is not.
+    pub fn lag(&self, ends: &[u64]) -> Option<u64> {
+        let next = self.behind.iter().map(|b| b.load(Ordering::Relaxed));
+        let lags = next.zip(ends).filter(|(next, _)| *next != LIVE).map(|(next, end)| end.saturating_sub(next));
+        lags.reduce(|a, b| a + b).filter(|lag| *lag > 0)
     }
 
     pub async fn rung(&self) {

@@ -7,6 +7,7 @@ use crate::{
     checkpoint::Keeper,
     gateway::wall_ms,
     http,
+    metrics::Metrics,
     retention::Retention,
     start::{Found, assemble},
     tcp, vital,
@@ -15,6 +16,9 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use weir_bridge::feed::Feed;
 use weir_log::{Engine, FileEngine, OpenError, ReadError};
+
+/// How often histograms are emptied into their buckets.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -92,15 +96,23 @@ async fn main(options: &Options) -> Result<(), RunError> {
     let admin = listen(options, "--admin", options.admin)?;
     let mut stop = Stop::new().map_err(|e| RunError::Io("catching signals", e))?;
 
-    let (engine, found) = tokio::task::block_in_place(|| open(options))?;
+    let metrics = Arc::new(Metrics::new().map_err(|e| RunError::Io("metrics", io::Error::other(e)))?);
+    let (engine, found) = tokio::task::block_in_place(|| open(options, metrics.clone()))?;
+    metrics.partitions(engine.partitions());
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, options.max_deliveries, wall_ms))?;
+    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), options.max_deliveries, wall_ms))?;
     let feed = Feed::start(engine.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
     vital::spawn("the HTTP listener", async move { axum::serve(http, public).await });
     let admin_routes = http::admin(gateway.clone());
     vital::spawn("the admin listener", async move { axum::serve(admin, admin_routes).await });
+    vital::spawn("the keeper of the metrics", async move {
+        loop {
+            tokio::time::sleep(UPKEEP_EVERY).await;
+            metrics.upkeep();
+        }
+    });
     let keeper = Keeper::start(gateway.clone(), options.retention);
     println!("weir ready");
 
@@ -135,8 +147,8 @@ impl Stop {
     }
 }
 
-fn open(options: &Options) -> Result<(FileEngine, Found), RunError> {
-    let o = weir_log::Options::new(&options.data, &[("default", 1)]);
+fn open(options: &Options, observe: Arc<Metrics>) -> Result<(FileEngine, Found), RunError> {
+    let o = weir_log::Options { observe, ..weir_log::Options::new(&options.data, &[("default", 1)]) };
     let mut found = Found::default();
     let engine = FileEngine::open(&o, &mut |key, tag, value| found.take(key, tag, value)).map_err(RunError::Open)?;
     found.check()?;

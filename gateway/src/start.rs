@@ -11,6 +11,7 @@ use crate::{
     gateway::{Gateway, Parts},
     group::{self, Groups},
     interests::Interests,
+    metrics::Metrics,
     offline::{self, Offline},
     run::RunError,
     tail::{Bell, Tail},
@@ -44,6 +45,7 @@ pub(crate) struct Found {
     /// Which sessions subscribe to which group.
     subscribers: HashMap<Box<str>, HashSet<u64>>,
     interest: Interest,
+    sessions: u64,
     bad: Option<String>,
 }
 
@@ -84,6 +86,7 @@ impl Found {
 
     fn session(&mut self, s: &Session, tag: u32) -> Vec<Place> {
         group::subscribed(s.shared_filters(), s.sid(), &mut self.subscribers);
+        self.sessions += 1;
         s.filters().iter().map(|f| &**f).chain(s.shared_filters()).for_each(|f| self.interest.add(f));
         // Connected when the process ended: at once. Else when the tag says, if it ever ends.
         let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
@@ -133,6 +136,7 @@ fn begin(engine: &dyn Engine, boots: &mut Boots, now_ms: u64) -> Result<u64, Run
 pub(crate) fn assemble(
     engine: Arc<dyn Engine>,
     mut found: Found,
+    metrics: Arc<Metrics>,
     deliveries_max: u32,
     wall_ms: fn() -> u64,
 ) -> Result<Arc<Gateway>, RunError> {
@@ -149,7 +153,19 @@ pub(crate) fn assemble(
     let (offline, due) = Offline::new();
     std::mem::take(&mut found.due).into_iter().for_each(|(at, client_id)| offline.look(at, &client_id));
     let (groups, interests, boots) = (found.take_groups(), Interests::of(found.interest), found.boots);
-    let gateway = Arc::new(Gateway::new(Parts { engine, tails, retained, offline, interests, boots, boot, deliveries_max, wall_ms }));
+    let gateway = Arc::new(Gateway::new(Parts {
+        engine,
+        tails,
+        retained,
+        offline,
+        interests,
+        metrics,
+        stored: found.sessions,
+        boots,
+        boot,
+        deliveries_max,
+        wall_ms,
+    }));
     Groups::restore(&gateway, groups);
     let looking = gateway.clone();
     let look = async move |client_id: Box<str>| {

@@ -108,6 +108,17 @@ impl Interest {
         }
     }
 
+    /// Subscriptions that are counted.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.shapes.values().map(|n| u64::from(*n)).sum()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.filters.is_empty()
+    }
+
     #[must_use]
     pub fn any(&self, topic: &str) -> bool {
         if self.shapes.len() > SHAPES_MAX {
@@ -159,10 +170,10 @@ mod tests {
         interest.add("$share/g/a/+");
         interest.add("a/+");
         interest.remove("a/+");
-        assert!(interest.any("a/b") && !interest.any("b"));
+        assert!(interest.any("a/b") && !interest.any("b") && interest.len() == 1);
         interest.remove("$share/g/a/+");
         interest.remove("never/there");
-        assert!(!interest.any("a/b") && interest.filters.is_empty() && interest.shapes.is_empty());
+        assert!(!interest.any("a/b") && interest.is_empty() && interest.shapes.is_empty());
         interest.add("#");
         assert!(interest.any("b/c") && !interest.any("$x"));
         interest.remove("#");

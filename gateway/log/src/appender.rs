@@ -13,7 +13,12 @@ use crate::{
     storage::{File, Name, Storage},
 };
 use parking_lot::RwLock;
-use std::{collections::HashSet, io, sync::Arc};
+use std::{
+    collections::HashSet,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Records that wait for the writer, with room for the batch header in front.
 #[derive(Debug)]
@@ -85,6 +90,7 @@ pub struct Appender<S: Storage> {
     /// Scratch for the batch CRC.
     heads: Vec<u8>,
     failed: bool,
+    sync_took: Duration,
     /// What recovery cut.
     torn_bytes: u64,
     gaps: Vec<Damage>,
@@ -154,6 +160,7 @@ impl<S: Storage> Appender<S> {
             time_ms: found.time_ms,
             heads: Vec::new(),
             failed: false,
+            sync_took: Duration::ZERO,
             torn_bytes: found.torn_bytes,
             gaps: found.gaps,
         };
@@ -200,6 +207,7 @@ impl<S: Storage> Appender<S> {
             time_ms: 0,
             heads: Vec::new(),
             failed: false,
+            sync_took: Duration::ZERO,
             torn_bytes: 0,
             gaps,
         })
@@ -236,6 +244,12 @@ impl<S: Storage> Appender<S> {
     #[cfg(test)]
     pub fn at(&self) -> u64 {
         self.at
+    }
+
+    /// By the sync of the last batch.
+    #[must_use]
+    pub fn sync_took(&self) -> Duration {
+        self.sync_took
     }
 
     /// Offset of the next record.
@@ -291,7 +305,9 @@ impl<S: Storage> Appender<S> {
         let pad = (end.next_multiple_of(BLOCK) - end) as usize;
         let parts = [io::IoSlice::new(&self.tail), io::IoSlice::new(&bytes), io::IoSlice::new(&zeros[..pad])];
         self.active.file.write_at(&parts, self.at - self.tail.len() as u64).map_err(|e| failure("writing", &self.active.name, e))?;
+        let begun = Instant::now();
         self.active.file.sync_data().map_err(|e| failure("syncing", &self.active.name, e))?;
+        self.sync_took = begun.elapsed();
 
         let delta = (self.next.0 - head.base.0) as u32;
         self.active.wrote(self.at, delta, &starts, bytes.len() as u32, self.time_ms);

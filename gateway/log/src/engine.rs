@@ -4,8 +4,8 @@
 //! Must not know: MQTT. No path or file is in the trait.
 
 use crate::{
-    AppendError, Batch, Damage, Fetch, Fetched, Follow, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records, Span, Wake,
-    Watermark,
+    AppendError, Batch, Damage, Fetch, Fetched, Follow, Nobody, Observe, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records,
+    Span, Wake, Watermark,
     appender::{Appender, Opening},
     index::{self, Cache, Indexed},
     partition::{self, Beginning},
@@ -77,7 +77,7 @@ const INDEX_CACHE_BYTES: usize = 64 << 20;
 /// How often sealed segments without a sidecar are looked for.
 const SEAL_EVERY: Duration = Duration::from_millis(200);
 /// The state store's partition in segment headers.
-const STATE: PartitionId = PartitionId(u32::MAX);
+pub const STATE: PartitionId = PartitionId(u32::MAX);
 /// The state store is read by key, not followed: its ring only bridges a commit.
 const STATE_RING_BYTES: usize = 1 << 20;
 const CLEAN: &[u8] = b"clean";
@@ -91,6 +91,7 @@ pub struct Options {
     pub now_ms: fn() -> u64,
     /// A new random number per call.
     pub random: fn() -> u64,
+    pub observe: Arc<dyn Observe>,
 }
 
 impl Options {
@@ -98,7 +99,7 @@ impl Options {
     #[must_use]
     pub fn new(directory: impl Into<PathBuf>, streams: &[(&str, u32)]) -> Self {
         let streams = streams.iter().map(|(name, n)| ((*name).into(), *n)).collect();
-        Self { directory: directory.into(), limits: Limits::default(), streams, now_ms, random }
+        Self { directory: directory.into(), limits: Limits::default(), streams, now_ms, random, observe: Arc::new(Nobody) }
     }
 }
 
@@ -257,7 +258,7 @@ impl<S: Storage> LogEngine<S> {
 
         let mut torn_bytes = appender.torn_bytes();
         let begin = |id, limits, name: &str, indexed, appender| {
-            let beginning = Beginning { id, limits, name, indexed, threads, now_ms: o.now_ms };
+            let beginning = Beginning { id, limits, name, indexed, threads, now_ms: o.now_ms, observe: o.observe.clone() };
             partition::Partition::start(beginning, appender).map_err(io("starting a thread for"))
         };
         let state = begin(STATE, limits, "state", false, appender)?;

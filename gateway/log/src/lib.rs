@@ -21,14 +21,14 @@ pub mod storage;
 mod tests;
 
 pub use batch::{Batch, Record};
-pub use engine::{Engine, FileEngine, LogEngine, Options, Partition};
+pub use engine::{Engine, FileEngine, LogEngine, Options, Partition, STATE};
 pub use error::{AppendError, Damage, Failure, OpenError, ReadError};
 pub use reader::{Everything, Fetch, Fetched, Select, Skip, Wanted};
 pub use record::{Kind, Records};
 pub use segment::{Limits, SegmentInfo};
 pub use state::{Entry, Put, State};
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Place of a record in its partition. Dense, from 0, only grows; never given out twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,8 +76,28 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
-/// Nobody waits.
+/// One batch that became durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    pub records: usize,
+    pub bytes: usize,
+    /// What its sync took.
+    pub sync: Duration,
+    /// Since the first of its records was accepted.
+    pub append: Duration,
+}
+
+/// Somebody who measures. Called by the writers, once a batch; must return at once. The state store is `STATE`.
+pub trait Observe: Send + Sync {
+    fn committed(&self, p: PartitionId, commit: &Commit);
+}
+
+/// Nobody waits or measures.
 pub struct Nobody;
+
+impl Observe for Nobody {
+    fn committed(&self, _: PartitionId, _: &Commit) {}
+}
 
 impl Wake for Nobody {
     fn wake(&self) {}

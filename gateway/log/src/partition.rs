@@ -5,7 +5,7 @@
 //! Must not know: keys, or what a waiter waits for.
 
 use crate::{
-    AppendError, Batch, Failure, Follow, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
+    AppendError, Batch, Commit, Failure, Follow, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
     appender::{Appender, Pending},
     segment::{Limits, Segments},
     storage::Storage,
@@ -20,6 +20,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 type Then = Box<dyn FnOnce() + Send>;
@@ -28,6 +29,8 @@ struct Queue {
     pending: Pending,
     /// Counts batches, so that an appender is registered once in each.
     number: u64,
+    /// When the first of what waits was accepted.
+    since: Instant,
     /// One past the last accepted record.
     end: Offset,
     wakes: Vec<Arc<dyn Wake>>,
@@ -36,6 +39,14 @@ struct Queue {
     /// To run once this offset is durable (or the partition has failed).
     then: Vec<(Offset, Then)>,
     stopping: bool,
+}
+
+/// Work for the writer.
+struct Taken {
+    pending: Pending,
+    /// When the first of it was accepted.
+    since: Instant,
+    wakes: Vec<Arc<dyn Wake>>,
 }
 
 struct Ring {
@@ -57,6 +68,7 @@ pub(crate) struct Shared {
     /// Keys are indexed.
     indexed: bool,
     now_ms: fn() -> u64,
+    observe: Arc<dyn Observe>,
     queue: Mutex<Queue>,
     work: Condvar,
     durable: AtomicU64,
@@ -106,6 +118,9 @@ impl Shared {
             return Err(AppendError::Full);
         }
         let first = q.pending.is_empty();
+        if first {
+            q.since = Instant::now();
+        }
         debug_assert!(q.pending.is_empty() || q.pending.bytes() + bytes <= self.limits.pending_bytes_max, "the bound of what waits");
         q.pending.push(records);
         q.end = q.end.plus(records.len() as u64);
@@ -195,7 +210,7 @@ impl Shared {
     }
 
     /// The next work for the writer; `None` when it shall end.
-    fn take(&self) -> Option<(Pending, Vec<Arc<dyn Wake>>)> {
+    fn take(&self) -> Option<Taken> {
         let mut q = self.queue.lock();
         while q.pending.is_empty() {
             if q.stopping {
@@ -207,9 +222,10 @@ impl Shared {
         let wakes = mem::take(&mut q.wakes);
         let full = mem::take(&mut q.full);
         q.number += 1;
+        let since = q.since;
         drop(q);
         full.iter().for_each(|w| w.wake());
-        Some((pending, wakes))
+        Some(Taken { pending, since, wakes })
     }
 
     fn fail(&self, failure: Failure) {
@@ -226,7 +242,7 @@ impl Shared {
 
     /// Writes all that waits as one batch. False: nothing more will be written.
     fn write_one<S: Storage>(&self, appender: &mut Appender<S>) -> bool {
-        let Some((pending, wakes)) = self.take() else { return false };
+        let Some(Taken { pending, since, wakes }) = self.take() else { return false };
         match appender.commit(pending, (self.now_ms)()) {
             Ok(batch) => {
                 self.durable.store(batch.end().0, Ordering::Release);
@@ -234,6 +250,8 @@ impl Shared {
                 let followers = self.push(batch.clone());
                 wakes.iter().chain(&followers).for_each(|w| w.wake());
                 self.run_then();
+                let (records, bytes) = (batch.len(), batch.bytes());
+                self.observe.committed(self.id, &Commit { records, bytes, sync: appender.sync_took(), append: since.elapsed() });
                 if self.indexed {
                     appender.index(&batch);
                 }
@@ -277,6 +295,7 @@ pub(crate) struct Beginning<'a> {
     /// It has a writer of its own; else it is stepped.
     pub threads: bool,
     pub now_ms: fn() -> u64,
+    pub observe: Arc<dyn Observe>,
 }
 
 /// A partition with its writer thread; dropped or stopped, the thread finishes what pends and ends.
@@ -291,17 +310,26 @@ pub(crate) struct Partition<S: Storage> {
 
 impl<S: Storage> Partition<S> {
     pub fn start(beginning: Beginning<'_>, appender: Appender<S>) -> std::io::Result<Self> {
-        let Beginning { id, limits, name, indexed, threads, now_ms } = beginning;
+        let Beginning { id, limits, name, indexed, threads, now_ms, observe } = beginning;
         let end = appender.next();
         let segments = appender.segments().clone();
-        let queue =
-            Queue { pending: Pending::default(), number: 0, end, wakes: Vec::new(), full: Vec::new(), then: Vec::new(), stopping: false };
+        let queue = Queue {
+            pending: Pending::default(),
+            number: 0,
+            since: Instant::now(),
+            end,
+            wakes: Vec::new(),
+            full: Vec::new(),
+            then: Vec::new(),
+            stopping: false,
+        };
         let ring = Ring { batches: VecDeque::new(), bytes: 0, followers: Vec::new(), next_follower: 0 };
         let shared = Arc::new(Shared {
             id,
             limits,
             indexed,
             now_ms,
+            observe,
             queue: Mutex::new(queue),
             work: Condvar::new(),
             durable: AtomicU64::new(end.0),

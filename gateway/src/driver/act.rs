@@ -81,7 +81,12 @@ impl Driver {
         let value = (action == Action::PutValue).then(|| session.value());
         let key = session_key(session.client_id());
         match self.gateway.engine.state().put(&[Put { key: &key, tag: session.tag(), value: value.as_deref() }], &self.who) {
-            Ok(receipt) => self.event(now, Event::PutSubmitted(Receipt(receipt.0))),
+            Ok(receipt) => {
+                if std::mem::replace(&mut self.stored, value.is_some()) != value.is_some() {
+                    self.gateway.stored(value.is_some());
+                }
+                self.event(now, Event::PutSubmitted(Receipt(receipt.0)));
+            }
             Err(AppendError::Full) => self.put = Some(action),
             Err(AppendError::TooLarge { bytes, .. }) => {
                 tracing::error!(client = session.client_id(), bytes, "the session's value is too large to be stored");

@@ -5,7 +5,7 @@
 //! Must not know: packets, records.
 
 use super::{Driver, Phase, log_id};
-use crate::gateway::session_key;
+use crate::{gateway::session_key, metrics::Total};
 use weir_core::{
     ids::{Now, Offset, PartitionId},
     packet::ReasonCode,
@@ -43,6 +43,7 @@ impl Driver {
             }
             Ok(session) => session,
         };
+        self.stored = session.is_some();
         match std::mem::replace(&mut self.phase, Phase::Left) {
             Phase::Loading(request) => self.loaded_for(now, request, session),
             Phase::Offline(_) => self.loaded_offline(now, session),
@@ -131,7 +132,7 @@ impl Driver {
     /// The session has ended here; the store has it, if anybody has.
     pub(super) fn hand_over(&mut self) {
         if let Phase::Running(s) | Phase::Offline(Some(s)) = &mut self.phase {
-            self.gateway.totals.add(s.take_counts());
+            self.gateway.totals.add_counts(&s.take_counts());
             if !s.is_stored() {
                 self.gateway.interests.remove_all(s);
             }
@@ -167,7 +168,7 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.gateway.totals.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.gateway.totals.add(Total::Panics, 1);
             tracing::error!(client = self.client_id.as_deref().unwrap_or("?"), "a connection panicked; it is closed, others go on");
         }
         if !self.is_left() {

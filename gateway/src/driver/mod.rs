@@ -18,13 +18,11 @@ use crate::{
     filters::Filters,
     gateway::{Gateway, encode},
     interests::Asked,
+    metrics::Total,
     peer::Peer,
 };
 use feed::Feeding;
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::mpsc::UnboundedSender;
 use weir_core::{
     codec::{Decoded, decode},
@@ -83,6 +81,10 @@ pub(crate) struct Driver {
     waiting: bool,
     pub out: Vec<u8>,
     asked: Asked,
+    /// Not counted yet.
+    bytes_in: u64,
+    /// The store has a value of its session.
+    stored: bool,
     /// Per partition: records of this pass.
     records: Vec<Records>,
     /// What is acknowledged of this pass, in order: index of the partition and how many.
@@ -118,8 +120,10 @@ pub(crate) struct Driver {
 impl Driver {
     pub fn new(gateway: Arc<Gateway>) -> Self {
         let deadline = gateway.now().monotonic_ms + FIRST_PACKET_MS;
-        gateway.totals.connections.fetch_add(1, Ordering::Relaxed);
-        Self::with_phase(gateway, Phase::FirstPacket { deadline })
+        gateway.totals.add(Total::Connections, 1);
+        let driver = Self::with_phase(gateway, Phase::FirstPacket { deadline });
+        driver.peer.set_connected(true);
+        driver
     }
 
     /// Looks after a session that nobody is connected to; `None` if somebody is.
@@ -147,6 +151,8 @@ impl Driver {
             waiting: false,
             out: Vec::new(),
             asked: Asked::default(),
+            bytes_in: 0,
+            stored: false,
             records: (0..n).map(|_| Records::default()).collect(),
             runs: Vec::new(),
             receipts: vec![None; n],
@@ -218,6 +224,7 @@ impl Driver {
 
     /// The first `n` bytes of `out` have left.
     pub fn written(&mut self, n: usize) {
+        self.gateway.totals.add(Total::BytesOut, n as u64);
         let was_full = self.out.len() >= OUT_BYTES_HIGH;
         if n < self.out.len() {
             self.out.drain(..n);
@@ -235,6 +242,7 @@ impl Driver {
     /// Bytes from the peer.
     pub fn received(&mut self, bytes: &[u8]) {
         let now = self.gateway.now();
+        self.bytes_in += bytes.len() as u64;
         if self.rest.is_empty() {
             let used = self.decode(now, bytes);
             self.rest.extend_from_slice(bytes.get(used..).unwrap_or_default());
@@ -344,7 +352,7 @@ impl Driver {
     }
 
     fn violation(&mut self, now: Now, v: Violation) {
-        self.gateway.totals.violations.fetch_add(1, Ordering::Relaxed);
+        self.gateway.totals.add(Total::Violation, 1);
         tracing::info!(client = self.client_id.as_deref().unwrap_or("?"), reason = %v.reason, "closed: {}", v.statement);
         // What came before it is still appended.
         self.submit(now);
@@ -363,7 +371,7 @@ impl Driver {
         let Packet::Connect(c) = packet else {
             let statement = "MQTT-3.1.0-1: the first packet is not a CONNECT";
             self.close = Some(Cause::Violation(Violation { reason: ReasonCode::PROTOCOL_ERROR, statement }));
-            self.gateway.totals.violations.fetch_add(1, Ordering::Relaxed);
+            self.gateway.totals.add(Total::Violation, 1);
             return self.leave();
         };
         self.version = c.version;
@@ -382,7 +390,7 @@ impl Driver {
 
     fn refuse(&mut self, reason: ReasonCode) {
         let statement = "the connection was refused";
-        self.gateway.totals.refused.fetch_add(1, Ordering::Relaxed);
+        self.gateway.totals.add(Total::Connect, 1);
         tracing::info!(client = self.client_id.as_deref().unwrap_or("?"), %reason, "{statement}");
         refuse(Refusal { version: self.version, reason }, &mut self.out);
         self.close = Some(Cause::Violation(Violation { reason, statement }));
@@ -500,9 +508,15 @@ impl Driver {
             self.act(now);
             self.feed(now);
         }
-        if let Some(session) = self.phase.session() {
-            self.gateway.totals.add(session.take_counts());
-        }
+        self.tell();
+    }
+
+    /// What others may know of it.
+    fn tell(&mut self) {
+        let Some(session) = self.phase.session() else { return };
+        self.gateway.totals.add_counts(&session.take_counts());
+        self.gateway.totals.add(Total::BytesIn, std::mem::take(&mut self.bytes_in));
+        (0..self.gateway.partitions.len()).for_each(|nth| self.peer.set_behind(nth, session.behind(nth)));
     }
 
     fn read_mail(&mut self, now: Now) {

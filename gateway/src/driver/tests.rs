@@ -5,6 +5,7 @@ use crate::{
     boot::Boots,
     gateway::Parts,
     interests::Interests,
+    metrics::Metrics,
     offline::{Due, Offline},
 };
 use parking_lot::RwLock;
@@ -23,8 +24,19 @@ fn gateway(engine: Arc<dyn Engine>, boot: u64) -> (Arc<Gateway>, UnboundedReceiv
     let (offline, due) = Offline::new();
     let retained = vec![Arc::new(RwLock::new(Retained::default()))];
     let (interests, boots) = (Interests::default(), Boots::default());
-    let gateway =
-        Gateway::new(Parts { engine, tails: vec![tail], retained, offline, interests, boots, boot, deliveries_max: 0, wall_ms: || 0 });
+    let gateway = Gateway::new(Parts {
+        engine,
+        tails: vec![tail],
+        retained,
+        offline,
+        interests,
+        metrics: Arc::new(Metrics::new().expect("metrics")),
+        stored: 0,
+        boots,
+        boot,
+        deliveries_max: 0,
+        wall_ms: || 0,
+    });
     (Arc::new(gateway), due)
 }
 
@@ -47,7 +59,7 @@ fn a_connection_that_panics_gives_its_client_id_back_and_is_counted() {
     assert!(panicked.is_err());
     second.woken();
     assert!(!matches!(second.phase, Phase::Claiming(_)), "the client id is its own now");
-    assert_eq!(gateway.totals.panics.load(Ordering::Relaxed), 1);
+    assert_eq!(gateway.totals.get(Total::Panics), 1);
     drop(second);
     assert!(gateway.peers.is_empty());
     gateway.engine.stop();

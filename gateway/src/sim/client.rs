@@ -1,6 +1,6 @@
 //! Model clients of both versions: what a careful client with a store of its own does, and what it must never see.
 
-use crate::gateway::Gateway;
+use crate::{gateway::Gateway, metrics::Total};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use weir_core::{
     codec::{Decoded, decode, encode},
@@ -31,7 +31,7 @@ pub(super) struct Ledger {
 impl Ledger {
     /// What the gateway has counted since, while it served this client.
     pub fn tell_lost(&mut self, gateway: &Gateway, client: Option<&str>) {
-        let lost = gateway.totals.lost_so_far();
+        let lost = gateway.totals.get(Total::Lost);
         if lost > self.told {
             *self.lost.entry(client.unwrap_or("group").into()).or_default() += lost - self.told;
         }

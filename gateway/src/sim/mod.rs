@@ -21,6 +21,7 @@ use crate::{
     checkpoint::Keeper,
     driver::Driver,
     gateway::Gateway,
+    metrics::Metrics,
     retention::Retention,
     start::{Found, assemble},
 };
@@ -143,7 +144,8 @@ impl World {
         let engine = Arc::new(engine);
         engine.read_at_once(true);
         self.audit(&*engine);
-        let gateway = assemble(engine.clone(), found, 3, wall_ms).expect("begins");
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let gateway = assemble(engine.clone(), found, metrics, 3, wall_ms).expect("begins");
         engine.read_at_once(false);
         let keeper = Keeper::start(gateway.clone(), self.retention);
         Life { engine, gateway, connections: BTreeMap::new(), leaving: Vec::new(), _keeper: keeper }

@@ -160,7 +160,7 @@ impl Inbound {
 
 impl Session {
     pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>) -> Result<Option<Message<'a>>, Violation> {
-        self.counts.received += 1;
+        self.counts.received[p.qos as usize] += 1;
         let mut topic = Topic::Borrowed(p.topic);
         for property in p.properties.iter() {
             match property {

@@ -200,8 +200,9 @@ pub struct Counts {
     pub lost: u64,
     /// Publishes to topics that belong to the gateway.
     pub refused_topic: u64,
-    pub received: u64,
-    pub sent: u64,
+    /// By QoS.
+    pub received: [u64; 3],
+    pub sent: [u64; 3],
 }
 
 #[derive(Debug)]

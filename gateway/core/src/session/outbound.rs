@@ -266,6 +266,13 @@ impl Session {
         self.outbound.window_max.min(crate::group::CREDIT_MAX)
     }
 
+    /// What it reads next in the nth partition while it is behind there; `None`: it is live, or subscribes to nothing.
+    #[must_use]
+    pub fn behind(&self, nth: usize) -> Option<Offset> {
+        let reader = self.readers.get(nth).filter(|_| !self.subscriptions.all.is_empty())?;
+        (!reader.reader.is_live()).then_some(reader.reader.next)
+    }
+
     /// Gives a record that the group of a shared subscription gave this session. `None` for the record: the log no longer has it.
     pub fn deliver_shared(
         &mut self,
@@ -381,7 +388,7 @@ impl Session {
             self.aliases_out.sent(r.topic);
         }
         out.extend_from_slice(r.payload);
-        self.counts.sent += 1;
+        self.counts.sent[flags.1 as usize] += 1;
         true
     }
 

@@ -1,0 +1,288 @@
+//! What Weir counts and measures, for Prometheus. One table of names; what is counted is added to plain atomics, once a batch, and looked at when
+//! somebody asks.
+//!
+//! Invariant: whatever is dropped, refused or lost has a counter with a reason; labels are few and never a client id or a topic.
+//! Must not know: when anything happens.
+
+use crate::gateway::Gateway;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use weir_core::session::Counts;
+use weir_log::{Commit, Observe, PartitionId, STATE, Watermark};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+macro_rules! names {
+    ($($variant:ident $kind:ident $name:literal $help:literal;)*) => {
+        /// Every metric of Weir's own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Name { $($variant),* }
+
+        impl Name {
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            #[must_use]
+            pub fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help),* }
+            }
+
+            #[must_use]
+            pub fn kind(self) -> Kind {
+                match self { $(Self::$variant => Kind::$kind),* }
+            }
+        }
+    };
+}
+
+names! {
+    Messages Counter "weir_messages_total" "MQTT messages, from clients (in) and to clients (out), by QoS.";
+    Bytes Counter "weir_bytes_total" "Bytes of MQTT packets, from clients (in) and to clients (out).";
+    ConnectionsTotal Counter "weir_connections_total" "Connections that were accepted.";
+    Connections Gauge "weir_connections" "Connections now.";
+    Sessions Gauge "weir_sessions" "Sessions that outlive their connections, connected or not.";
+    Subscriptions Gauge "weir_subscriptions" "Subscriptions of all sessions, connected or not, shared ones too.";
+    Retained Gauge "weir_retained_messages" "Topics with a retained message.";
+    SessionsBehind Gauge "weir_sessions_behind" "Connected sessions that read from the log, for they came late or read slowly.";
+    LagMax Gauge "weir_session_lag_records_max" "Records between the slowest connected session and the end of the log.";
+    Dropped Counter "weir_dropped_messages_total" "Messages that were not sent to a subscriber: QoS 0 while it was behind, too large for it, expired.";
+    Lost Counter "weir_lost_records_total" "Records that retention or damage took before a reader had come to them, once per reader.";
+    Refused Counter "weir_refused_total" "Connections that were refused, connections closed for a violation of the protocol, publishes to topics of the gateway's own.";
+    DeadLetters Counter "weir_dead_letters_total" "Messages that no member of a group acknowledged, now under $dead/GROUP/TOPIC.";
+    Panics Counter "weir_panics_total" "Connections that ended with a bug in the gateway.";
+    AppendSeconds Histogram "weir_log_append_seconds" "From the acceptance of the first record of a batch until the batch is durable.";
+    SyncSeconds Histogram "weir_log_sync_seconds" "What the sync of a batch took.";
+    CommitRecords Histogram "weir_log_commit_records" "Records in one batch: one sync makes them all durable.";
+    CommitBytes Histogram "weir_log_commit_bytes" "Bytes in one batch.";
+    LogStart Gauge "weir_log_start_offset" "The oldest record that is kept.";
+    LogEnd Gauge "weir_log_end_offset" "One past the newest durable record.";
+    LogBytes Gauge "weir_log_size_bytes" "Bytes of the files of the log.";
+    LogSegments Gauge "weir_log_segments" "Files of the log.";
+    LogFailed Gauge "weir_log_failed" "1 when a write or sync has failed: nothing more is acknowledged until a restart.";
+    Quarantined Gauge "weir_log_quarantined_ranges" "Places of the log where acknowledged records cannot be read.";
+    BuildInfo Gauge "weir_build_info" "1, with the version as a label.";
+}
+
+macro_rules! totals {
+    ($($variant:ident $name:ident $($label:literal $value:literal)*;)*) => {
+        /// What is counted, each with its labels.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Total { $($variant),* }
+
+        impl Total {
+            const ALL: &[Self] = &[$(Self::$variant),*];
+
+            fn name(self) -> Name {
+                match self { $(Self::$variant => Name::$name),* }
+            }
+
+            fn labels(self) -> &'static [(&'static str, &'static str)] {
+                match self { $(Self::$variant => &[$(($label, $value)),*]),* }
+            }
+        }
+    };
+}
+
+totals! {
+    In0 Messages "direction" "in" "qos" "0";
+    In1 Messages "direction" "in" "qos" "1";
+    In2 Messages "direction" "in" "qos" "2";
+    Out0 Messages "direction" "out" "qos" "0";
+    Out1 Messages "direction" "out" "qos" "1";
+    Out2 Messages "direction" "out" "qos" "2";
+    BytesIn Bytes "direction" "in";
+    BytesOut Bytes "direction" "out";
+    Connections ConnectionsTotal;
+    Behind Dropped "reason" "behind";
+    TooLarge Dropped "reason" "too_large";
+    Expired Dropped "reason" "expired";
+    Lost Lost;
+    Connect Refused "reason" "connect";
+    Violation Refused "reason" "violation";
+    Topic Refused "reason" "topic";
+    DeadLetters DeadLetters;
+    Panics Panics;
+}
+
+/// Sums since the start.
+#[derive(Default)]
+pub(crate) struct Totals([AtomicU64; Total::ALL.len()]);
+
+impl Totals {
+    pub fn add(&self, total: Total, n: u64) {
+        if n > 0 {
+            self.0[total as usize].fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    pub fn get(&self, total: Total) -> u64 {
+        self.0[total as usize].load(Ordering::Relaxed)
+    }
+
+    pub fn add_counts(&self, c: &Counts) {
+        let [in_0, in_1, in_2] = c.received;
+        let [out_0, out_1, out_2] = c.sent;
+        let pairs = [
+            (Total::In0, in_0),
+            (Total::In1, in_1),
+            (Total::In2, in_2),
+            (Total::Out0, out_0),
+            (Total::Out1, out_1),
+            (Total::Out2, out_2),
+            (Total::Behind, c.dropped_behind),
+            (Total::TooLarge, c.dropped_too_large),
+            (Total::Expired, c.dropped_expired),
+            (Total::Lost, c.lost),
+            (Total::Topic, c.refused_topic),
+        ];
+        pairs.iter().for_each(|(total, n)| self.add(*total, *n));
+    }
+}
+
+/// For the last line of a process: what is not zero.
+impl fmt::Debug for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = Total::ALL.iter().filter(|t| self.get(**t) > 0);
+        f.debug_map().entries(known.map(|t| (t, self.get(*t)))).finish()
+    }
+}
+
+/// From 50 us, where a fast disk syncs, to 10 s, where somebody is paged.
+const SECONDS: &[f64] = &[0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+const RECORDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 50_000.0];
+const BYTES: &[f64] = &[512.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 8_388_608.0];
+
+/// Of one partition.
+struct Meters {
+    append: Histogram,
+    sync: Histogram,
+    records: Histogram,
+    bytes: Histogram,
+}
+
+/// Partitions by id, with their labels.
+type Labels = Vec<(PartitionId, [Label; 2])>;
+
+pub(crate) struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    counters: Vec<Counter>,
+    meters: OnceLock<HashMap<PartitionId, Meters>>,
+    labels: OnceLock<Labels>,
+    process: metrics_process::Collector,
+}
+
+static METADATA: Metadata<'_> = Metadata::new("weir", Level::INFO, None);
+
+impl Metrics {
+    pub fn new() -> Result<Self, BuildError> {
+        let mut builder = PrometheusBuilder::new();
+        for (name, buckets) in
+            [(Name::AppendSeconds, SECONDS), (Name::SyncSeconds, SECONDS), (Name::CommitRecords, RECORDS), (Name::CommitBytes, BYTES)]
+        {
+            builder = builder.set_buckets_for_metric(Matcher::Full(name.name().into()), buckets)?;
+        }
+        let recorder = builder.build_recorder();
+        for name in Name::ALL {
+            let (key, help) = (KeyName::from_const_str(name.name()), name.help().into());
+            match name.kind() {
+                Kind::Counter => recorder.describe_counter(key, None, help),
+                Kind::Gauge => recorder.describe_gauge(key, None, help),
+                Kind::Histogram => recorder.describe_histogram(key, None, help),
+            }
+        }
+        let counter = |t: &Total| {
+            let labels: Vec<Label> = t.labels().iter().map(|(k, v)| Label::from_static_parts(k, v)).collect();
+            recorder.register_counter(&Key::from_parts(t.name().name(), labels), &METADATA)
+        };
+        let counters = Total::ALL.iter().map(counter).collect();
+        let process = metrics_process::Collector::default();
+        metrics::with_local_recorder(&recorder, || process.describe());
+        Ok(Self { handle: recorder.handle(), recorder, counters, meters: OnceLock::new(), labels: OnceLock::new(), process })
+    }
+
+    /// The partitions are known now; the state store is one more.
+    pub fn partitions(&self, partitions: &[weir_log::Partition]) {
+        let labels = |stream: &str, number: u32| [Label::new("stream", stream.to_owned()), Label::new("partition", number.to_string())];
+        let known: Labels = partitions.iter().map(|p| (p.id, labels(&p.stream, p.number))).collect();
+        let histogram =
+            |name: Name, labels: &[Label; 2]| self.recorder.register_histogram(&Key::from_parts(name.name(), labels.to_vec()), &METADATA);
+        let meters = |labels: &[Label; 2]| Meters {
+            append: histogram(Name::AppendSeconds, labels),
+            sync: histogram(Name::SyncSeconds, labels),
+            records: histogram(Name::CommitRecords, labels),
+            bytes: histogram(Name::CommitBytes, labels),
+        };
+        let state = (STATE, labels("state", 0));
+        let all = known.iter().chain([&state]).map(|(id, labels)| (*id, meters(labels))).collect();
+        let _only_once = (self.meters.set(all), self.labels.set(known));
+    }
+
+    fn gauge(&self, name: Name, labels: &[Label]) -> Gauge {
+        self.recorder.register_gauge(&Key::from_parts(name.name(), labels.to_vec()), &METADATA)
+    }
+
+    /// What histograms have taken is put into their buckets: every few seconds, or memory grows.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self, gateway: &Gateway) -> String {
+        for (total, counter) in Total::ALL.iter().zip(&self.counters) {
+            counter.absolute(gateway.totals.get(*total));
+        }
+        let set = |name: Name, value: u64| self.gauge(name, &[]).set(value as f64);
+        let (connections, behind, lag) = gateway.connected();
+        set(Name::Connections, connections);
+        set(Name::SessionsBehind, behind);
+        set(Name::LagMax, lag);
+        set(Name::Sessions, gateway.sessions());
+        set(Name::Subscriptions, gateway.interests.len());
+        set(Name::Retained, gateway.retained.iter().map(|view| view.read().len() as u64).sum());
+        set(Name::Quarantined, gateway.engine.damaged() as u64);
+        self.gauge(Name::BuildInfo, &[Label::from_static_parts("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+        for (p, labels) in self.labels.get().into_iter().flatten() {
+            let span = gateway.engine.span(*p);
+            let set = |name: Name, value: u64| self.gauge(name, labels).set(value as f64);
+            set(Name::LogStart, span.start.0);
+            set(Name::LogEnd, span.durable.0);
+            set(Name::LogFailed, u64::from(matches!(gateway.engine.appended(*p), Watermark::Failed(_))));
+            // A directory that cannot be listed keeps its last numbers.
+            if let Ok(segments) = gateway.engine.segments(*p) {
+                set(Name::LogSegments, segments.len() as u64);
+                set(Name::LogBytes, segments.iter().map(|s| s.bytes).sum());
+            }
+        }
+        metrics::with_local_recorder(&self.recorder, || self.process.collect());
+        self.upkeep();
+        self.handle.render()
+    }
+}
+
+impl Observe for Metrics {
+    fn committed(&self, p: PartitionId, commit: &Commit) {
+        let Some(meters) = self.meters.get().and_then(|meters| meters.get(&p)) else { return };
+        meters.append.record(commit.append);
+        meters.sync.record(commit.sync);
+        meters.records.record(commit.records as f64);
+        meters.bytes.record(commit.bytes as f64);
+    }
+}
