@@ -6,6 +6,7 @@
 mod boot;
 mod burial;
 mod checkpoint;
+pub mod demo;
 mod directory;
 mod driver;
 mod filters;

@@ -74,11 +74,11 @@ fn raise_descriptors() {
     }
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub fn run(options: &Options) -> Result<(), RunError> {
+/// Runs until SIGTERM or SIGINT. `ready` is called on the runtime once connections are taken.
+pub fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError> {
     raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| RunError::Io("starting threads", e))?;
-    let result = runtime.block_on(main(options));
+    let result = runtime.block_on(main(options, ready));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -90,7 +90,7 @@ fn listen(options: &Options, flag: &'static str, address: SocketAddr) -> Result<
     tcp::listen(address).map_err(|error| RunError::Listen { flag, address, error })
 }
 
-async fn main(options: &Options) -> Result<(), RunError> {
+async fn main(options: &Options, ready: impl FnOnce()) -> Result<(), RunError> {
     let mqtt = listen(options, "--mqtt", options.mqtt)?;
     let http = listen(options, "--http", options.http)?;
     let admin = listen(options, "--admin", options.admin)?;
@@ -115,6 +115,7 @@ async fn main(options: &Options) -> Result<(), RunError> {
     });
     let keeper = Keeper::start(gateway.clone(), options.retention);
     println!("weir ready");
+    ready();
 
     stop.wait().await;
     tracing::info!("stopping: connections are closed, the log is finished");
