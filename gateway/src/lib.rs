@@ -6,6 +6,7 @@
 mod boot;
 mod burial;
 mod checkpoint;
+pub mod client;
 pub mod demo;
 mod directory;
 mod driver;

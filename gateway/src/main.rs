@@ -22,6 +22,10 @@ enum Command {
     /// Run the gateway with a small fleet of simulated devices, so that there is something to look at. Its data is thrown away at the end, unless you
     /// say where to keep it.
     Demo(Run),
+    /// Publish, with the flags and exit codes of mosquitto_pub.
+    Pub(weir::client::Publish),
+    /// Subscribe and print what comes, with the flags and exit codes of mosquitto_sub.
+    Sub(weir::client::Subscribe),
 }
 
 #[derive(Args)]
@@ -85,13 +89,23 @@ fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
     }
 }
 
+fn told(result: Result<(), weir::client::Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("weir: {}", e.words);
+            ExitCode::from(e.code)
+        }
+    }
+}
+
 fn demo(run: Run) -> ExitCode {
     let throw_away = run.data.is_none();
     let options = run.options(weir::demo::directory);
     let (page, mqtt) = (options.http, options.mqtt);
     let result = weir::run(&options, move || {
         weir::demo::start(mqtt);
-        println!("\n  page   http://{page}/\n  mqtt   {mqtt}   (mosquitto_sub -p {} -t 'site/#' -v)\n\nCtrl-C ends it.", mqtt.port());
+        println!("\n  page   http://{page}/\n  mqtt   {mqtt}   (weir sub -p {} -t 'site/#' -v)\n\nCtrl-C ends it.", mqtt.port());
     });
     if throw_away && let Err(e) = std::fs::remove_dir_all(&options.data) {
         eprintln!("weir: {} stays: {e}", options.data.display());
@@ -101,9 +115,13 @@ fn demo(run: Run) -> ExitCode {
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    log_to_stderr();
+    if matches!(command, Command::Run(_) | Command::Demo(_)) {
+        log_to_stderr();
+    }
     match command {
         Command::Run(run) => ended(weir::run(&run.options(|| "weir-data".into()), || {})),
         Command::Demo(run) => demo(run),
+        Command::Pub(p) => told(weir::client::publish(&p)),
+        Command::Sub(s) => told(weir::client::subscribe(&s)),
     }
 }

@@ -1,0 +1,170 @@
+//! `weir pub` and `weir sub` in the place of mosquitto's clients: the same lines, the same exit codes, against the same broker.
+
+mod support;
+
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+use support::{
+    Guard, Weir, binary, dir,
+    raw::{PUBACK, Raw, Version},
+};
+
+const VERSIONS: [&str; 2] = ["311", "5"];
+
+/// `weir pub` or `mosquitto_pub`, `weir sub` or `mosquitto_sub`.
+fn client(ours: bool, kind: &str, port: u16, version: &str) -> Command {
+    let mut command = if ours {
+        let mut command = Command::new(binary());
+        command.arg(kind);
+        command
+    } else {
+        Command::new(format!("mosquitto_{kind}"))
+    };
+    let version = if ours { version.to_owned() } else { format!("mqttv{version}") };
+    command.args(["-p", &port.to_string(), "-V", &version]);
+    command
+}
+
+fn run(mut command: Command, args: &[&str], input: &str) -> Output {
+    let mut child = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn prints_and_publishes_what_mosquitto_does() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for version in VERSIONS {
+        // What one publishes both print alike, and the other way round.
+        for ours in [true, false] {
+            let publish = |args: &[&str], input: &str| {
+                let out = run(client(ours, "pub", weir.mqtt, version), args, input);
+                assert!(out.status.success() && out.stdout.is_empty(), "{args:?}: {}", text(&out.stderr));
+            };
+            publish(&["-t", "r/one", "-m", "first é", "-q", "1", "-r"], "");
+            publish(&["-t", "r/two", "-l", "-q", "2", "-r"], "line 1\nline 2\n");
+            publish(&["-t", "r/three", "-s", "-r"], "all\nof it\n");
+            publish(&["-t", "r/four", "-m", "gone", "-r", "-q", "1"], "");
+            publish(&["-t", "r/four", "-n", "-r", "-q", "1"], "");
+            // Acknowledged, and QoS 0 has left: a later one with QoS 1 is behind it.
+            publish(&["-t", "r/last", "-m", "last", "-r", "-q", "1"], "");
+            for args in [
+                &["-t", "r/#", "-C", "4"][..],
+                &["-t", "r/#", "-C", "4", "-v"],
+                &["-t", "r/one", "-t", "r/two", "-C", "2", "-q", "2", "-F", "%t|%p|%q|%r|%l|%x|%X|%%|\\t"],
+                &["-t", "r/#", "-T", "r/t+", "-T", "r/two", "-C", "3", "-N"],
+                &["-t", "r/#", "--retained-only", "-C", "3"],
+            ] {
+                let both = [true, false].map(|ours| run(client(ours, "sub", weir.mqtt, version), args, ""));
+                let [mine, theirs] = both.each_ref().map(|out| (out.status.code(), text(&out.stdout)));
+                if args.contains(&"r/t+") {
+                    // Not a filter; mosquitto says so in its own words.
+                    assert_eq!((mine.0, mine.1.is_empty()), (Some(1), true), "{}", text(&both[0].stderr));
+                } else {
+                    assert_eq!(mine, theirs, "{args:?}, {version}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_is_kept_and_ten_thousand_lines_come_in_order() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for version in VERSIONS {
+        let session = ["-t", "n/#", "-q", "1", "-c", "-i", "keeper"];
+        let first = run(client(true, "sub", weir.mqtt, version), &[&session[..], &["-W", "1"]].concat(), "");
+        assert_eq!((first.status.code(), text(&first.stderr)), (Some(27), "weir: timed out\n".into()));
+        let lines: String = (0..10_000).map(|n| format!("{n}\n")).collect();
+        assert!(run(client(true, "pub", weir.mqtt, version), &["-t", "n/x", "-l", "-q", "1"], &lines).status.success());
+        let all = run(client(true, "sub", weir.mqtt, version), &[&session[..], &["-C", "10000"]].concat(), "");
+        assert!(all.status.success() && text(&all.stdout) == lines, "{version}");
+        // Ends its session.
+        run(client(true, "sub", weir.mqtt, version), &["-t", "x", "-i", "keeper", "-W", "1"], "");
+    }
+}
+
+#[test]
+fn every_end_has_its_code_and_its_words() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let nobody = support::free_port();
+    let cases: [(&str, u16, &[&str], i32, &str); 7] = [
+        ("pub", nobody, &["-t", "a", "-m", "x"], 1, "127.0.0.1:"),
+        ("sub", nobody, &["-t", "a"], 1, "Connection refused"),
+        ("pub", weir.mqtt, &["-t", "a"], 2, "--message"),
+        ("pub", weir.mqtt, &["-t", "a", "-f", "/nowhere/at/all"], 1, "/nowhere/at/all"),
+        ("sub", weir.mqtt, &["-t", "a/#/b"], 1, "a/#/b"),
+        ("sub", weir.mqtt, &["-t", "a", "-q", "3"], 2, "0, 1 or 2"),
+        ("sub", weir.mqtt, &["-t", "a", "-c"], 2, "--id"),
+    ];
+    for (kind, port, args, code, words) in cases {
+        let out = run(client(true, kind, port, "311"), args, "");
+        assert_eq!(out.status.code(), Some(code), "{kind} {args:?}: {}", text(&out.stderr));
+        assert!(text(&out.stderr).contains(words), "{kind} {args:?}: {}", text(&out.stderr));
+    }
+    // $SYS is the gateway's own: version 5 is told so.
+    let refused = run(client(true, "pub", weir.mqtt, "5"), &["-t", "$SYS/x", "-m", "x", "-q", "1"], "");
+    assert_eq!((refused.status.code(), text(&refused.stderr)), (Some(1), "weir: 1 of 1 messages were refused\n".into()));
+    // A pipe that closes.
+    let mut sub = Guard(
+        client(true, "sub", weir.mqtt, "5").args(["-t", "pipe", "-q", "1"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(),
+    );
+    drop(sub.0.stdout.take());
+    let ended = (0..50).any(|_| {
+        run(client(true, "pub", weir.mqtt, "5"), &["-t", "pipe", "-m", "x", "-q", "1"], "");
+        std::thread::sleep(Duration::from_millis(100));
+        sub.0.try_wait().unwrap().is_some()
+    });
+    assert!(ended && sub.0.wait().unwrap().success(), "nobody reads, so it ends");
+}
+
+/// A broker that takes messages, acknowledges a few, and is gone.
+#[test]
+fn what_was_not_acknowledged_is_an_error() {
+    let broker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = broker.local_addr().unwrap().port();
+    let serve = std::thread::spawn(move || {
+        let (mut socket, _) = broker.accept().unwrap();
+        let mut bytes = [0; 65_536];
+        std::io::Read::read(&mut socket, &mut bytes).unwrap();
+        socket.write_all(&[0x20, 2, 0, 0]).unwrap();
+        std::io::Read::read(&mut socket, &mut bytes).unwrap();
+        socket.write_all(&[PUBACK, 2, 0, 1]).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+    });
+    let out = run(client(true, "pub", port, "311"), &["-t", "a", "-l", "-q", "1"], "1\n2\n3\n");
+    serve.join().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("2 of 3 messages were not acknowledged"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn sub_comes_back_when_the_broker_does() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let ports = weir.ports();
+    let mut command = client(true, "sub", weir.mqtt, "5");
+    command.args(["-t", "back", "-q", "1", "-c", "-i", "back", "-C", "1"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let sub = command.spawn().unwrap();
+    support::eventually("it subscribes", Duration::from_secs(5), || {
+        let mut p = Raw::connect_with(ports[0], Version::V5, "asks", true, &[]);
+        p.publish(1, false, 1, "other", "x");
+        p.expect_ack(PUBACK, 1) == 0x10 && support::http_get(ports[2], "/metrics").contains("weir_subscriptions 1\n")
+    });
+    weir.kill();
+    let weir = Weir::start_on(dir.path(), ports);
+    assert!(run(client(true, "pub", weir.mqtt, "5"), &["-t", "back", "-m", "again", "-q", "1"], "").status.success());
+    let out = sub.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), text(&out.stdout)), (Some(0), "again\n".into()));
+    assert!(text(&out.stderr).contains("tried again"), "{}", text(&out.stderr));
+}
