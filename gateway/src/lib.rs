@@ -7,6 +7,7 @@ mod boot;
 mod burial;
 mod checkpoint;
 pub mod client;
+pub mod config;
 pub mod demo;
 mod directory;
 mod driver;

@@ -1,0 +1,337 @@
+//! What can be set, and where it is set: command line before environment before file before default.
+//!
+//! Invariant: a key that nothing reads is an error that names the nearest one that something reads; `weir.toml` in the root says the defaults.
+//! Must not know: what the settings do.
+
+use crate::{Options, Retention};
+use bytesize::ByteSize;
+use clap::Args;
+use figment::{
+    Figment, Metadata, Profile, Provider,
+    error::{Kind, Result as FigmentResult},
+    providers::{Env, Format, Serialized, Toml},
+    value::{Dict, Map},
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+/// Bytes, as in `8GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(u64);
+
+/// As in `7days`, or `forever`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age(Option<Duration>);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<ByteSize>().map(|size| Self(size.as_u64())).map_err(|_| format!("{text}: not a size; as in 8GiB, 500MB or 0"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (n, unit) = [("GiB", 30), ("MiB", 20), ("KiB", 10)]
+            .iter()
+            .find(|(_, bits)| self.0 > 0 && self.0.trailing_zeros() >= *bits)
+            .map_or((self.0, ""), |(unit, bits)| (self.0 >> bits, *unit));
+        write!(f, "{n}{unit}")
+    }
+}
+
+impl FromStr for Age {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "forever" {
+            return Ok(Self(None));
+        }
+        humantime::parse_duration(text).map(|age| Self(Some(age))).map_err(|_| format!("{text}: not a time; as in 7days, 12h or forever"))
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("forever"),
+            Some(age) => humantime::format_duration(age).fmt(f),
+        }
+    }
+}
+
+macro_rules! as_text {
+    ($($name:ident)*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                // A number without a unit is one too.
+                #[derive(Deserialize)]
+                #[serde(untagged)]
+                enum Text {
+                    Number(u64),
+                    Text(String),
+                }
+                let text = match Text::deserialize(d)? {
+                    Text::Number(n) => n.to_string(),
+                    Text::Text(text) => text,
+                };
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+    )*};
+}
+
+as_text!(Size Age);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    mqtt: SocketAddr,
+    http: SocketAddr,
+    admin: SocketAddr,
+    allow_anonymous: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    data: PathBuf,
+    retention_bytes: Size,
+    retention_age: Age,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Groups {
+    max_deliveries: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Diagnostics {
+    log_level: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    listen: Listen,
+    log: Log,
+    groups: Groups,
+    diagnostics: Diagnostics,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            listen: Listen { mqtt: loopback(1883), http: loopback(8080), admin: loopback(9464), allow_anonymous: false },
+            log: Log { data: "weir-data".into(), retention_bytes: Size(8 << 30), retention_age: Age(None) },
+            groups: Groups { max_deliveries: 20 },
+            diagnostics: Diagnostics { log_level: "info".into() },
+        }
+    }
+}
+
+/// The same on the command line. Without a flag the next place says it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Flags {
+    /// Configuration file; `weir.toml` in the source tree has every key, with its default and what it means.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// MQTT over TCP, 3.1.1 and 5 [default: 127.0.0.1:1883].
+    #[arg(long, value_name = "ADDR:PORT")]
+    mqtt: Option<SocketAddr>,
+    /// The page `/`, its feed `/ws`, and MQTT over websocket `/mqtt` [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR:PORT")]
+    http: Option<SocketAddr>,
+    /// `/metrics`, `/healthz` and `/readyz` [default: 127.0.0.1:9464].
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<SocketAddr>,
+    /// The data directory; created if it is missing [default: weir-data].
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Keep this much of the log; what is older goes, 64 MiB at a time. `0`: keep everything until the disk is full [default: 8GiB].
+    #[arg(long, value_name = "SIZE")]
+    retention_bytes: Option<Size>,
+    /// Keep nothing that is older than this, as in `7days` or `12h` [default: forever].
+    #[arg(long, value_name = "TIME")]
+    retention_age: Option<Age>,
+    /// Deliveries of a message of a shared subscription that end without an acknowledgement, before it goes to `$dead/GROUP/TOPIC`. `0`: it is
+    /// delivered for ever [default: 20].
+    #[arg(long, value_name = "N")]
+    max_deliveries: Option<u32>,
+    /// Admit anybody on addresses that can be reached from elsewhere.
+    #[arg(long)]
+    allow_anonymous: bool,
+}
+
+/// A provider under a name that people know.
+struct Named<P>(&'static str, P);
+
+impl<P: Provider> Provider for Named<P> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.0)
+    }
+
+    fn data(&self) -> FigmentResult<Map<Profile, Dict>> {
+        self.1.data()
+    }
+}
+
+const DEFAULT: &str = "default";
+const COMMAND_LINE: &str = "command line";
+const ENVIRONMENT: &str = "environment";
+
+impl Flags {
+    /// No data directory was named.
+    #[must_use]
+    pub fn names_no_data(&self) -> bool {
+        self.data.is_none()
+    }
+
+    #[must_use]
+    pub fn with_data(self, data: PathBuf) -> Self {
+        Self { data: Some(data), ..self }
+    }
+
+    fn layers(&self) -> Result<Figment, ConfigError> {
+        let mut layers = Figment::from(Named(DEFAULT, Serialized::defaults(Config::default())));
+        if let Some(file) = &self.config {
+            if !file.is_file() {
+                return Err(ConfigError(vec![format!("{}: there is no such file", file.display())]));
+            }
+            layers = layers.merge(Toml::file_exact(file));
+        }
+        layers = layers.merge(Named(ENVIRONMENT, Env::prefixed("WEIR__").split("__")));
+        fn set<T: Serialize>(layers: Figment, key: &str, value: Option<T>) -> Figment {
+            match value {
+                Some(value) => layers.merge(Named(COMMAND_LINE, Serialized::default(key, value))),
+                None => layers,
+            }
+        }
+        layers = set(layers, "listen.mqtt", self.mqtt);
+        layers = set(layers, "listen.http", self.http);
+        layers = set(layers, "listen.admin", self.admin);
+        layers = set(layers, "listen.allow_anonymous", self.allow_anonymous.then_some(true));
+        layers = set(layers, "log.data", self.data.as_ref());
+        layers = set(layers, "log.retention_bytes", self.retention_bytes);
+        layers = set(layers, "log.retention_age", self.retention_age);
+        Ok(set(layers, "groups.max_deliveries", self.max_deliveries))
+    }
+
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        let config: Config = self.layers()?.extract()?;
+        tracing_subscriber::EnvFilter::try_new(&config.diagnostics.log_level)
+            .map_err(|e| ConfigError(vec![format!("diagnostics.log_level: {e}; as in info, or info,weir_log=debug")]))?;
+        Ok(config)
+    }
+
+    /// Every key with its value and the place that says it, as a file that says the same.
+    pub fn explain(&self) -> Result<String, ConfigError> {
+        let (config, layers) = (self.read()?, self.layers()?);
+        let mut text = String::new();
+        // Strings, numbers and booleans are written alike in JSON and TOML.
+        let sections = serde_json::to_value(config).map_err(|e| ConfigError(vec![e.to_string()]))?;
+        for (section, values) in sections.as_object().into_iter().flatten() {
+            text += &format!("{}[{section}]\n", if text.is_empty() { "" } else { "\n" });
+            for (key, value) in values.as_object().into_iter().flatten() {
+                let place = layers.find_metadata(&format!("{section}.{key}")).map(place).unwrap_or_default();
+                text += &format!("{:<40} # {place}\n", format!("{key} = {value}"));
+            }
+        }
+        Ok(text)
+    }
+}
+
+/// Where something is said.
+fn place(metadata: &Metadata) -> String {
+    metadata.source.as_ref().and_then(|s| s.file_path()).map_or_else(|| metadata.name.to_string(), |path| path.display().to_string())
+}
+
+/// What is wrong, a line each.
+#[derive(Debug)]
+pub struct ConfigError(Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl From<figment::Error> for ConfigError {
+    fn from(all: figment::Error) -> Self {
+        Self(all.into_iter().map(|e| words(&e)).collect())
+    }
+}
+
+fn words(e: &figment::Error) -> String {
+    let place = e.metadata.as_ref().map(place).unwrap_or_default();
+    let path = e.path.join(".");
+    match &e.kind {
+        Kind::UnknownField(name, known) => {
+            let section = path.strip_suffix(name.as_str()).unwrap_or(&path).trim_end_matches('.');
+            let full = |key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+            let near = known.iter().map(|k| (strsim::jaro_winkler(k, name), k)).max_by(|a, b| a.0.total_cmp(&b.0));
+            let hint = match near {
+                Some((likeness, key)) if likeness > 0.75 => format!("did you mean {}?", full(key)),
+                _ => format!("there are {}", known.iter().map(|k| full(k)).collect::<Vec<_>>().join(", ")),
+            };
+            format!("{place}: no key {}; {hint}", full(name))
+        }
+        kind if path.is_empty() => format!("{place}: {kind}"),
+        kind => format!("{place}: {path}: {kind}"),
+    }
+}
+
+impl Config {
+    #[must_use]
+    pub fn log_level(&self) -> &str {
+        &self.diagnostics.log_level
+    }
+}
+
+impl From<Config> for Options {
+    fn from(c: Config) -> Self {
+        Self {
+            mqtt: c.listen.mqtt,
+            http: c.listen.http,
+            admin: c.listen.admin,
+            data: c.log.data,
+            retention: Retention { bytes: Some(c.log.retention_bytes.0).filter(|bytes| *bytes > 0), age: c.log.retention_age.0 },
+            max_deliveries: c.groups.max_deliveries,
+            allow_anonymous: c.listen.allow_anonymous,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../weir.toml");
+
+    #[test]
+    fn the_annotated_file_says_every_default_and_nothing_else() {
+        let said: Config = Figment::from(Toml::file_exact(FILE)).extract().expect("whole, without the defaults behind it");
+        assert_eq!(said, Config::default());
+    }
+
+    #[test]
+    fn sizes_and_ages_are_read_as_they_are_written() {
+        for text in ["0", "8GiB", "3MiB", "1000"] {
+            assert_eq!(text.parse::<Size>().map(|s| s.to_string()), Ok(text.into()));
+        }
+        for text in ["forever", "7days", "12h"] {
+            assert_eq!(text.parse::<Age>().map(|a| a.to_string()), Ok(text.into()));
+        }
+        assert!("much".parse::<Size>().is_err_and(|e| e.contains("8GiB")) && "soon".parse::<Age>().is_err_and(|e| e.contains("7days")));
+    }
+}

@@ -1,0 +1,88 @@
+//! The configuration as its user meets it: what is in force and where it is said, and words for everything that is wrong.
+
+mod support;
+
+use std::process::{Command, Output};
+use support::{Weir, binary, dir, free_port, http_get};
+
+fn check(args: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(binary()).arg("check-config").args(args).envs(environment.iter().copied()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_nearest_place_wins_and_is_named() {
+    let dir = dir();
+    let file = dir.path().join("mine.toml");
+    std::fs::write(&file, "[log]\nretention_bytes = \"1GiB\"\nretention_age = \"7days\"\ndata = \"from-file\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    let environment = [("WEIR__LOG__RETENTION_AGE", "12h"), ("WEIR__LOG__DATA", "from-environment"), ("WEIR__GROUPS__MAX_DELIVERIES", "7")];
+    let out = check(&["-c", file, "--data", "from-flag"], &environment);
+    let said = text(&out.stdout);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    for (line, place) in [
+        ("retention_bytes = \"1GiB\"", file),
+        ("retention_age = \"12h\"", "environment"),
+        ("data = \"from-flag\"", "command line"),
+        ("max_deliveries = 7", "environment"),
+        ("mqtt = \"127.0.0.1:1883\"", "default"),
+    ] {
+        let found = said.lines().find(|l| l.starts_with(line)).unwrap_or_else(|| panic!("{line} in\n{said}"));
+        assert!(found.ends_with(&format!("# {place}")), "{found}");
+    }
+    // What it says is a file that says the same.
+    let again = dir.path().join("again.toml");
+    std::fs::write(&again, &said).unwrap();
+    let again = text(&check(&["-c", again.to_str().unwrap()], &[]).stdout);
+    let values = |text: &str| text.lines().map(|l| l.split('#').next().unwrap().trim().to_owned()).collect::<Vec<_>>();
+    assert_eq!(values(&again), values(&said));
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
+    let dir = dir();
+    let file = dir.path().join("bad.toml");
+    for (wrong, words) in [
+        ("[log]\nretention_byts = \"1GiB\"\n", "bad.toml: no key log.retention_byts; did you mean log.retention_bytes?"),
+        ("[logs]\n", "did you mean log?"),
+        ("[listen]\nzzz = 1\n", "there are listen.mqtt, listen.http, listen.admin, listen.allow_anonymous"),
+        ("[listen]\nmqtt = \"x\"\n", "bad.toml: listen.mqtt: "),
+        ("[log]\nretention_bytes = \"much\"\n", "log.retention_bytes: much: not a size; as in 8GiB"),
+        ("[diagnostics]\nlog_level = \"a=b=c\"\n", "diagnostics.log_level: "),
+        ("[log\n", "line 1"),
+    ] {
+        std::fs::write(&file, wrong).unwrap();
+        for command in ["check-config", "run"] {
+            let out = Command::new(binary()).args([command, "-c", file.to_str().unwrap()]).output().unwrap();
+            assert_eq!((out.status.code(), text(&out.stdout)), (Some(1), String::new()), "{wrong}");
+            assert!(text(&out.stderr).contains(words), "{wrong}: {}", text(&out.stderr));
+        }
+    }
+    assert!(text(&check(&["-c", "/nowhere.toml"], &[]).stderr).contains("/nowhere.toml: there is no such file"));
+    assert!(text(&check(&[], &[("WEIR__LOG__DTA", "x")]).stderr).contains("environment: no key log.dta; did you mean log.data?"));
+}
+
+#[test]
+fn a_gateway_runs_from_a_file_alone() {
+    let dir = dir();
+    let ports = [free_port(), free_port(), free_port()];
+    let file = dir.path().join("weir.toml");
+    let [mqtt, http, admin] = ports;
+    let data = dir.path().join("data");
+    std::fs::write(
+        &file,
+        format!(
+            "[listen]\nmqtt = \"127.0.0.1:{mqtt}\"\nhttp = \"127.0.0.1:{http}\"\nadmin = \"127.0.0.1:{admin}\"\n[log]\ndata = {data:?}\n"
+        ),
+    )
+    .unwrap();
+    let mut command = Command::new(binary());
+    command.arg("run").arg("-c").arg(&file).stdout(std::process::Stdio::piped());
+    let weir = Weir::spawn(command, ports);
+    assert!(http_get(admin, "/readyz").contains("ready"));
+    assert_eq!(weir.terminate(), Some(0));
+    assert!(data.is_dir());
+}
