@@ -171,9 +171,14 @@ impl Gateway {
         }
     }
 
+    /// Per partition: one past the newest durable record.
+    pub fn ends(&self) -> Vec<u64> {
+        self.partitions.iter().map(|p| self.engine.span(weir_log::PartitionId(p.0)).durable.0).collect()
+    }
+
     /// Connections, how many of them are behind, and the most records that one of them is behind.
     pub fn connected(&self) -> (u64, u64, u64) {
-        let ends: Vec<u64> = self.partitions.iter().map(|p| self.engine.span(weir_log::PartitionId(p.0)).durable.0).collect();
+        let ends = self.ends();
         let (mut connections, mut behind, mut most) = (0, 0, 0);
         for peer in &self.peers {
             connections += u64::from(peer.is_connected());

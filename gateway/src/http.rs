@@ -3,7 +3,7 @@
 //! Invariant: what changes or reveals something about the process is on the admin port only.
 //! Must not know: what the page shows.
 
-use crate::{gateway::Gateway, websocket};
+use crate::{api, gateway::Gateway, websocket};
 use axum::{
     Router,
     extract::{Request, State},
@@ -34,6 +34,7 @@ pub(crate) fn admin(gateway: Arc<Gateway>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .merge(api::routes())
         .with_state(gateway)
 }
 

@@ -5,7 +5,10 @@
 use clap::{Parser, Subcommand};
 use std::{io::IsTerminal, process::ExitCode};
 use tracing_subscriber::EnvFilter;
-use weir::config::{Config, Flags};
+use weir::{
+    ask,
+    config::{Config, Flags},
+};
 
 /// MQTT gateway whose queue is a durable log.
 #[derive(Parser)]
@@ -24,6 +27,12 @@ enum Command {
     Demo(Flags),
     /// Check the configuration: says every key, its value and where that comes from, or what is wrong. Exit code 1 when something is.
     CheckConfig(Flags),
+    /// Who is connected, from where, since when, and how far behind.
+    Clients(ask::Clients),
+    /// What the log holds.
+    Streams(ask::Streams),
+    /// Where the messages of one client are: what its session reads, how far it has come, and what it waits for. Connected or not.
+    Explain(ask::Explain),
     /// Publish, with the flags and exit codes of mosquitto_pub.
     Pub(weir::client::Publish),
     /// Subscribe and print what comes, with the flags and exit codes of mosquitto_sub.
@@ -89,6 +98,9 @@ fn main() -> ExitCode {
         Command::Run(flags) => configured(&flags, |options| ended(weir::run(&options, || {}))),
         Command::Demo(flags) => demo(flags),
         Command::CheckConfig(flags) => ended(flags.explain().map(|text| print!("{text}"))),
+        Command::Clients(c) => ended(c.ask().map(|text| print!("{text}"))),
+        Command::Streams(s) => ended(s.ask().map(|text| print!("{text}"))),
+        Command::Explain(e) => ended(e.ask().map(|text| print!("{text}"))),
         Command::Pub(p) => told(weir::client::publish(&p)),
         Command::Sub(s) => told(weir::client::subscribe(&s)),
     }

@@ -5,11 +5,14 @@
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::{Notify, mpsc::UnboundedSender};
+use std::{net::SocketAddr, sync::OnceLock};
+use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
 use weir_core::{
     fanout::Inbox,
     group::Place,
     ids::{Offset, PartitionId, SubscribeId},
+    packet::Version,
+    session::describe::Description,
 };
 use weir_log::{Entry, Fetched, ReadError, Wake};
 
@@ -35,11 +38,25 @@ pub(crate) struct Mail {
     pub taken_over: bool,
     /// While it waited for the client id, another came after it.
     pub replaced: bool,
+    /// Somebody who runs the gateway wants it gone.
+    pub dismissed: bool,
+    /// Who wants to know what its session does.
+    pub describe: Vec<oneshot::Sender<Description>>,
     pub drain: bool,
+}
+
+/// Who a connection is, once it has said so.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub client_id: Box<str>,
+    pub version: Version,
+    pub address: Option<SocketAddr>,
+    pub connected_ms: u64,
 }
 
 pub(crate) struct Peer {
     pub id: u64,
+    identity: OnceLock<Identity>,
     bell: Notify,
     mail: Mutex<Mail>,
     /// One per partition, in the order of the engine.
@@ -62,6 +79,7 @@ impl Peer {
     pub fn new(id: u64, partitions: usize) -> Self {
         Self {
             id,
+            identity: OnceLock::new(),
             bell: Notify::new(),
             mail: Mutex::default(),
             inboxes: (0..partitions).map(|_| Mutex::default()).collect(),
@@ -77,6 +95,14 @@ impl Peer {
 
     pub fn take(&self) -> Mail {
         std::mem::take(&mut self.mail.lock())
+    }
+
+    pub fn identify(&self, identity: Identity) {
+        let _said_once = self.identity.set(identity);
+    }
+
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.get()
     }
 
     pub fn set_connected(&self, connected: bool) {

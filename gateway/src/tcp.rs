@@ -41,12 +41,14 @@ pub(crate) fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
 pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) if !gateway.is_draining() => {
+            Ok((stream, address)) if !gateway.is_draining() => {
                 let gateway = gateway.clone();
                 tokio::spawn(async move {
                     // A socket without it still works, only slower.
                     let _ = stream.set_nodelay(true);
-                    Box::pin(serve(stream, Driver::new(gateway))).await;
+                    let mut driver = Driver::new(gateway);
+                    driver.address = Some(address);
+                    Box::pin(serve(stream, driver)).await;
                 });
             }
             Ok(_) => return,

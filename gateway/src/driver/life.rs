@@ -159,6 +159,7 @@ impl Driver {
         if let Some(client_id) = &self.client_id {
             self.gateway.directory.leave(client_id, &self.peer);
         }
+        self.peer.set_connected(false);
         self.gateway.marked.remove(&self.peer.id);
         self.gateway.peers.remove(&self.peer.id);
     }

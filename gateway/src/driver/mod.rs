@@ -19,10 +19,10 @@ use crate::{
     gateway::{Gateway, encode},
     interests::Asked,
     metrics::Total,
-    peer::Peer,
+    peer::{Identity, Peer},
 };
 use feed::Feeding;
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 use tokio::sync::mpsc::UnboundedSender;
 use weir_core::{
     codec::{Decoded, decode},
@@ -81,6 +81,8 @@ pub(crate) struct Driver {
     waiting: bool,
     pub out: Vec<u8>,
     asked: Asked,
+    /// Where it comes from, if that is known.
+    pub address: Option<SocketAddr>,
     /// Not counted yet.
     bytes_in: u64,
     /// The store has a value of its session.
@@ -151,6 +153,7 @@ impl Driver {
             waiting: false,
             out: Vec::new(),
             asked: Asked::default(),
+            address: None,
             bytes_in: 0,
             stored: false,
             records: (0..n).map(|_| Records::default()).collect(),
@@ -382,6 +385,8 @@ impl Driver {
                     request.assign(format!("weir-{:x}", self.gateway.sid()));
                 }
                 self.client_id = Some(request.client_id.as_str().into());
+                let (client_id, version) = (request.client_id.as_str().into(), request.version);
+                self.peer.identify(Identity { client_id, version, address: self.address, connected_ms: self.gateway.now().wall_ms });
                 self.gateway.directory.claim(&request.client_id, &self.peer);
                 self.phase = Phase::Claiming(request);
             }
@@ -551,6 +556,15 @@ impl Driver {
         }
         if mail.drain {
             self.end(now, Cause::Drain);
+        }
+        if mail.dismissed {
+            self.end(now, Cause::Dismissed);
+        }
+        for ask in mail.describe {
+            if let Phase::Running(session) = &self.phase {
+                // Who asked may have gone.
+                let _ = ask.send(session.describe());
+            }
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod aliases;
 pub mod connect;
+pub mod describe;
 mod end;
 mod exchanges;
 mod held;
@@ -115,6 +116,8 @@ pub enum Cause {
     Violation(Violation),
     /// Another connection has the client id [MQTT-3.1.4-3].
     TakenOver,
+    /// Somebody who runs the gateway wants it gone.
+    Dismissed,
     /// The gateway stops: as in a crash, but in order.
     Drain,
     /// The log takes nothing more.
@@ -129,6 +132,7 @@ impl Cause {
             Self::KeepAlive => Some(ReasonCode::KEEP_ALIVE_TIMEOUT),
             Self::Violation(v) => Some(disconnect_reason(v.reason)),
             Self::TakenOver => Some(ReasonCode::SESSION_TAKEN_OVER),
+            Self::Dismissed => Some(ReasonCode::ADMINISTRATIVE_ACTION),
             Self::Drain => Some(ReasonCode::SERVER_SHUTTING_DOWN),
             Self::LogFailed => Some(ReasonCode::IMPLEMENTATION_SPECIFIC),
         }

@@ -1,0 +1,208 @@
+//! The commands that ask a running gateway over its admin API: tables for people, JSON for programs.
+//!
+//! Invariant: says what the gateway says, and nothing that it guesses.
+//! Must not know: anything that the API does not tell.
+
+use crate::api::{ClientInfo, PartitionInfo, PlaceInfo, SessionInfo};
+use clap::{Args, ValueEnum};
+use comfy_table::{Table, presets};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{fmt::Write, time::Duration, time::SystemTime, time::UNIX_EPOCH};
+
+/// A gateway that takes longer has other troubles.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Args, Clone, Debug)]
+struct Admin {
+    /// The admin port of the gateway.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464", env = "WEIR_ADMIN")]
+    admin: String,
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Clients {
+    #[command(flatten)]
+    admin: Admin,
+    /// End the connection of this client; its session stays.
+    #[arg(long, value_name = "CLIENT")]
+    disconnect: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Streams {
+    #[command(flatten)]
+    admin: Admin,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Explain {
+    /// Its client id.
+    client: String,
+    #[command(flatten)]
+    admin: Admin,
+}
+
+/// A path segment of any client id.
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut url, b| {
+        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
+            url.push(char::from(b));
+        } else {
+            let _never_fails = write!(url, "%{b:02X}");
+        }
+        url
+    })
+}
+
+impl Admin {
+    fn agent(&self) -> ureq::Agent {
+        ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build().into()
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}/api/v1/{path}", self.admin)
+    }
+
+    /// What was answered, or what went wrong in the gateway's own words.
+    fn answer<T>(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        read: impl FnOnce(&mut ureq::Body) -> Result<T, ureq::Error>,
+    ) -> Result<T, String> {
+        let unreachable = |e| format!("{}: {e}; is the gateway running, and is this its admin port? --admin says another", self.admin);
+        let mut answer = answer.map_err(unreachable)?;
+        if answer.status().is_success() {
+            return read(answer.body_mut()).map_err(|e| format!("{}: {e}", self.admin));
+        }
+        let words = answer.body_mut().read_to_string().unwrap_or_default();
+        Err(if words.is_empty() { format!("{}: {}", self.admin, answer.status()) } else { words.trim_end().to_owned() })
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
+        self.answer(self.agent().get(self.url(path)).call(), |body| body.read_json())
+    }
+
+    fn print<T: Serialize>(&self, value: &T, table: impl FnOnce(&T) -> String) -> Result<String, String> {
+        match self.output {
+            Output::Table => Ok(table(value)),
+            Output::Json => serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| e.to_string()),
+        }
+    }
+}
+
+fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(head);
+    rows.into_iter().for_each(|row| {
+        table.add_row(row);
+    });
+    table.lines().fold(String::new(), |text, line| text + line.trim() + "\n")
+}
+
+/// How long ago, in words; nothing finer than a second.
+fn ago(ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+    humantime::format_duration(Duration::from_secs(now.saturating_sub(ms) / 1_000)).to_string()
+}
+
+impl Clients {
+    pub fn ask(&self) -> Result<String, String> {
+        if let Some(client) = &self.disconnect {
+            let url = self.admin.url(&format!("clients/{}", escaped(client)));
+            self.admin.answer(self.admin.agent().delete(url).call(), |_| Ok(()))?;
+            return Ok(format!("{client} is told to go\n"));
+        }
+        let all: Vec<ClientInfo> = self.admin.get("clients")?;
+        self.admin.print(&all, |all| {
+            let row = |c: &ClientInfo| {
+                let behind = c.behind_records.map_or_else(|| "-".into(), |n| n.to_string());
+                vec![c.client_id.clone(), c.version.clone(), c.address.clone().unwrap_or_else(|| "-".into()), ago(c.connected_ms), behind]
+            };
+            table(&["CLIENT", "MQTT", "ADDRESS", "CONNECTED", "BEHIND"], all.iter().map(row))
+        })
+    }
+}
+
+impl Streams {
+    pub fn ask(&self) -> Result<String, String> {
+        let all: Vec<PartitionInfo> = self.admin.get("streams")?;
+        self.admin.print(&all, |all| {
+            let row = |p: &PartitionInfo| {
+                let name = format!("{}/{}", p.stream, p.partition);
+                let state = p.failed.clone().unwrap_or_else(|| "ok".into());
+                vec![name, p.start.to_string(), p.end.to_string(), p.segments.to_string(), bytesize::ByteSize(p.bytes).to_string(), state]
+            };
+            table(&["STREAM", "OLDEST", "END", "SEGMENTS", "SIZE", "STATE"], all.iter().map(row))
+        })
+    }
+}
+
+impl Explain {
+    pub fn ask(&self) -> Result<String, String> {
+        let session: SessionInfo = self.admin.get(&format!("sessions/{}", escaped(&self.client)))?;
+        self.admin.print(&session, explain)
+    }
+}
+
+fn explain(s: &SessionInfo) -> String {
+    let mut text = String::new();
+    let mut say = |line: String| text += &(line + "\n");
+    let life = match (s.connected, s.expiry_s) {
+        (true, None) => "connected; its session never ends".into(),
+        (true, Some(0)) => "connected; its session ends with the connection".into(),
+        (true, Some(n)) => format!("connected; its session outlives the connection by {n} s"),
+        (false, None) => "not connected; its session waits for ever".into(),
+        (false, Some(n)) => format!("not connected; its session ends {n} s after its connection did"),
+    };
+    say(format!("{}, MQTT {}: {life}", s.client_id, s.version));
+    for f in &s.subscriptions {
+        say(format!("  subscribes to {} with QoS {}", f.filter, f.qos));
+    }
+    if s.subscriptions.is_empty() {
+        say("  subscribes to nothing".into());
+    }
+    let plain = s.subscriptions.iter().any(|f| !f.filter.starts_with("$share/") && !f.filter.starts_with("$queue/"));
+    s.places.iter().filter(|_| plain).for_each(|p| say(format!("  {}/{}: {}", p.stream, p.partition, whereabouts(p))));
+    if s.in_flight > 0 {
+        let full = if s.in_flight >= s.in_flight_max { "; it gets no more until it acknowledges one" } else { "" };
+        let oldest = s.oldest_in_flight.map_or_else(String::new, |at| format!(", the oldest is record {at}"));
+        say(format!("  {} of at most {} messages are on their way to it and not acknowledged{oldest}{full}", s.in_flight, s.in_flight_max));
+    }
+    if s.unacknowledged > 0 {
+        say(format!("  {} answers to what it sent wait for the disk", s.unacknowledged));
+    }
+    if s.unreleased > 0 {
+        say(format!("  {} messages with QoS 2 that it published are not released (PUBREL)", s.unreleased));
+    }
+    if s.has_will {
+        say("  it has a will".into());
+    }
+    text
+}
+
+fn whereabouts(p: &PlaceInfo) -> String {
+    if p.next < p.start {
+        return format!(
+            "records {} to {} are lost for it, retention has taken them; it goes on at {}, {} behind",
+            p.next,
+            p.start,
+            p.start,
+            p.end - p.start
+        );
+    }
+    if p.live {
+        return "live, it is given what comes as it comes".into();
+    }
+    match p.end.saturating_sub(p.next) {
+        0 => format!("at the end, record {}", p.end),
+        behind => format!("reads record {} next, {behind} before the end; retention is at {}", p.next, p.start),
+    }
+}
