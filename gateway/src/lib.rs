@@ -18,6 +18,7 @@ mod fold;
 mod gateway;
 mod group;
 mod http;
+pub mod inspect;
 mod interests;
 mod metrics;
 mod offline;

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 use weir::{
     ask,
     config::{Config, Flags},
+    inspect,
 };
 
 /// MQTT gateway whose queue is a durable log.
@@ -33,6 +34,9 @@ enum Command {
     Streams(ask::Streams),
     /// Where the messages of one client are: what its session reads, how far it has come, and what it waits for. Connected or not.
     Explain(ask::Explain),
+    /// Verify or print a log that no gateway runs on.
+    #[command(subcommand)]
+    Log(inspect::Log),
     /// Publish, with the flags and exit codes of mosquitto_pub.
     Pub(weir::client::Publish),
     /// Subscribe and print what comes, with the flags and exit codes of mosquitto_sub.
@@ -101,6 +105,7 @@ fn main() -> ExitCode {
         Command::Clients(c) => ended(c.ask().map(|text| print!("{text}"))),
         Command::Streams(s) => ended(s.ask().map(|text| print!("{text}"))),
         Command::Explain(e) => ended(e.ask().map(|text| print!("{text}"))),
+        Command::Log(log) => ended(log.run()),
         Command::Pub(p) => told(weir::client::publish(&p)),
         Command::Sub(s) => told(weir::client::subscribe(&s)),
     }

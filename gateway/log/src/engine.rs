@@ -551,7 +551,7 @@ fn seal_indexes<S: Storage>(partitions: &[Files<S>], readers: &Readers) {
 }
 
 /// Takes the directory for this process, or says who has it and what else is wrong with it.
-fn claim(directory: &Path) -> Result<fs::File, OpenError> {
+pub(crate) fn claim(directory: &Path) -> Result<fs::File, OpenError> {
     let io = |what: &str| OpenError::io(format!("{what} data directory {}", directory.display()));
     fs::create_dir_all(directory).map_err(io("creating"))?;
     let mut found = Vec::new();

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod engine;
 mod error;
 mod index;
+pub mod offline;
 mod partition;
 pub mod reader;
 pub mod record;

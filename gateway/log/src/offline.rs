@@ -1,0 +1,152 @@
+//! A log that nobody runs, read from end to end: for those who verify or print it.
+//!
+//! Invariant: writes nothing. What it calls whole, recovery and readers call whole: the same checks.
+//! Must not know: what a record means.
+
+use crate::{
+    Batch, Damage, Offset, OpenError,
+    batch::{self, BatchHead},
+    engine, recovery,
+    segment::{BATCHES_AT, SegmentHead},
+    storage::Name,
+};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// A directory of segments: `state`, or `streams/STREAM/PARTITION`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub name: String,
+    path: PathBuf,
+    /// In order.
+    bases: Vec<Offset>,
+    /// Of all its files.
+    pub bytes: u64,
+}
+
+/// What is found, in order.
+#[derive(Debug)]
+pub enum Found {
+    /// Another file begins.
+    File {
+        name: String,
+        bytes: u64,
+    },
+    Batch(Batch),
+    /// Acknowledged records that cannot be read.
+    Damage(Damage),
+    /// A batch that was begun and never acknowledged, at the end.
+    Torn {
+        name: String,
+        at: u64,
+        bytes: u64,
+    },
+}
+
+/// The data directory, claimed while it is read: no gateway runs on it.
+pub struct Offline {
+    pub sources: Vec<Source>,
+    _lock: fs::File,
+}
+
+fn source(name: String, path: PathBuf) -> io::Result<Source> {
+    let (mut bases, mut bytes) = (Vec::new(), 0);
+    for entry in fs::read_dir(&path)? {
+        let entry = entry?;
+        if let Some(Name::Segment(base)) = entry.file_name().to_str().and_then(Name::parse) {
+            bases.push(base);
+            bytes += entry.metadata()?.len();
+        }
+    }
+    bases.sort_unstable();
+    Ok(Source { name, path, bases, bytes })
+}
+
+impl Offline {
+    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        let io = |what: &str, path: &Path| OpenError::io(format!("{what} {}", path.display()));
+        if !directory.join("state").is_dir() {
+            let error = io::Error::other("there is no log here");
+            return Err(OpenError::Io { what: format!("reading {}", directory.display()), error });
+        }
+        let lock = engine::claim(directory)?;
+        let mut sources = vec![source("state".into(), directory.join("state")).map_err(io("listing", &directory.join("state")))?];
+        let streams = directory.join("streams");
+        let mut named = Vec::new();
+        for stream in fs::read_dir(&streams).map_err(io("listing", &streams))? {
+            let stream = stream.map_err(io("listing", &streams))?;
+            for partition in fs::read_dir(stream.path()).map_err(io("listing", &stream.path()))? {
+                let partition = partition.map_err(io("listing", &stream.path()))?;
+                let name = format!("{}/{}", stream.file_name().display(), partition.file_name().display());
+                named.push(source(name, partition.path()).map_err(io("listing", &partition.path()))?);
+            }
+        }
+        named.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        sources.extend(named);
+        Ok(Self { sources, _lock: lock })
+    }
+}
+
+impl Source {
+    /// Gives what is in it. `false` from `each`: enough.
+    pub fn read(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), OpenError> {
+        let mut expected = self.bases.first().copied().unwrap_or_default();
+        for (i, base) in self.bases.iter().enumerate() {
+            let next = self.bases.get(i + 1).copied();
+            let path = self.path.join(Name::Segment(*base).to_string());
+            let name = path.display().to_string();
+            let bytes = fs::read(&path).map_err(OpenError::io(format!("reading {name}")))?;
+            if !each(Found::File { name: name.clone(), bytes: bytes.len() as u64 }) {
+                return Ok(());
+            }
+            if *base > expected && !each(Found::Damage(Damage { file: name.clone(), at: 0, range: expected..*base })) {
+                return Ok(());
+            }
+            match file(&name, &bytes, *base, next, each) {
+                Some(end) => expected = end,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One file; gives where it ends, `None`: enough.
+fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut dyn FnMut(Found) -> bool) -> Option<Offset> {
+    let damage = |at: usize, range| Found::Damage(Damage { file: name.to_owned(), at: at as u64, range });
+    let Ok(head) = SegmentHead::parse(bytes) else {
+        // How much was in the last one, nobody knows.
+        let end = next.unwrap_or(base.plus(1));
+        return each(damage(0, base..end)).then_some(end);
+    };
+    let (mut at, mut end) = (BATCHES_AT as usize, base);
+    loop {
+        let here = bytes.get(at..).unwrap_or_default();
+        if let Some((batch, starts)) = batch::check(here, head.salt, base).filter(|(h, _)| h.first == end) {
+            let len = batch.len as usize;
+            let raw = here.get(..len).unwrap_or_default().to_vec();
+            at = (at + len).next_multiple_of(8);
+            end = end.plus(u64::from(batch.count));
+            if !each(Found::Batch(Batch::sealed(raw, starts, base, batch.time_ms))) {
+                return None;
+            }
+        } else if let Some((later_at, later)) = recovery::look_ahead(bytes, at, head.salt, base, end) {
+            if !each(damage(at, end..later)) {
+                return None;
+            }
+            (at, end) = (later_at, later);
+        } else {
+            break;
+        }
+    }
+    if let Some(next) = next.filter(|next| *next > end) {
+        return each(damage(at, end..next)).then_some(next);
+    }
+    let torn = BatchHead::parse(bytes.get(at..).unwrap_or_default(), head.salt).filter(|h| h.first == end && next.is_none());
+    match torn {
+        Some(h) => each(Found::Torn { name: name.to_owned(), at: at as u64, bytes: u64::from(h.len) }).then_some(end),
+        None => Some(end),
+    }
+}

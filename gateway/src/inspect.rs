@@ -1,0 +1,183 @@
+//! `weir log`: a data directory that no gateway runs on, verified and printed.
+//!
+//! Invariant: reads only; exit code 1 means that something acknowledged cannot be read.
+//! Must not know: a gateway.
+
+use crate::gateway::stored;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::{
+    io::{ErrorKind, Write},
+    path::PathBuf,
+    time::{Duration, UNIX_EPOCH},
+};
+use weir_core::{
+    message::Stored,
+    topic::{filter_is_valid, filter_matches},
+};
+use weir_log::{
+    Record,
+    offline::{Found, Offline, Source},
+};
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum Log {
+    /// Read everything and check every checksum. Exit code 1: something that was acknowledged cannot be read.
+    Verify(Verify),
+    /// Print the messages of the log, oldest first.
+    Cat(Cat),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Verify {
+    /// The data directory; no gateway may run on it.
+    #[arg(long, value_name = "DIR", default_value = "weir-data")]
+    data: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Cat {
+    /// The data directory; no gateway may run on it.
+    #[arg(long, value_name = "DIR", default_value = "weir-data")]
+    data: PathBuf,
+    /// Only topics that match.
+    #[arg(short, long, value_name = "FILTER")]
+    topic: Option<String>,
+    /// From this record on, in each partition.
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    from: u64,
+    /// A line of JSON per message: offset, time, topic, QoS, retain, payload (base64 in `payload64` where it is no text).
+    #[arg(short, long)]
+    json: bool,
+}
+
+impl Log {
+    pub fn run(&self) -> Result<(), String> {
+        match self {
+            Self::Verify(v) => v.run(),
+            Self::Cat(c) => c.run(),
+        }
+    }
+}
+
+/// What one source holds.
+#[derive(Default)]
+struct Sum {
+    files: u64,
+    batches: u64,
+    records: u64,
+    ends: Option<(u64, u64)>,
+    damaged: u64,
+}
+
+impl Verify {
+    fn run(&self) -> Result<(), String> {
+        let log = Offline::open(&self.data).map_err(|e| e.to_string())?;
+        let bar = ProgressBar::new(log.sources.iter().map(|s| s.bytes).sum());
+        let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}").map_err(|e| e.to_string())?;
+        bar.set_style(style);
+        let mut damaged = 0;
+        for source in &log.sources {
+            damaged += verify(source, &bar)?;
+        }
+        bar.finish_and_clear();
+        if damaged > 0 {
+            return Err(format!("{damaged} places where acknowledged records cannot be read; the gateway serves the others"));
+        }
+        Ok(())
+    }
+}
+
+/// Gives the number of damaged places.
+fn verify(source: &Source, bar: &ProgressBar) -> Result<u64, String> {
+    let mut sum = Sum::default();
+    // The bar stands below what is said.
+    let say = |line: String| bar.suspend(|| println!("{line}"));
+    let mut each = |found: Found| {
+        match found {
+            Found::File { bytes, .. } => {
+                sum.files += 1;
+                bar.inc(bytes);
+            }
+            Found::Batch(b) => {
+                sum.batches += 1;
+                sum.records += b.len() as u64;
+                let start = sum.ends.map_or(b.first().0, |(start, _)| start);
+                sum.ends = Some((start, b.end().0));
+            }
+            Found::Damage(d) => {
+                sum.damaged += 1;
+                say(d.to_string());
+            }
+            Found::Torn { name, at, bytes } => {
+                say(format!("{name}: {bytes} bytes at {at} were begun and never acknowledged; the next start cuts them"));
+            }
+        }
+        true
+    };
+    source.read(&mut each).map_err(|e| e.to_string())?;
+    let range = sum.ends.map_or_else(|| "empty".into(), |(start, end)| format!("records {start} to {}", end.saturating_sub(1)));
+    say(format!("{}: {} files, {} batches, {} records, {range}", source.name, sum.files, sum.batches, sum.records));
+    Ok(sum.damaged)
+}
+
+impl Cat {
+    fn run(&self) -> Result<(), String> {
+        if let Some(filter) = self.topic.as_ref().filter(|f| !filter_is_valid(f)) {
+            return Err(format!("-t {filter}: not a topic filter; # stands alone at the end, + for one whole level"));
+        }
+        let log = Offline::open(&self.data).map_err(|e| e.to_string())?;
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        let mut failed = None;
+        for source in log.sources.iter().filter(|s| s.name != "state") {
+            let mut each = |found: Found| match found {
+                Found::Batch(batch) => batch.iter().filter(|r| r.offset.0 >= self.from).all(|r| match self.print(source, &r, &mut out) {
+                    Ok(()) => true,
+                    Err(e) => {
+                        failed = Some(e);
+                        false
+                    }
+                }),
+                Found::Damage(d) => {
+                    eprintln!("weir: {d}");
+                    true
+                }
+                Found::File { .. } | Found::Torn { .. } => true,
+            };
+            source.read(&mut each).map_err(|e| e.to_string())?;
+        }
+        match failed.map_or_else(|| out.flush(), Err) {
+            // Whoever read it has enough.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(|e| format!("standard output: {e}")),
+        }
+    }
+
+    fn print(&self, source: &Source, r: &Record<'_>, out: &mut impl Write) -> std::io::Result<()> {
+        // Notes are the log's own.
+        let Some(m) = stored(r) else { return Ok(()) };
+        let topic = String::from_utf8_lossy(m.topic);
+        if self.topic.as_ref().is_some_and(|f| !filter_matches(f, &topic)) {
+            return Ok(());
+        }
+        let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(r.time_ms));
+        if self.json {
+            return writeln!(out, "{}", as_json(source, &m, &topic, &time.to_string()));
+        }
+        write!(out, "{}:{} {time} {topic} ", source.name, m.offset)?;
+        out.write_all(m.payload)?;
+        out.write_all(b"\n")
+    }
+}
+
+fn as_json(source: &Source, m: &Stored<'_>, topic: &str, time: &str) -> serde_json::Value {
+    let mut line = json!({
+        "stream": source.name, "offset": m.offset.0, "time": time, "topic": topic, "qos": m.qos as u8, "retain": m.retain,
+    });
+    match std::str::from_utf8(m.payload) {
+        Ok(text) => line["payload"] = text.into(),
+        Err(_) => line["payload64"] = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, m.payload).into(),
+    }
+    line
+}

@@ -1,0 +1,126 @@
+//! `weir log`: what a data directory holds, whole or damaged, and that looking changes nothing.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    io::{Seek, SeekFrom, Write},
+    path::Path,
+    process::{Command, Output},
+};
+use support::{
+    Weir, binary, dir,
+    raw::{PUBACK, Raw, Version},
+};
+
+fn log(args: &[&str], data: &Path) -> Output {
+    Command::new(binary()).arg("log").args(args).arg("--data").arg(data).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Names and bytes of everything below.
+fn files(path: &Path, into: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in std::fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, into);
+        } else if path.file_name().is_some_and(|n| n != "lock") {
+            into.insert(path.display().to_string(), std::fs::read(&path).unwrap());
+        }
+    }
+}
+
+fn publish(port: u16, numbers: std::ops::Range<u16>) {
+    let mut p = Raw::connect_with(port, Version::V311, "p", true, &[]);
+    for n in numbers {
+        p.publish(1, false, n + 1, &format!("t/{}", n % 3), &format!("message {n}"));
+        p.expect_ack(PUBACK, n + 1);
+    }
+}
+
+#[test]
+fn a_log_is_verified_printed_and_left_as_it_was() {
+    let dir = dir();
+    let data = dir.path().join("data");
+    let weir = Weir::start(&data);
+    publish(weir.mqtt, 0..100);
+    let busy = log(&["verify"], &data);
+    assert!(busy.status.code() == Some(1) && text(&busy.stderr).contains("in use"), "{}", text(&busy.stderr));
+    weir.kill();
+    let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+    files(&data, &mut before);
+
+    let whole = log(&["verify"], &data);
+    assert!(whole.status.success(), "{}", text(&whole.stderr));
+    assert!(
+        text(&whole.stdout).lines().any(|l| l.starts_with("default/0: 1 files, ") && l.ends_with("100 records, records 0 to 99")),
+        "{}",
+        text(&whole.stdout)
+    );
+    let all = text(&log(&["cat"], &data).stdout);
+    assert_eq!(all.lines().count(), 100);
+    let (first, last) = (all.lines().next().unwrap(), all.lines().last().unwrap());
+    assert!(
+        first.starts_with("default/0:0 2")
+            && first.ends_with("Z t/0 message 0")
+            && last.starts_with("default/0:99 ")
+            && last.ends_with(" t/0 message 99")
+    );
+    let some = text(&log(&["cat", "--json", "-t", "+/1", "--from", "50"], &data).stdout);
+    let lines: Vec<serde_json::Value> = some.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let numbers: Vec<u64> = lines.iter().map(|l| l["offset"].as_u64().unwrap()).collect();
+    assert!(numbers.iter().copied().eq((50..100).filter(|n| n % 3 == 1)), "{numbers:?}");
+    assert!(lines[0]["topic"] == "t/1" && lines[0]["payload"] == "message 52" && lines[0]["qos"] == 1 && lines[0]["stream"] == "default/0");
+    files(&data, &mut after);
+    assert!(before == after, "looking changes nothing");
+
+    // One byte in the middle: named with its file, its place and its records; the others are printed.
+    let segment = data.join("streams/default/0/00000000000000000000.log");
+    let place = std::fs::read(&segment).unwrap().windows(10).position(|w| w == b"message 40").unwrap();
+    let mut file = std::fs::File::options().write(true).open(&segment).unwrap();
+    file.seek(SeekFrom::Start(place as u64)).unwrap();
+    file.write_all(b"M").unwrap();
+    drop(file);
+    let damaged = log(&["verify"], &data);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(
+        text(&damaged.stdout).contains("records 40 to 41 are lost") && text(&damaged.stderr).contains("1 places where"),
+        "{}{}",
+        text(&damaged.stdout),
+        text(&damaged.stderr)
+    );
+    let rest = log(&["cat"], &data);
+    assert!(text(&rest.stdout).lines().count() == 99 && text(&rest.stderr).contains("records 40 to 41"));
+
+    let nowhere = log(&["verify"], dir.path());
+    assert!(nowhere.status.code() == Some(1) && text(&nowhere.stderr).contains("there is no log here"), "{}", text(&nowhere.stderr));
+    assert!(std::fs::read_dir(dir.path()).unwrap().count() == 1, "nothing is made");
+}
+
+/// Segments that retention took, and the end of a clean stop, are no damage.
+#[test]
+fn a_ring_is_whole() {
+    let dir = dir();
+    let data = dir.path().join("data");
+    let ports = [support::free_port(), support::free_port(), support::free_port()];
+    let mut command = support::command(&binary(), &data, ports);
+    command.args(["--retention-bytes", "64MiB"]);
+    let weir = Weir::spawn(command, ports);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V311, "p", true, &[]);
+    let payload = "x".repeat(1 << 20);
+    for n in 1..=150 {
+        p.publish(1, false, n, "big", &payload);
+        p.expect_ack(PUBACK, n);
+    }
+    let first = data.join("streams/default/0/00000000000000000000.log");
+    support::eventually("retention", std::time::Duration::from_secs(10), || !first.exists());
+    drop(p);
+    assert_eq!(weir.terminate(), Some(0));
+    let out = log(&["verify"], &data);
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    let line = text(&out.stdout).lines().find(|l| l.starts_with("default/0")).unwrap().to_owned();
+    assert!(line.ends_with(" to 149") && !line.contains("records 0 to"), "{line}");
+}
