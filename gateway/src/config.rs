@@ -296,6 +296,19 @@ impl Config {
     pub fn log_level(&self) -> &str {
         &self.diagnostics.log_level
     }
+
+    /// Keys whose values are different and are not taken before a restart.
+    #[must_use]
+    pub fn wants_restart(&self, now: &Self) -> Vec<String> {
+        let flat = |c: &Self| serde_json::to_value(Self { diagnostics: self.diagnostics.clone(), ..c.clone() }).unwrap_or_default();
+        let (before, after) = (flat(self), flat(now));
+        let sections = before.as_object().into_iter().flatten();
+        let keys =
+            sections.flat_map(|(section, values)| values.as_object().into_iter().flatten().map(move |(key, value)| (section, key, value)));
+        keys.filter(|(section, key, value)| after[section.as_str()][key.as_str()] != **value)
+            .map(|(section, key, _)| format!("{section}.{key}"))
+            .collect()
+    }
 }
 
 impl From<Config> for Options {

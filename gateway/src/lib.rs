@@ -34,4 +34,4 @@ mod vital;
 mod websocket;
 
 pub use retention::Retention;
-pub use run::{Options, RunError, run};
+pub use run::{Hooks, Options, RunError, run};

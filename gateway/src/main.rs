@@ -4,7 +4,7 @@
 
 use clap::{Parser, Subcommand};
 use std::{io::IsTerminal, process::ExitCode};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 use weir::{
     ask,
     config::{Config, Flags},
@@ -43,11 +43,36 @@ enum Command {
     Sub(weir::client::Subscribe),
 }
 
-/// What is said about a run beside its answers. WEIR_LOG goes before the configuration.
-fn log_to_stderr(config: &Config) {
-    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new(config.log_level()));
+/// What is said about a run beside its answers can be changed while it runs.
+type Level = reload::Handle<EnvFilter, Registry>;
+
+/// WEIR_LOG goes before the configuration.
+fn filter(config: &Config) -> EnvFilter {
+    EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new(config.log_level()))
+}
+
+fn log_to_stderr(config: &Config) -> Level {
+    let (level, handle) = reload::Layer::new(filter(config));
     let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false);
+    tracing_subscriber::registry().with(level).with(lines).init();
+    handle
+}
+
+/// SIGHUP: reads the configuration again, takes what can be taken, and says what cannot.
+fn reload(flags: &Flags, running: &Config, level: &Level) {
+    let now = match flags.read() {
+        Ok(now) => now,
+        Err(e) => return tracing::error!("the configuration is not read again: {e}"),
+    };
+    if let Err(e) = level.reload(filter(&now)) {
+        tracing::error!("the log level stays: {e}");
+    }
+    tracing::warn!("the configuration was read again: log_level is {}", now.log_level());
+    let waits = running.wants_restart(&now);
+    if !waits.is_empty() {
+        tracing::warn!("these wait for a restart: {}", waits.join(", "));
+    }
 }
 
 fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
@@ -71,35 +96,36 @@ fn told(result: Result<(), weir::client::Failure>) -> ExitCode {
 }
 
 /// Exit code 1: it is not to be started again as it is.
-fn configured(flags: &Flags, run: impl FnOnce(weir::Options) -> ExitCode) -> ExitCode {
-    match flags.read() {
-        Ok(config) => {
-            log_to_stderr(&config);
-            run(config.into())
-        }
-        Err(e) => ended(Err(e)),
-    }
+fn run(flags: &Flags, ready: impl FnOnce(&weir::Options)) -> ExitCode {
+    let config = match flags.read() {
+        Ok(config) => config,
+        Err(e) => return ended(Err(e)),
+    };
+    let level = log_to_stderr(&config);
+    let options = weir::Options::from(config.clone());
+    let hooks = weir::Hooks { ready: || ready(&options), reload: || reload(flags, &config, &level) };
+    ended(weir::run(&options, hooks))
 }
 
 fn demo(flags: Flags) -> ExitCode {
-    let throw_away = flags.names_no_data();
-    let flags = if throw_away { flags.with_data(weir::demo::directory()) } else { flags };
-    configured(&flags, |options| {
+    let temporary = flags.names_no_data().then(weir::demo::directory);
+    let flags = temporary.iter().fold(flags, |flags, data| flags.with_data(data.clone()));
+    let code = run(&flags, |options| {
+        weir::demo::start(options.mqtt);
         let (page, mqtt) = (options.http, options.mqtt);
-        let result = weir::run(&options, move || {
-            weir::demo::start(mqtt);
-            println!("\n  page   http://{page}/\n  mqtt   {mqtt}   (weir sub -p {} -t 'site/#' -v)\n\nCtrl-C ends it.", mqtt.port());
-        });
-        if throw_away && let Err(e) = std::fs::remove_dir_all(&options.data) {
-            eprintln!("weir: {} stays: {e}", options.data.display());
-        }
-        ended(result)
-    })
+        println!("\n  page   http://{page}/\n  mqtt   {mqtt}   (weir sub -p {} -t 'site/#' -v)\n\nCtrl-C ends it.", mqtt.port());
+    });
+    if let Some(data) = temporary.filter(|data| data.exists())
+        && let Err(e) = std::fs::remove_dir_all(&data)
+    {
+        eprintln!("weir: {} stays: {e}", data.display());
+    }
+    code
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(flags) => configured(&flags, |options| ended(weir::run(&options, || {}))),
+        Command::Run(flags) => run(&flags, |_| {}),
         Command::Demo(flags) => demo(flags),
         Command::CheckConfig(flags) => ended(flags.explain().map(|text| print!("{text}"))),
         Command::Clients(c) => ended(c.ask().map(|text| print!("{text}"))),

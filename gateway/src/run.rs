@@ -12,8 +12,12 @@ use crate::{
     start::{Found, assemble},
     tcp, vital,
 };
+use sd_notify::NotifyState;
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
 use weir_bridge::feed::Feed;
 use weir_log::{Engine, FileEngine, OpenError, ReadError};
 
@@ -74,11 +78,19 @@ fn raise_descriptors() {
     }
 }
 
-/// Runs until SIGTERM or SIGINT. `ready` is called on the runtime once connections are taken.
-pub fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError> {
+/// What somebody else does on the way.
+pub struct Hooks<R, H> {
+    /// Called on the runtime once connections are taken.
+    pub ready: R,
+    /// SIGHUP: what can be changed while it runs.
+    pub reload: H,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Result<(), RunError> {
     raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| RunError::Io("starting threads", e))?;
-    let result = runtime.block_on(main(options, ready));
+    let result = runtime.block_on(main(options, hooks));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -90,7 +102,7 @@ fn listen(options: &Options, flag: &'static str, address: SocketAddr) -> Result<
     tcp::listen(address).map_err(|error| RunError::Listen { flag, address, error })
 }
 
-async fn main(options: &Options, ready: impl FnOnce()) -> Result<(), RunError> {
+async fn main<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Result<(), RunError> {
     let mqtt = listen(options, "--mqtt", options.mqtt)?;
     let http = listen(options, "--http", options.http)?;
     let admin = listen(options, "--admin", options.admin)?;
@@ -115,9 +127,11 @@ async fn main(options: &Options, ready: impl FnOnce()) -> Result<(), RunError> {
     });
     let keeper = Keeper::start(gateway.clone(), options.retention);
     println!("weir ready");
-    ready();
+    tell_service_manager(&[NotifyState::Ready]);
+    (hooks.ready)();
 
-    stop.wait().await;
+    stop.wait(&hooks.reload).await;
+    tell_service_manager(&[NotifyState::Stopping]);
     tracing::info!("stopping: connections are closed, the log is finished");
     gateway.drain();
     let end = tokio::time::Instant::now() + Duration::from_secs(10);
@@ -131,19 +145,32 @@ async fn main(options: &Options, ready: impl FnOnce()) -> Result<(), RunError> {
     stopped.map_err(|e| RunError::Io("stopping the log", io::Error::other(e)))
 }
 
-/// SIGTERM or SIGINT.
-struct Stop(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+/// Without one, nobody listens.
+fn tell_service_manager(state: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(false, state) {
+        tracing::warn!("telling the service manager: {e}");
+    }
+}
+
+/// SIGTERM or SIGINT, and SIGHUP on the way.
+struct Stop {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
 
 impl Stop {
     fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())?, hup: signal(SignalKind::hangup())? })
     }
 
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.0.recv() => {}
-            _ = self.1.recv() => {}
+    async fn wait(&mut self, reload: &impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hup.recv() => reload(),
+            }
         }
     }
 }
