@@ -21,3 +21,7 @@ if ! target/venv/bin/python -c 'import paho.mqtt' 2>/dev/null; then
   python3 -m venv target/venv
   target/venv/bin/pip install --quiet 'paho-mqtt==2.1.0'
 fi
+# Packs the Debian package; in a place of the project's own.
+if [ ! -x target/tools/bin/cargo-deb ]; then
+  cargo install --quiet --locked --root target/tools --version 3.8.0 cargo-deb
+fi
