@@ -167,11 +167,13 @@ async fn session(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<Stri
     if let Some(peer) = find(&gateway, &client_id) {
         let (tx, rx) = oneshot::channel();
         peer.tell(|m| m.describe.push(tx));
-        // One that ends meanwhile does not answer: the store knows it then.
-        match tokio::time::timeout(PATIENCE, rx).await {
-            Ok(Ok(description)) => return Json(info(&gateway, client_id, true, description)).into_response(),
-            Ok(Err(_)) => {}
-            Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "its connection does not answer\n").into_response(),
+        // One that ends meanwhile does not answer: the store knows it then. Its end takes the question away, unless it came too late for that.
+        if peer.is_connected() {
+            match tokio::time::timeout(PATIENCE, rx).await {
+                Ok(Ok(description)) => return Json(info(&gateway, client_id, true, description)).into_response(),
+                Ok(Err(_)) => {}
+                Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "its connection does not answer\n").into_response(),
+            }
         }
     }
     let (tx, rx) = oneshot::channel();

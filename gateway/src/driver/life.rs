@@ -159,7 +159,9 @@ impl Driver {
         if let Some(client_id) = &self.client_id {
             self.gateway.directory.leave(client_id, &self.peer);
         }
+        // Whoever asks from now on sees that nobody is here; whoever has asked hears it.
         self.peer.set_connected(false);
+        drop(self.peer.take());
         self.gateway.marked.remove(&self.peer.id);
         self.gateway.peers.remove(&self.peer.id);
     }
