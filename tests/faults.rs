@@ -23,7 +23,8 @@ fn ports() -> [u16; 3] {
 fn start(data: &Path, ports: [u16; 3], said: &Path) -> Weir {
     let mut c = command(&binary(), data, ports);
     c.stderr(File::create(said).unwrap());
-    Weir::spawn(c, ports)
+    let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Weir::spawn(c, ports)));
+    started.unwrap_or_else(|_| panic!("it does not start: {}", std::fs::read_to_string(said).unwrap()))
 }
 
 fn publish(c: &mut Raw, id: u16, topic: &str, payload: &str) {

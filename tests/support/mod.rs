@@ -91,7 +91,11 @@ impl Weir {
                 let _ = tx.send(line);
             }
         });
-        assert_eq!(rx.recv_timeout(Duration::from_secs(30)).as_deref(), Ok("weir ready"));
+        let first = rx.recv_timeout(Duration::from_secs(30));
+        if first.as_deref() != Ok("weir ready") {
+            let mut process = process;
+            panic!("it says {first:?} and has ended with {:?}", process.0.try_wait());
+        }
         Self { process, mqtt: ports[0], http: ports[1], admin: ports[2] }
     }
 
