@@ -152,7 +152,7 @@ pub struct Flags {
     /// The page `/`, its feed `/ws`, and MQTT over websocket `/mqtt` [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR:PORT")]
     http: Option<SocketAddr>,
-    /// `/metrics`, `/healthz` and `/readyz` [default: 127.0.0.1:9464].
+    /// `/metrics`, `/healthz`, `/readyz` and the admin API `/api/v1` [default: 127.0.0.1:9464].
     #[arg(long, value_name = "ADDR:PORT")]
     admin: Option<SocketAddr>,
     /// The data directory; created if it is missing [default: weir-data].

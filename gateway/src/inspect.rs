@@ -1,6 +1,6 @@
 //! `weir log`: a data directory that no gateway runs on, verified and printed.
 //!
-//! Invariant: reads only; exit code 1 means that something acknowledged cannot be read.
+//! Invariant: changes nothing but the lock that it takes; exit code 1 means that something acknowledged cannot be read.
 //! Must not know: a gateway.
 
 use crate::gateway::stored;

@@ -1,6 +1,6 @@
 //! A log that nobody runs, read from end to end: for those who verify or print it.
 //!
-//! Invariant: writes nothing. What it calls whole, recovery and readers call whole: the same checks.
+//! Invariant: writes nothing but its lock. What it calls whole, recovery and readers call whole: the same checks.
 //! Must not know: what a record means.
 
 use crate::{

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Requests that wait for the connection: more than are ever on their way.
 const REQUESTS: usize = 1_024;
+/// Time for the goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Messages on their way to the broker.
 pub const INFLIGHT: u16 = 100;
 /// As large as a broker of the field takes.
@@ -129,11 +131,15 @@ impl Link {
         }
     }
 
-    pub async fn disconnect(&self) -> Result<(), Failure> {
+    /// Says goodbye; returns when that has left, or the broker has hung up.
+    pub async fn goodbye(&mut self) -> Result<(), Failure> {
         match self {
-            Self::V311(c, _) => c.disconnect().await.map_err(gone),
-            Self::V5(c, _) => c.disconnect().await.map_err(gone),
+            Self::V311(c, _) => c.disconnect().await.map_err(gone)?,
+            Self::V5(c, _) => c.disconnect().await.map_err(gone)?,
         }
+        let left = async { while !matches!(self.hear().await, Ok(Heard::Goodbye) | Err(_)) {} };
+        let _too_late = tokio::time::timeout(GOODBYE, left).await;
+        Ok(())
     }
 
     /// The next thing that happens. May be dropped and called again.

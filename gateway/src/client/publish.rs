@@ -16,9 +16,6 @@ use std::{
 };
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-/// Time for the goodbye.
-const GOODBYE: Duration = Duration::from_secs(2);
-
 #[derive(Args, Clone, Debug)]
 #[command(disable_help_flag = true, group = ArgGroup::new("what").required(true))]
 pub struct Publish {
@@ -138,9 +135,7 @@ async fn send(p: &Publish, mut payloads: Receiver<Result<Vec<u8>, Failure>>) -> 
             }
         }
     }
-    link.disconnect().await?;
-    // Once our goodbye has left, or the broker has hung up.
-    let _ = tokio::time::timeout(GOODBYE, async { while !matches!(link.hear().await, Ok(Heard::Goodbye) | Err(_)) {} }).await;
+    link.goodbye().await?;
     if p.connection.debug {
         eprintln!("{sent} messages, {refused} refused");
     }

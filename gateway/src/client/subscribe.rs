@@ -17,7 +17,6 @@ use weir_core::topic::{filter_is_valid, filter_matches};
 
 /// After `-W`, as in mosquitto.
 const TIMED_OUT: u8 = 27;
-const GOODBYE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug)]
@@ -107,9 +106,7 @@ async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
             Ok(Heard::Subscribed(codes)) => subscribed(s, &codes)?,
             Ok(Heard::Message(m)) => {
                 if let Then::Enough = message(s, format, &m, &mut count)? {
-                    link.disconnect().await?;
-                    let _ =
-                        tokio::time::timeout(GOODBYE, async { while !matches!(link.hear().await, Ok(Heard::Goodbye) | Err(_)) {} }).await;
+                    link.goodbye().await?;
                     return Ok(());
                 }
             }

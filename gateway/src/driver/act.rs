@@ -121,6 +121,9 @@ impl Driver {
     }
 
     pub(super) fn leave_groups(&mut self) {
+        if self.shared.is_empty() {
+            return self.given.clear();
+        }
         let mut unsent: HashSet<_> = std::mem::take(&mut self.given).into_iter().collect();
         unsent.extend(self.feeding.unsent());
         let unsent = Arc::new(unsent);
