@@ -168,3 +168,25 @@ fn sub_comes_back_when_the_broker_does() {
     assert_eq!((out.status.code(), text(&out.stdout)), (Some(0), "again\n".into()));
     assert!(text(&out.stderr).contains("tried again"), "{}", text(&out.stderr));
 }
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let run = |args: &[&str]| Command::new(binary()).args(args).output().unwrap();
+    let help = text(&run(&["--help"]).stdout);
+    let commands: Vec<&str> =
+        help.lines().filter_map(|l| l.strip_prefix("  ")?.split_whitespace().next()).filter(|w| w.len() > 2).collect();
+    let commands: Vec<&str> = commands.into_iter().filter(|c| c.starts_with(|c: char| c.is_ascii_lowercase())).collect();
+    assert!(commands.contains(&"run") && commands.contains(&"explain"), "{help}");
+    let script = run(&["completions", "bash"]);
+    let syntax = Command::new("bash").args(["-n", "-c", &text(&script.stdout)]).status().unwrap();
+    assert!(script.status.success() && syntax.success());
+    let dir = dir();
+    let man = run(&["man", dir.path().to_str().unwrap()]);
+    assert!(man.status.success(), "{}", text(&man.stderr));
+    for command in commands.iter().filter(|c| **c != "help") {
+        assert!(text(&script.stdout).contains(&format!("weir,{command})")), "{command} is not completed");
+        let page = std::fs::read_to_string(dir.path().join(format!("weir-{command}.1"))).unwrap();
+        assert!(page.contains(".SH NAME") && page.contains(command), "{command}");
+    }
+    assert_eq!(run(&["man", "/proc/nowhere"]).status.code(), Some(1));
+}

@@ -2,8 +2,12 @@
 //!
 //! Must not know: how anything is done.
 
-use clap::{Parser, Subcommand};
-use std::{io::IsTerminal, process::ExitCode};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 use weir::{
     ask,
@@ -41,6 +45,10 @@ enum Command {
     Pub(weir::client::Publish),
     /// Subscribe and print what comes, with the flags and exit codes of mosquitto_sub.
     Sub(weir::client::Subscribe),
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages, one per command, into a directory.
+    Man { directory: PathBuf },
 }
 
 /// What is said about a run beside its answers can be changed while it runs.
@@ -107,6 +115,14 @@ fn run(flags: &Flags, ready: impl FnOnce(&weir::Options)) -> ExitCode {
     ended(weir::run(&options, hooks))
 }
 
+/// Whoever closes the pipe has enough.
+fn print(text: &[u8]) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
 fn demo(flags: Flags) -> ExitCode {
     let temporary = flags.names_no_data().then(weir::demo::directory);
     let flags = temporary.iter().fold(flags, |flags, data| flags.with_data(data.clone()));
@@ -134,5 +150,14 @@ fn main() -> ExitCode {
         Command::Log(log) => ended(log.run()),
         Command::Pub(p) => told(weir::client::publish(&p)),
         Command::Sub(s) => told(weir::client::subscribe(&s)),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);
+            ended(print(&script))
+        }
+        Command::Man { directory } => {
+            let pages = std::fs::create_dir_all(&directory).and_then(|()| clap_mangen::generate_to(Cli::command(), &directory));
+            ended(pages.map_err(|e| format!("{}: {e}", directory.display())))
+        }
     }
 }
