@@ -10,6 +10,7 @@ use crate::{
     index::{self, Cache, Indexed},
     partition::{self, Beginning},
     reader::{self, Source},
+    seek,
     segment::{Limits, SegmentInfo, Segments},
     state::{self, Directory, Job, State, StateStore},
     storage::{FileStorage, Storage},
@@ -42,6 +43,7 @@ pub struct Partition {
 pub type Named<'a> = dyn FnMut(&[u8], u32, &[u8]) -> Vec<(PartitionId, Offset)> + 'a;
 
 pub type FetchDone = Box<dyn FnOnce(Result<Fetched, ReadError>) + Send>;
+pub type SeekDone = Box<dyn FnOnce(Result<Offset, ReadError>) + Send>;
 pub type RetireDone = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Completion-based and neutral to any runtime. A partition id that is not of `partitions` is the caller's bug and panics.
@@ -59,6 +61,8 @@ pub trait Engine: Send + Sync + 'static {
     fn recent_start(&self, p: PartitionId) -> Offset;
     /// Reads on a thread of the log's own and calls back there.
     fn fetch(&self, fetch: Fetch, done: FetchDone);
+    /// Finds an offset, as `fetch` reads.
+    fn seek(&self, p: PartitionId, seek: seek::Seek, done: SeekDone);
     fn state(&self) -> &dyn State;
     /// The files of a partition, oldest first; the last is being written.
     fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>>;
@@ -369,6 +373,15 @@ impl<S: Storage> Engine for LogEngine<S> {
                 let _ = state.put_patiently(&[Put { key: &key, tag: 0, value: Some(&damage_value(damage)) }]);
             }
             done(fetched);
+        }));
+    }
+
+    fn seek(&self, p: PartitionId, seek: seek::Seek, done: SeekDone) {
+        let partition = self.partition(p);
+        let (segments, shared) = (partition.segments.clone(), partition.shared.clone());
+        let (storage, indexes) = (self.storages[self.place(p)].clone(), self.indexes.clone());
+        self.readers.submit(Box::new(move || {
+            done(seek::seek(&Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() }, p, &seek));
         }));
     }
 

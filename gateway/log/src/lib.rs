@@ -15,6 +15,7 @@ mod partition;
 pub mod reader;
 pub mod record;
 mod recovery;
+mod seek;
 pub mod segment;
 pub mod state;
 pub mod storage;
@@ -26,6 +27,7 @@ pub use engine::{Engine, FileEngine, LogEngine, Options, Partition, STATE};
 pub use error::{AppendError, Damage, Failure, OpenError, ReadError};
 pub use reader::{Everything, Fetch, Fetched, Select, Skip, Wanted};
 pub use record::{Kind, Records};
+pub use seek::{LAST_MAX, Seek};
 pub use segment::{Limits, SegmentInfo};
 pub use state::{Entry, Put, State};
 

@@ -195,6 +195,15 @@ impl<F: File> Segment<F> {
         Ok(i.checked_sub(1).and_then(|i| places.get(i)).copied())
     }
 
+    /// The last place whose records are older than `ms`; `None`: nothing in it is. As in `place`, the first call may hop over batch headers.
+    pub(crate) fn place_before(&self, ms: u64, end: Offset) -> Result<Option<Place>, ReadError> {
+        self.place(self.head.base, end)?;
+        let places = self.places.read();
+        let places = places.as_deref().unwrap_or_default();
+        let i = places.partition_point(|p| p.time_ms < ms);
+        Ok(i.checked_sub(1).and_then(|i| places.get(i)).copied())
+    }
+
     /// The first whole batch at or behind `at` with records after `offset`: where reading goes on behind damage.
     pub(crate) fn resume(&self, at: u64, offset: Offset) -> Result<Option<(u64, Offset)>, ReadError> {
         let at = at.next_multiple_of(8);
@@ -349,6 +358,12 @@ impl<F: File> Segments<F> {
     pub(crate) fn sealed(&self) -> Vec<(Arc<Segment<F>>, Offset)> {
         let list = self.list.read();
         list.windows(2).map(|w| (w[0].clone(), w[1].head.base)).collect()
+    }
+
+    /// All of them, each with the base of the one after it.
+    pub(crate) fn all(&self) -> Vec<(Arc<Segment<F>>, Option<Offset>)> {
+        let list = self.list.read();
+        list.iter().enumerate().map(|(i, s)| (s.clone(), list.get(i + 1).map(|next| next.head.base))).collect()
     }
 
     pub(crate) fn len(&self) -> usize {

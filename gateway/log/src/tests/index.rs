@@ -9,9 +9,9 @@ use crate::{
     storage::{Name, sim::SimStorage},
 };
 
-struct Keys {
-    wanted: Vec<Vec<u8>>,
-    wide: bool,
+pub(super) struct Keys {
+    pub wanted: Vec<Vec<u8>>,
+    pub wide: bool,
 }
 
 impl Select for Keys {

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod engine;
 mod index;
+mod seek;
 mod state;
 
 use crate::{
