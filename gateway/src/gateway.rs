@@ -34,6 +34,8 @@ pub(crate) struct Gateway {
     pub engine: Arc<dyn Engine>,
     /// In the order of the engine, with their ids.
     pub partitions: Vec<PartitionId>,
+    /// Their streams, and their numbers within them.
+    pub streams: Vec<(Arc<str>, u32)>,
     pub tails: Vec<UnboundedSender<tail::Command>>,
     pub retained: Vec<Arc<RwLock<Retained>>>,
     pub directory: Directory,
@@ -103,9 +105,11 @@ pub(crate) fn encode(m: &Message<'_>, records: &mut Records) -> Result<(), PushE
 impl Gateway {
     pub fn new(p: Parts) -> Self {
         let partitions = p.engine.partitions().iter().map(|p| PartitionId(p.id.0)).collect();
+        let streams = p.engine.partitions().iter().map(|p| (p.stream.as_str().into(), p.number)).collect();
         Self {
             engine: p.engine,
             partitions,
+            streams,
             tails: p.tails,
             retained: p.retained,
             directory: Directory::default(),

@@ -29,6 +29,8 @@ pub(crate) struct Mail {
     /// A retained message that the log no longer has, from the state store.
     pub kept: Option<Result<Option<Entry>, ReadError>>,
     pub fetched: Option<Result<Fetched, ReadError>>,
+    /// The log could not be read where a subscription was to begin.
+    pub unread: Option<ReadError>,
     /// A record that becomes a dead letter.
     pub dying: Option<Result<Fetched, ReadError>>,
     pub loaded: Option<Result<Option<Entry>, ReadError>>,

@@ -8,6 +8,7 @@
 //! | tail | join | `Inbox::join`: live from here on, `joined` = where |
 //! | connection | `next < joined`, in any mode | fetch `[next, joined)` first, only then entries |
 //! | connection | record below `next` | skip: `next` is the one truth |
+//! | connection | a subscription begins before `next` | `Reader::go_back`: behind, at the smaller place; what the inbox holds is dropped |
 //!
 //! Invariant: the records sent are exactly those that match, in offset order, each once per connection. A join may be late, doubled or
 //! stale: it only says where offers begin.
@@ -98,8 +99,10 @@ pub struct Reader {
     live: bool,
     /// Joins seen.
     joins: u64,
-    /// QoS 0 records from here on are sent: they came while the reader kept up.
+    /// QoS 0 records from here on are sent: they came while the reader kept up, or are asked for.
     pub live_from: Offset,
+    /// It went back: what the inbox holds is too new.
+    went_back: bool,
 }
 
 impl Reader {
@@ -110,6 +113,10 @@ impl Reader {
 
     /// Decides; takes what the inbox holds. `durable`: the end of what can be read; `recent`: first offset still in memory.
     pub fn step(&mut self, inbox: &mut Inbox, durable: Offset, recent: Offset) -> Step {
+        if std::mem::take(&mut self.went_back) {
+            inbox.entries.clear();
+            (inbox.mode, inbox.refused) = (Mode::Behind, None);
+        }
         if self.joining.is_some_and(|asked| inbox.joins > asked) {
             self.joining = None;
         }
@@ -170,6 +177,16 @@ impl Reader {
     /// Everything before `next` of what was fetched or offered was sent or did not match.
     pub fn sent(&mut self, next: Offset) {
         self.next = self.next.max(next);
+    }
+
+    /// Reads from `to` on, again if it has come further, and with all that is of QoS 0. What a fetch on its way brings is too new and must not be sent.
+    pub fn go_back(&mut self, to: Offset) {
+        self.live_from = self.live_from.min(to);
+        if to < self.next {
+            self.next = to;
+            self.entries.clear();
+            (self.live, self.went_back) = (false, true);
+        }
     }
 
     /// The fetch that `step` asked for has ended; what it found was sent up to `next`.
@@ -300,12 +317,14 @@ mod tests {
         fn sends_exactly_what_matches_once_and_in_order(
             every in 1u64..4,
             start in 0u64..20,
+            back in 0u64..60,
             steps in proptest::collection::vec((0u8..9, 1u64..8), 0..400),
         ) {
             let mut w = World {
                 batches: Vec::new(), every, memory: 0, tail: 0, inbox: Inbox::default(),
                 reader: Reader::new(Offset(start), Offset(0)), live: false, join_queue: 0, fetch: None, sent: Vec::new(),
             };
+            let mut from = start;
             for (what, n) in steps {
                 match what {
                     0 | 1 => {
@@ -318,6 +337,17 @@ mod tests {
                     4 => w.join_queue += u32::from(n == 1),
                     5 | 6 => w.connection(n as usize),
                     7 => w.fetch_ends(n as usize),
+                    8 if n == 7 => {
+                        // A fetch on its way is stale.
+                        w.fetch = None;
+                        w.reader.fetched();
+                        let (was, back) = (w.reader.next.0, w.reader.next.0.saturating_sub(back));
+                        let sent: Vec<u64> = (from..was).filter(|n| n % every == 0).collect();
+                        prop_assert_eq!(std::mem::take(&mut w.sent), sent);
+                        from = back;
+                        w.reader.go_back(Offset(back));
+                        prop_assert!(w.reader.live_from <= Offset(back));
+                    }
                     // Memory lets go of what the tail has seen.
                     _ => w.memory = w.memory.max(w.tail.saturating_sub(n as usize)),
                 }
@@ -330,7 +360,7 @@ mod tests {
                 w.connection(1);
                 w.fetch_ends(1);
             }
-            let want: Vec<u64> = (start..total.max(start)).filter(|n| n % every == 0).collect();
+            let want: Vec<u64> = (from..total.max(from)).filter(|n| n % every == 0).collect();
             prop_assert_eq!(w.sent, want);
         }
     }

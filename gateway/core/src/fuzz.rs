@@ -8,7 +8,7 @@ use crate::{
     message::Stored,
     packet::{Packet, Qos, Version},
     property::Properties,
-    session::{Action, Append, Cause, ConnectRequest, Event, Session, connect::Joining},
+    session::{Action, Append, Cause, ConnectRequest, Event, Session, connect, connect::Joining},
 };
 use std::time::{Duration, Instant};
 
@@ -161,7 +161,7 @@ impl World {
         let joining = Joining {
             sid: self.now,
             boot: 1,
-            partitions: &[(P, Offset(50))],
+            partitions: &[connect::Partition { id: P, stream: "default".into(), number: 0, end: Offset(50) }],
             resumed: self.stored.is_some(),
             in_store: self.stored.is_some(),
         };
@@ -243,7 +243,9 @@ impl World {
             5 => self.event(Event::Appended(Source::State, Watermark::Appended(Receipt(rng.below(self.receipts + 1))))),
             6 => {
                 if let Some(id) = self.subscribes.pop() {
-                    self.event(Event::Started(id, P, Offset(rng.below(60))));
+                    let (tail, begin) = (Offset(rng.below(60)), Offset(rng.below(60)));
+                    self.event(Event::Started(id, P, tail));
+                    self.event(Event::Started(id, P, begin));
                 }
             }
             7..10 if self.session.may_deliver() => self.record(rng),

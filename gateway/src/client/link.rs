@@ -30,8 +30,8 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     Connected,
-    /// Granted QoS, or a reason from 0x80 on, per filter.
-    Subscribed(Vec<u8>),
+    /// Granted QoS, or a reason from 0x80 on, per filter; and what the broker says about it.
+    Subscribed(Vec<u8>, Option<String>),
     Message(Message),
     /// A message that was published is done with, for this reason.
     Published(u8),
@@ -87,11 +87,11 @@ fn refused(code: u8, what: &dyn std::fmt::Debug) -> Failure {
 
 impl Link {
     /// Begins to connect. `clean`: nothing of an earlier session, and nothing is kept.
-    pub fn new(c: &Connection, kind: &str, clean: bool) -> Self {
+    pub fn new(c: &Connection, kind: &str, version: ProtocolVersion, clean: bool) -> Self {
         let id = c.id.clone().unwrap_or_else(|| format!("weir-{kind}-{}", std::process::id()));
         let keep_alive = Duration::from_secs(u64::from(c.keepalive));
         let credentials = c.username.clone().map(|user| (user, c.pw.clone().unwrap_or_default()));
-        match c.protocol_version {
+        match version {
             ProtocolVersion::V311 => {
                 let mut o = rumqttc::MqttOptions::new(id, &c.host, c.port);
                 o.set_keep_alive(keep_alive).set_clean_session(clean).set_inflight(INFLIGHT);
@@ -118,15 +118,20 @@ impl Link {
         }
     }
 
-    pub async fn subscribe(&self, filters: &[String], qos: u8) -> Result<(), Failure> {
+    /// `from`: where to begin, if not now; then, in version 5, messages say where they stand.
+    pub async fn subscribe(&self, filters: &[String], qos: u8, from: Option<&str>) -> Result<(), Failure> {
         match self {
             Self::V311(c, _) => {
-                let all = filters.iter().map(|f| rumqttc::SubscribeFilter::new(f.clone(), qos_4(qos)));
+                let filter = |f: &String| from.map_or_else(|| f.clone(), |from| format!("$replay/{from}/{f}"));
+                let all = filters.iter().map(|f| rumqttc::SubscribeFilter::new(filter(f), qos_4(qos)));
                 c.subscribe_many(all).await.map_err(gone)
             }
             Self::V5(c, _) => {
                 let all = filters.iter().map(|f| v5::mqttbytes::v5::Filter::new(f.clone(), qos_5(qos)));
-                c.subscribe_many(all).await.map_err(gone)
+                let Some(from) = from else { return c.subscribe_many(all).await.map_err(gone) };
+                let user_properties = vec![("from".into(), from.into()), ("position".into(), "true".into())];
+                let properties = v5::mqttbytes::v5::SubscribeProperties { id: None, user_properties };
+                c.subscribe_many_with_properties(all, properties).await.map_err(gone)
             }
         }
     }
@@ -173,7 +178,7 @@ fn heard_4(event: rumqttc::Event) -> Heard {
         Event::Incoming(Packet::ConnAck(_)) => Heard::Connected,
         Event::Incoming(Packet::SubAck(a)) => {
             let code = |code: &SubscribeReasonCode| if let SubscribeReasonCode::Success(qos) = code { *qos as u8 } else { 0x80 };
-            Heard::Subscribed(a.return_codes.iter().map(code).collect())
+            Heard::Subscribed(a.return_codes.iter().map(code).collect(), None)
         }
         Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) | Event::Outgoing(Outgoing::Publish(0)) => Heard::Published(0),
         Event::Incoming(Packet::Publish(p)) => Heard::Message(Message {
@@ -200,7 +205,8 @@ fn heard_5(event: v5::Event) -> Heard {
         Event::Incoming(Packet::ConnAck(_)) => Heard::Connected,
         Event::Incoming(Packet::SubAck(a)) => {
             let code = |code: &SubscribeReasonCode| if let SubscribeReasonCode::Success(qos) = code { *qos as u8 } else { 0x80 };
-            Heard::Subscribed(a.return_codes.iter().map(code).collect())
+            let words = a.properties.and_then(|p| p.reason_string);
+            Heard::Subscribed(a.return_codes.iter().map(code).collect(), words)
         }
         Event::Incoming(Packet::PubAck(a)) => {
             Heard::Published(failed(!matches!(a.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers)))

@@ -34,8 +34,9 @@ pub struct Connection {
     #[arg(short = 'P', long)]
     pw: Option<String>,
     /// Version of the protocol.
-    #[arg(short = 'V', long, value_enum, default_value = "311")]
-    protocol_version: ProtocolVersion,
+    /// Version of the protocol [default: 311; 5 with --from]
+    #[arg(short = 'V', long, value_enum)]
+    protocol_version: Option<ProtocolVersion>,
     /// Say what happens on standard error.
     #[arg(short, long)]
     debug: bool,

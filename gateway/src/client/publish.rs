@@ -4,7 +4,7 @@
 //! Must not know: versions of the protocol.
 
 use super::{
-    Connection, Failure, block_on,
+    Connection, Failure, ProtocolVersion, block_on,
     link::{Heard, INFLIGHT, Link},
     parse_qos,
 };
@@ -110,7 +110,8 @@ fn lines(tx: &Sender<Result<Vec<u8>, Failure>>) {
 }
 
 async fn send(p: &Publish, mut payloads: Receiver<Result<Vec<u8>, Failure>>) -> Result<(), Failure> {
-    let mut link = Link::new(&p.connection, "pub", !p.disable_clean_session);
+    let version = p.connection.protocol_version.unwrap_or(ProtocolVersion::V311);
+    let mut link = Link::new(&p.connection, "pub", version, !p.disable_clean_session);
     let (mut connected, mut more, mut sent, mut done, mut refused) = (false, true, 0u64, 0u64, 0u64);
     while more || done < sent {
         let room = connected && more && sent - done < u64::from(INFLIGHT);

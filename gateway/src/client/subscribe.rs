@@ -4,16 +4,19 @@
 //! Must not know: versions of the protocol.
 
 use super::{
-    Connection, Failure, block_on, format,
+    Connection, Failure, ProtocolVersion, block_on, format,
     link::{Heard, Link, Message},
     parse_qos,
 };
 use clap::Args;
 use std::{
     io::{ErrorKind, Write},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use weir_core::topic::{filter_is_valid, filter_matches};
+use weir_core::{
+    session::begin::Begin,
+    topic::{filter_is_valid, filter_matches},
+};
 
 /// After `-W`, as in mosquitto.
 const TIMED_OUT: u8 = 27;
@@ -57,6 +60,46 @@ pub struct Subscribe {
     /// Keep the session, and what comes for it meanwhile.
     #[arg(short = 'c', long, requires = "id")]
     disable_clean_session: bool,
+    /// Begin in the past of Weir's log: earliest, -15m, last:20 (that match), an offset, or a time like 2026-01-31T08:00:00Z. In version 5 %P and %j then say where
+    /// each message stands.
+    #[arg(long, value_name = "FROM", allow_hyphen_values = true, value_parser = parse_from)]
+    from: Option<String>,
+}
+
+/// As the gateway has it: an offset and a time are also known without their names.
+fn parse_from(text: &str) -> Result<String, String> {
+    let bare = text.starts_with(|c: char| c.is_ascii_digit());
+    let from = match text.contains([':', '-']) {
+        true if bare => format!("time:{text}"),
+        false if bare => format!("offset:{text}"),
+        _ => text.to_owned(),
+    };
+    Begin::parse(&from, wall_ms()).map(|_| from).map_err(|e| e.to_string())
+}
+
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// Where to go on when the connection has broken: a session that is kept knows by itself.
+struct Place<'a> {
+    s: &'a Subscribe,
+    from: Option<String>,
+}
+
+impl Place<'_> {
+    fn came(&mut self, m: &Message) {
+        let offset = m.user_properties.iter().find(|(name, _)| name == "offset").and_then(|(_, at)| at.parse::<u64>().ok());
+        if let Some(offset) = offset.filter(|_| self.from.is_some() && !m.retain) {
+            self.from = Some(format!("offset:{}", offset + 1));
+        }
+    }
+
+    fn subscribed(&mut self) {
+        if self.s.disable_clean_session {
+            self.from = None;
+        }
+    }
 }
 
 /// Whether it goes on.
@@ -95,16 +138,22 @@ pub fn subscribe(s: &Subscribe) -> Result<(), Failure> {
 }
 
 async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
-    let mut link = Link::new(&s.connection, "sub", !s.disable_clean_session);
+    let version = s.connection.protocol_version.unwrap_or(if s.from.is_some() { ProtocolVersion::V5 } else { ProtocolVersion::V311 });
+    let mut link = Link::new(&s.connection, "sub", version, !s.disable_clean_session);
     let (mut count, mut was_connected) = (0, false);
+    let mut place = Place { s, from: s.from.clone() };
     loop {
         match link.hear().await {
             Ok(Heard::Connected) => {
                 was_connected = true;
-                link.subscribe(&s.topic, s.qos).await?;
+                link.subscribe(&s.topic, s.qos, place.from.as_deref()).await?;
             }
-            Ok(Heard::Subscribed(codes)) => subscribed(s, &codes)?,
+            Ok(Heard::Subscribed(codes, words)) => {
+                subscribed(s, &codes, words)?;
+                place.subscribed();
+            }
             Ok(Heard::Message(m)) => {
+                place.came(&m);
                 if let Then::Enough = message(s, format, &m, &mut count)? {
                     link.goodbye().await?;
                     return Ok(());
@@ -120,16 +169,17 @@ async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
     }
 }
 
-fn subscribed(s: &Subscribe, codes: &[u8]) -> Result<(), Failure> {
+fn subscribed(s: &Subscribe, codes: &[u8], words: Option<String>) -> Result<(), Failure> {
+    let words = words.map_or_else(String::new, |w| format!(": {w}"));
     let refused: Vec<&str> = codes.iter().zip(&s.topic).filter(|(code, _)| **code >= 0x80).map(|(_, filter)| &**filter).collect();
     if refused.is_empty() {
         if s.connection.debug {
             eprintln!("subscribed: {codes:?}");
         }
     } else if refused.len() == codes.len() {
-        return Err(Failure::new("all subscriptions were refused"));
+        return Err(Failure::new(format!("all subscriptions were refused{words}")));
     } else {
-        eprintln!("weir: refused: {}", refused.join(", "));
+        eprintln!("weir: refused: {}{words}", refused.join(", "));
     }
     Ok(())
 }

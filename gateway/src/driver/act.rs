@@ -3,18 +3,19 @@
 //! Invariant: actions are carried out in order; a put that finds no room holds up those behind it.
 //! Must not know: packets, sockets.
 
-use super::{Driver, Phase, feed::Feeding};
+use super::{Driver, Phase, feed::Feeding, log_id};
 use crate::{
+    filters::Filters,
     gateway::{encode, session_key},
     group::{self, Groups},
     tail::Command,
 };
 use std::{collections::HashSet, sync::Arc};
 use weir_core::{
-    ids::{Now, Receipt},
-    session::{Action, Cause, Event, Session},
+    ids::{Now, Offset, Receipt, SubscribeId},
+    session::{Action, Cause, Event, Session, begin::Begin},
 };
-use weir_log::{AppendError, Put};
+use weir_log::{AppendError, Put, ReadError, Seek};
 
 impl Driver {
     /// Carries out what the session asks.
@@ -32,9 +33,12 @@ impl Driver {
         match action {
             Action::PutValue | Action::DeleteValue => self.put_value(now, action),
             Action::AppendWill => self.append_will(now),
-            Action::Subscribe { id, filter, new } => {
+            Action::Subscribe { id, filter, new, begin } => {
                 if new {
                     self.gateway.interests.add(&filter);
+                }
+                if let Some(begin) = begin {
+                    (0..self.gateway.partitions.len()).for_each(|nth| self.find(id, nth, &filter, begin));
                 }
                 self.entered = true;
                 self.filters = None;
@@ -74,6 +78,27 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Finds where a subscription begins in the nth partition.
+    fn find(&mut self, id: SubscribeId, nth: usize, filter: &str, begin: Begin) {
+        let (p, peer) = (self.gateway.partitions[nth], self.peer.clone());
+        let seek = match begin {
+            Begin::Earliest => {
+                let start = self.gateway.engine.span(log_id(p)).start.0;
+                return peer.tell(|m| m.started.push((id, p, Offset(start))));
+            }
+            Begin::Offset(at) => return peer.tell(|m| m.started.push((id, p, at))),
+            Begin::Time(ms) => Seek::Time(ms),
+            Begin::Last(count) => Seek::Last { count, select: Arc::new(Filters::new([filter.into()])) },
+        };
+        let found = move |found: Result<weir_log::Offset, ReadError>| {
+            peer.tell(|m| match found {
+                Ok(at) => m.started.push((id, p, Offset(at.0))),
+                Err(e) => m.unread = Some(e),
+            });
+        };
+        self.gateway.engine.seek(log_id(p), seek, Box::new(found));
     }
 
     fn put_value(&mut self, now: Now, action: Action) {

@@ -392,7 +392,10 @@ impl Driver {
                 lost.start,
                 lost.end
             );
-            self.event(now, Event::Lost(lost.end.0 - lost.start.0));
+            if let Feed::Range(nth) = &kind {
+                let range = Offset(lost.start.0)..Offset(lost.end.0);
+                self.event(now, Event::Lost(self.gateway.partitions[*nth], range));
+            }
         }
         if let (Ok(f), Feed::Resend(offsets)) = (&fetched, &kind) {
             self.tell_gone(f, offsets.iter());
@@ -402,12 +405,14 @@ impl Driver {
         }
         match fetched {
             Ok(f) => self.feeding = Feeding::Held(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) }),
-            Err(e) => {
-                // Acknowledged records that cannot be read: this reader is told by the end of its connection, the operator here.
-                tracing::error!(client = self.client_id.as_deref().unwrap_or("?"), "reading the log: {e}");
-                self.event(now, Event::Closed(Cause::LogFailed));
-            }
+            Err(e) => self.unreadable(now, &e),
         }
+    }
+
+    /// Acknowledged records that cannot be read: this reader is told by the end of its connection, the operator here.
+    pub(super) fn unreadable(&mut self, now: Now, e: &ReadError) {
+        tracing::error!(client = self.client_id.as_deref().unwrap_or("?"), "reading the log: {e}");
+        self.event(now, Event::Closed(Cause::LogFailed));
     }
 }
 

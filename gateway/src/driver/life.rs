@@ -7,9 +7,13 @@
 use super::{Driver, Phase, log_id};
 use crate::{gateway::session_key, metrics::Total};
 use weir_core::{
-    ids::{Now, Offset, PartitionId},
+    ids::{Now, Offset},
     packet::ReasonCode,
-    session::{ConnectRequest, Session, connect::Joining, value::ValueError},
+    session::{
+        ConnectRequest, Session,
+        connect::{Joining, Partition},
+        value::ValueError,
+    },
 };
 use weir_log::ReadError;
 
@@ -102,8 +106,10 @@ impl Driver {
             self.gateway.interests.remove_all(ended);
         }
         let mut session = session.unwrap_or_else(|| Session::new(&request.client_id, 0));
-        let span = |p: &PartitionId| (*p, Offset(self.gateway.engine.span(log_id(*p)).durable.0));
-        let partitions: Vec<_> = self.gateway.partitions.iter().map(span).collect();
+        let end = |id| Offset(self.gateway.engine.span(log_id(id)).durable.0);
+        let all = self.gateway.partitions.iter().zip(&self.gateway.streams);
+        let joined = all.map(|(id, (stream, number))| Partition { id: *id, stream: stream.clone(), number: *number, end: end(*id) });
+        let partitions: Vec<_> = joined.collect();
         let joining = Joining { sid: self.gateway.sid(), boot: self.gateway.boot, partitions: &partitions, resumed, in_store };
         session.connect(now, request, &joining, &mut self.out);
         self.phase = Phase::Running(Box::new(session));

@@ -22,7 +22,7 @@ use crate::{
     peer::{Identity, Peer},
 };
 use feed::Feeding;
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
+use std::{collections::VecDeque, net::SocketAddr, ops::Range, sync::Arc};
 use tokio::sync::mpsc::UnboundedSender;
 use weir_core::{
     codec::{Decoded, decode},
@@ -67,6 +67,15 @@ impl Phase {
     }
 }
 
+/// Records of one pass and partition that are acknowledged one after the other.
+struct Run {
+    /// Index of the partition.
+    partition: usize,
+    count: u32,
+    /// Records of the pass in this partition, up to and with the last of these.
+    end: usize,
+}
+
 pub(crate) struct Driver {
     gateway: Arc<Gateway>,
     peer: Arc<Peer>,
@@ -89,10 +98,10 @@ pub(crate) struct Driver {
     stored: bool,
     /// Per partition: records of this pass.
     records: Vec<Records>,
-    /// What is acknowledged of this pass, in order: index of the partition and how many.
-    runs: Vec<(usize, u32)>,
-    /// Receipts of this pass, per partition.
-    receipts: Vec<Option<Receipt>>,
+    /// What is acknowledged of this pass, in order.
+    runs: Vec<Run>,
+    /// Per partition: receipts of this pass, from the one before its first record to that of its last.
+    receipts: Vec<Option<Range<u64>>>,
     /// The will's partition, when its record is the one in `records`.
     will: Option<usize>,
     /// An append found no room.
@@ -419,9 +428,12 @@ impl Driver {
             self.mark();
         }
         if acknowledged {
+            let end = self.records[p].len();
+            // Who wants to know where each one is has a receipt for each.
+            let together = self.phase.session().is_none_or(|s| !s.wants_positions());
             match self.runs.last_mut() {
-                Some((q, n)) if *q == p => *n += 1,
-                _ => self.runs.push((p, 1)),
+                Some(run) if run.partition == p && together => (run.count, run.end) = (run.count + 1, end),
+                _ => self.runs.push(Run { partition: p, count: 1, end }),
             }
         }
         Ok(())
@@ -443,8 +455,8 @@ impl Driver {
             }
             match self.gateway.engine.append(log_id(self.gateway.partitions[p]), records, &self.who) {
                 Ok(receipt) => {
+                    self.receipts[p] = Some(receipt.0 - records.len() as u64..receipt.0);
                     records.clear();
-                    self.receipts[p] = Some(Receipt(receipt.0));
                 }
                 Err(AppendError::Full) => self.full = true,
                 Err(e) => {
@@ -453,7 +465,7 @@ impl Driver {
                     }
                     records.clear();
                     // One that never becomes durable.
-                    self.receipts[p] = Some(Receipt(u64::MAX));
+                    self.receipts[p] = Some(u64::MAX..u64::MAX);
                     failed.push(self.gateway.partitions[p]);
                 }
             }
@@ -472,14 +484,16 @@ impl Driver {
 
     /// Every partition has taken its part.
     fn submitted(&mut self, now: Now) {
-        for (p, n) in std::mem::take(&mut self.runs) {
-            if let Some(receipt) = self.receipts[p] {
-                self.event(now, Event::Submitted(self.gateway.partitions[p], receipt, n));
+        for run in std::mem::take(&mut self.runs) {
+            if let Some(pass) = &self.receipts[run.partition] {
+                let receipt = Receipt(pass.start.saturating_add(run.end as u64));
+                self.event(now, Event::Submitted(self.gateway.partitions[run.partition], receipt, run.count));
             }
         }
         if let Some(p) = self.will.take()
-            && let Some(receipt) = self.receipts[p]
+            && let Some(pass) = &self.receipts[p]
         {
+            let receipt = Receipt(pass.end);
             // Its watermark may have passed already: look again.
             self.seen[p] = Receipt(0);
             self.event(now, Event::WillSubmitted(self.gateway.partitions[p], receipt));
@@ -528,6 +542,9 @@ impl Driver {
         let mail = self.peer.take();
         for (id, p, at) in mail.started {
             self.event(now, Event::Started(id, p, at));
+        }
+        if let Some(e) = mail.unread {
+            self.unreadable(now, &e);
         }
         for id in mail.shared {
             self.event(now, Event::Shared(id));

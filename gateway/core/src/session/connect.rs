@@ -9,6 +9,7 @@ use super::{
     exchanges::Exchanges,
     held::Held,
     inbound::{Inbound, Reply, Until},
+    position::wants_position,
 };
 use crate::{
     codec::encode,
@@ -18,6 +19,7 @@ use crate::{
     property::{Properties, PropertiesBuf, Property},
     topic::has_controls,
 };
+use std::sync::Arc;
 
 /// What a CONNECT asks, kept while its session is fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub struct ConnectRequest {
     receive_maximum: usize,
     packet_bytes_max: usize,
     topic_aliases_max: u16,
+    position: bool,
     will: Option<OwnedWill>,
     assigned: bool,
 }
@@ -83,6 +86,7 @@ impl ConnectRequest {
             receive_maximum: INFLIGHT_MAX,
             packet_bytes_max: usize::MAX,
             topic_aliases_max: 0,
+            position: wants_position(c.properties),
             will: c.will.map(|w| OwnedWill::of(&w)),
             assigned: false,
         };
@@ -106,14 +110,24 @@ impl ConnectRequest {
     }
 }
 
+/// A partition, with the names that a client is told.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    pub id: PartitionId,
+    pub stream: Arc<str>,
+    /// Its number within the stream.
+    pub number: u32,
+    /// Its durable end.
+    pub end: Offset,
+}
+
 /// What a session joins when it is connected.
 #[derive(Clone, Copy, Debug)]
 pub struct Joining<'a> {
     /// Id for a session that begins now.
     pub sid: u64,
     pub boot: u64,
-    /// Each partition and its durable end.
-    pub partitions: &'a [(PartitionId, Offset)],
+    pub partitions: &'a [Partition],
     /// This was a session before: read from the store, or handed over.
     pub resumed: bool,
     /// The store has a value of this client id.
@@ -156,6 +170,8 @@ impl Session {
         self.outbound.window_max = request.receive_maximum;
         self.outbound.packet_bytes_max = request.packet_bytes_max;
         self.held = Held::default();
+        self.position = request.position;
+        self.lost.clear();
         self.outbound.resend = 0..self.outbound.window.len();
         self.join(joining, present);
         let until = if self.is_stored() || self.in_store {
@@ -180,10 +196,11 @@ impl Session {
             let known = self.readers.iter().find(|r| r.id == p).map(|r| r.reader.next);
             Reader::new(if present { known.unwrap_or_default() } else { end }, end)
         };
-        self.readers = joining.partitions.iter().map(|(p, end)| PartitionReader { id: *p, reader: place(*p, *end) }).collect();
+        let reader = |p: &Partition| PartitionReader { id: p.id, stream: p.stream.clone(), number: p.number, reader: place(p.id, p.end) };
+        self.readers = joining.partitions.iter().map(reader).collect();
         for (filter, s) in &mut self.subscriptions.all {
             s.new = false;
-            self.actions.push_back(Action::Subscribe { id: s.id, filter: filter.clone(), new: false });
+            self.actions.push_back(Action::Subscribe { id: s.id, filter: filter.clone(), new: false, begin: None });
         }
         for (filter, s) in &mut self.subscriptions.shared {
             s.new = false;

@@ -8,7 +8,10 @@
 //! what moved after it was put is folded in from the log, in any order of partitions, because every exchange has a sequence number of its own.
 //! Must not know: topics, the order of acknowledgements.
 
-use super::{Append, Session, Violation, inbound::Reply, inbound::Until};
+use super::{
+    Append, Session, Violation,
+    inbound::{Reply, Until, place_of},
+};
 use crate::{
     ids::{PartitionId, Receipt, Source},
     message::{Exchange, Mark, Release, partition_of},
@@ -134,21 +137,22 @@ impl Session {
     pub(super) fn end_exchange<'a>(&mut self, packet_id: PacketId) -> Result<Option<Append<'a>>, Violation> {
         let Some(open) = self.exchanges.open.get_mut(&packet_id) else {
             // Released before, and the PUBCOMP was lost: as good as new.
-            self.inbound.push(Until::Ready, Reply::Completed(packet_id));
+            self.inbound.push(Until::Ready, Reply::Completed(packet_id, None));
             return Ok(None);
         };
         if open.step == Step::Release {
             return Ok(None);
         }
+        let place = open.receipt.map(|r| (open.partition, place_of(r)));
         if self.expiry_s == 0 {
             self.exchanges.complete(packet_id);
-            self.inbound.push(Until::Ready, Reply::Completed(packet_id));
+            self.inbound.push(Until::Ready, Reply::Completed(packet_id, place));
             return Ok(None);
         }
         (open.step, open.receipt, open.known) = (Step::Release, None, false);
         let exchange = Exchange { sid: self.sid, packet_id, seq: open.seq };
         let append = Append::Release(open.partition, Release { client_hash: self.client_hash, exchange });
-        self.inbound.push(Until::Appended, Reply::Completed(packet_id));
+        self.inbound.push(Until::Appended, Reply::Completed(packet_id, place));
         Ok(Some(append))
     }
 

@@ -5,7 +5,7 @@
 
 use super::{Paging, RECEIVE_MAXIMUM, Session, Violation, exchanges::Exchanges};
 use crate::{
-    ids::{Now, PartitionId, Receipt, Source, SubscribeId},
+    ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId},
     message::{Message, Topic},
     packet::{PacketId, Publish, Qos, ReasonCode, Version},
     property::Property,
@@ -19,8 +19,8 @@ pub(super) enum Reply {
     Publish(PacketId, ReasonCode),
     /// PUBREC.
     Received(PacketId, ReasonCode),
-    /// PUBCOMP.
-    Completed(PacketId),
+    /// PUBCOMP, and where the message is.
+    Completed(PacketId, Option<(PartitionId, Offset)>),
     Connect(Vec<u8>),
     Subscribe(Subscribed),
     Unsubscribe(Vec<u8>),
@@ -91,7 +91,7 @@ impl Inbound {
             if *until == Until::Appended {
                 *until = Until::Durable(Source::Partition(p), receipt);
                 left -= 1;
-                if let Reply::Received(id, _) | Reply::Completed(id) = reply {
+                if let Reply::Received(id, _) | Reply::Completed(id, _) = reply {
                     exchanges.submitted(*id, receipt);
                 }
             }
@@ -141,8 +141,10 @@ impl Inbound {
         self.durable.iter().any(|(s, r)| *s == source && *r >= receipt)
     }
 
-    pub fn pop_ready(&mut self) -> Option<Reply> {
-        let ready = match self.queue.front()?.0 {
+    /// The next acknowledgement that may leave, and the place of its record, if it waited for one that has its own receipt.
+    pub fn pop_ready(&mut self) -> Option<(Option<(PartitionId, Offset)>, Reply)> {
+        let until = self.queue.front()?.0;
+        let ready = match until {
             Until::Ready => true,
             Until::Durable(source, receipt) => self.is_durable(source, receipt),
             Until::Appended | Until::Started(_) | Until::Put => false,
@@ -154,8 +156,17 @@ impl Inbound {
         self.submitted = self.submitted.saturating_sub(1);
         self.subscribing -= usize::from(matches!(ack, Reply::Subscribe(_)));
         self.publishes -= usize::from(matches!(ack, Reply::Publish(..)));
-        Some(ack)
+        let place = match until {
+            Until::Durable(Source::Partition(p), receipt) => Some((p, place_of(receipt))),
+            _ => None,
+        };
+        Some((place, ack))
     }
+}
+
+/// The place of a record that was given this receipt, which is the end of its append.
+pub(super) fn place_of(receipt: Receipt) -> Offset {
+    Offset(receipt.0.saturating_sub(1))
 }
 
 impl Session {

@@ -9,6 +9,7 @@
 //! Must not know: sockets, clocks, the log. The shell carries out `Action`s, answers with `Event`s, and gives records to `deliver`.
 
 mod aliases;
+pub mod begin;
 pub mod connect;
 pub mod describe;
 mod end;
@@ -16,6 +17,7 @@ mod exchanges;
 mod held;
 mod inbound;
 mod outbound;
+mod position;
 mod subscriptions;
 #[cfg(test)]
 mod transcript;
@@ -34,11 +36,12 @@ use crate::{
     packet::{Ack, Disconnect, Packet, PacketId, ReasonCode, Version},
     property::Properties,
 };
+use begin::Begin;
 use exchanges::Exchanges;
 use held::Held;
 use inbound::{Inbound, Reply};
 use outbound::Outbound;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 use subscriptions::Subscriptions;
 
 /// Inbound messages of QoS 1 that wait for the disk, and of QoS 2 that are not released; version 5 is told (Receive Maximum), 3.1.1 is not read beyond it.
@@ -86,7 +89,8 @@ pub enum Event {
     /// The will got this receipt.
     WillSubmitted(PartitionId, Receipt),
     Appended(Source, Watermark),
-    /// The tail of this partition offers what matches the new filter from this offset on.
+    /// The tail of this partition offers what matches the new filter from this offset on; or what is to be read for it begins here. A filter that
+    /// begins in the past is told both, in any order.
     Started(SubscribeId, PartitionId, Offset),
     /// The group of a shared filter has the session as a member.
     Shared(SubscribeId),
@@ -96,8 +100,8 @@ pub enum Event {
     Checkpoint {
         marked: bool,
     },
-    /// So many records were gone, by retention or damage, before the session's reader had come to them.
-    Lost(u64),
+    /// These records were gone, by retention or damage, before the session's reader had come to them.
+    Lost(PartitionId, Range<Offset>),
     Timeout,
     Closed(Cause),
 }
@@ -161,6 +165,8 @@ pub enum Action {
         filter: Box<str>,
         /// In this life; one of an earlier life was stored.
         new: bool,
+        /// Find this place in each partition, and answer with `Started` a second time.
+        begin: Option<Begin>,
     },
     Unsubscribe(Box<str>),
     /// Become a member of the group of this shared filter; answer with `Shared`.
@@ -212,6 +218,9 @@ pub struct Counts {
 #[derive(Debug)]
 struct PartitionReader {
     id: PartitionId,
+    stream: Arc<str>,
+    /// Its number within the stream.
+    number: u32,
     reader: Reader,
 }
 
@@ -247,6 +256,10 @@ pub struct Session {
     outbound: Outbound,
     held: Held,
     paging: VecDeque<Paging>,
+    /// The client wants to know where its messages went.
+    position: bool,
+    /// Lost, and the client, which wants to know it, does not know it yet.
+    lost: Vec<(PartitionId, Range<Offset>)>,
 
     life: Life,
     /// The store has a value of this client id.
@@ -289,6 +302,8 @@ impl Session {
             outbound: Outbound::default(),
             held: Held::default(),
             paging: VecDeque::new(),
+            position: false,
+            lost: Vec::new(),
             life: Life::Offline,
             in_store: false,
             inbound: Inbound::default(),
@@ -390,7 +405,7 @@ impl Session {
                 Ok(note)
             }
             Packet::Subscribe(s) => {
-                self.subscribe(&s);
+                self.subscribe(now, &s);
                 self.release(out);
                 Ok(None)
             }
@@ -456,7 +471,7 @@ impl Session {
             Event::Shared(id) => self.shared(id),
             Event::PageEnded(after) => self.page_ended(after),
             Event::Checkpoint { marked } => self.put_wanted |= self.is_stored() && (marked || self.moved.is_some()),
-            Event::Lost(records) => self.counts.lost += records,
+            Event::Lost(p, range) => self.lose(p, range),
             Event::Timeout => self.timeout(now, out),
             Event::Closed(cause) => self.close(now, cause, out),
         }
@@ -477,13 +492,17 @@ impl Session {
         if self.life != Life::Connected {
             return;
         }
-        while let Some(ack) = self.inbound.pop_ready() {
+        while let Some((place, ack)) = self.inbound.pop_ready() {
             match ack {
-                Reply::Publish(id, reason) => self.reply(&Packet::PubAck(Ack { reason, ..bare(id) }), out),
+                Reply::Publish(id, reason) => {
+                    let position = self.position_of(place);
+                    self.reply(&Packet::PubAck(Ack { packet_id: id, reason, properties: position.as_properties() }), out);
+                }
                 Reply::Received(id, reason) => self.reply(&Packet::PubRec(Ack { reason, ..bare(id) }), out),
-                Reply::Completed(id) => {
+                Reply::Completed(id, place) => {
                     self.exchanges.complete(id);
-                    self.reply(&Packet::PubComp(bare(id)), out);
+                    let position = self.position_of(place);
+                    self.reply(&Packet::PubComp(Ack { properties: position.as_properties(), ..bare(id) }), out);
                 }
                 Reply::Connect(bytes) => {
                     self.connack_sent = true;

@@ -296,8 +296,8 @@ impl Session {
             return Delivery::Done;
         }
         let identifiers = if s.identifier == 0 { Vec::new() } else { vec![s.identifier] };
-        let granted = Granted { qos: s.options.qos.min(r.qos), retain: r.retain && s.options.retain_as_published, identifiers };
-        let retain = granted.retain;
+        let retain = r.retain && s.options.retain_as_published;
+        let granted = Granted { qos: s.options.qos.min(r.qos), retain, position: s.position, identifiers };
         self.send(now, partition, r, &granted, retain, Why::Shared(id), out)
     }
 
@@ -326,7 +326,7 @@ impl Session {
         let stage = match granted.qos {
             Qos::AtMostOnce => {
                 let flags = (false, Qos::AtMostOnce, retain);
-                self.emit(false, out, |s, out| s.write(now, r, flags, None, &granted.identifiers, out));
+                self.emit(false, out, |s, out| s.write(now, (partition, r), flags, None, granted, out));
                 if let Why::Shared(id) = why {
                     self.settle_shared(id, partition, r.offset);
                 }
@@ -339,7 +339,7 @@ impl Session {
             return Delivery::NoRoom;
         }
         let (ordinal, flags) = (self.outbound.take_id(), (false, granted.qos, retain));
-        let write = |s: &mut Self, out: &mut Vec<u8>| s.write(now, r, flags, Some(id_of(ordinal)), &granted.identifiers, out);
+        let write = |s: &mut Self, out: &mut Vec<u8>| s.write(now, (partition, r), flags, Some(id_of(ordinal)), granted, out);
         let shared = if let Why::Shared(id) = why { Some(id) } else { None };
         if self.emit(stage == Stage::Sent, out, write) {
             let retained = why == Why::Retained;
@@ -354,21 +354,24 @@ impl Session {
     fn write(
         &mut self,
         now: Now,
-        r: &Stored<'_>,
+        (partition, r): (PartitionId, &Stored<'_>),
         flags: (bool, Qos, bool),
         id: Option<PacketId>,
-        identifiers: &[u32],
+        granted: &Granted,
         out: &mut Vec<u8>,
     ) -> bool {
-        let own = &mut self.outbound.own;
+        let mut own = std::mem::take(&mut self.outbound.own);
         own.clear();
         if self.version == Version::V5 {
-            identifiers.iter().for_each(|n| {
+            granted.identifiers.iter().for_each(|n| {
                 own.push(Property::SubscriptionIdentifier(*n));
             });
             if let Some(at) = r.expires_ms {
                 // What is left of it [MQTT-3.3.2-6].
                 own.push(Property::MessageExpiryInterval(at.saturating_sub(now.wall_ms).div_ceil(1_000) as u32));
+            }
+            if granted.position {
+                self.push_position(partition, r, &mut own);
             }
         }
         let alias = self.aliases_out.of(r.topic);
@@ -379,6 +382,7 @@ impl Session {
         let stored = if self.version == Version::V5 { r.headers } else { Properties::default() };
         let before = out.len();
         publish_head(out, self.version, flags, topic, id, own.as_properties(), stored, r.payload.len());
+        self.outbound.own = own;
         if out.len() - before + r.payload.len() > self.outbound.packet_bytes_max {
             out.truncate(before);
             self.counts.dropped_too_large += 1;
@@ -388,6 +392,9 @@ impl Session {
             self.aliases_out.sent(r.topic);
         }
         out.extend_from_slice(r.payload);
+        if granted.position {
+            self.lost.clear();
+        }
         self.counts.sent[flags.1 as usize] += 1;
         true
     }
@@ -437,7 +444,7 @@ impl Session {
                 // Whatever it was granted then, it completes with the QoS it began with; a filter that is gone gives no identifiers.
                 self.subscriptions.grant(f.partition, &r, self.client_hash, &mut granted);
                 let flags = (true, f.stage.qos(), f.retained || granted.retain);
-                self.emit(false, out, |s, out| s.write(now, &r, flags, Some(id), &granted.identifiers, out))
+                self.emit(false, out, |s, out| s.write(now, (f.partition, &r), flags, Some(id), &granted, out))
             });
             match (sent, f.stage) {
                 (true, _) => self.outbound.resend.start += 1,
@@ -475,7 +482,7 @@ impl Session {
             return Delivery::Done;
         }
         let identifiers = if s.identifier == 0 { Vec::new() } else { vec![s.identifier] };
-        let granted = Granted { qos: s.options.qos.min(r.qos), retain: true, identifiers };
+        let granted = Granted { qos: s.options.qos.min(r.qos), retain: true, position: s.position, identifiers };
         let partition = reader.id;
         let delivery = self.send(now, partition, r, &granted, true, Why::Retained, out);
         if delivery == Delivery::Done {

@@ -5,16 +5,18 @@
 //! Must not know: windows, packet ids, or how a record was found.
 
 use super::{
-    Action, FILTER_LEVELS_MAX, KEY_BYTES_MAX, Paging, SUBSCRIPTIONS_MAX, Session,
+    Action, Begin, FILTER_LEVELS_MAX, KEY_BYTES_MAX, Paging, SUBSCRIPTIONS_MAX, Session,
+    begin::{plain, replay},
     inbound::{Reply, Subscribed, Until},
+    position::{asked, wants_position},
 };
 use crate::{
     codec::encode,
-    ids::{Offset, PartitionId, SubscribeId},
+    ids::{Now, Offset, PartitionId, SubscribeId},
     message::Stored,
-    packet::{Packet, Qos, ReasonCode, SubAck, Subscribe, SubscriptionOptions, Unsubscribe, Version},
-    property::{Properties, Property},
-    topic::{filter_matches, shared},
+    packet::{Packet, PacketId, Qos, ReasonCode, SubAck, Subscribe, SubscriptionOptions, Unsubscribe, Version},
+    property::{Properties, PropertiesBuf, Property},
+    topic::{filter_is_valid, filter_matches, shared},
 };
 use std::collections::BTreeMap;
 
@@ -27,6 +29,10 @@ pub(super) struct Subscription {
     pub id: SubscribeId,
     /// Subscribed to in this life: its tails answer with its start. One of an earlier life has its start already.
     pub new: bool,
+    /// Deliveries say where they stand.
+    pub position: bool,
+    /// It begins in the past: what each partition has answered first.
+    pub begins: Option<Vec<(PartitionId, Offset)>>,
     /// First offset that it matches, per partition.
     pub start: Vec<(PartitionId, Offset)>,
 }
@@ -36,6 +42,8 @@ pub(super) struct Subscription {
 pub(super) struct Granted {
     pub qos: Qos,
     pub retain: bool,
+    /// It says where it stands.
+    pub position: bool,
     pub identifiers: Vec<u32>,
 }
 
@@ -54,6 +62,7 @@ pub(super) struct Subscriptions {
 #[derive(Clone, Debug)]
 struct Match {
     options: SubscriptionOptions,
+    position: bool,
     identifier: u32,
     start: Vec<(PartitionId, Offset)>,
 }
@@ -91,14 +100,19 @@ impl Subscriptions {
         self.matching.clear();
         let Ok(topic) = std::str::from_utf8(topic) else { return };
         let matching = self.all.iter().filter(|(filter, _)| filter_matches(filter, topic));
-        self.matching.extend(matching.map(|(_, s)| Match { options: s.options, identifier: s.identifier, start: s.start.clone() }));
+        self.matching.extend(matching.map(|(_, s)| Match {
+            options: s.options,
+            position: s.position,
+            identifier: s.identifier,
+            start: s.start.clone(),
+        }));
     }
 
     /// One copy per record: the greatest QoS of those that match, all their identifiers, retain as published if any asks.
     pub fn grant(&mut self, p: PartitionId, r: &Stored<'_>, client_hash: u64, into: &mut Granted) -> bool {
         self.find(r.topic);
         let mut qos = None;
-        into.retain = false;
+        (into.retain, into.position) = (false, false);
         into.identifiers.clear();
         for m in &self.matching {
             let started = m.start.iter().all(|(q, start)| *q != p || r.offset >= *start);
@@ -108,6 +122,7 @@ impl Subscriptions {
             }
             qos = qos.max(Some(m.options.qos));
             into.retain |= r.retain && m.options.retain_as_published;
+            into.position |= m.position;
             into.identifiers.extend((m.identifier != 0).then_some(m.identifier));
         }
         into.qos = qos.unwrap_or_default().min(r.qos);
@@ -115,29 +130,61 @@ impl Subscriptions {
     }
 }
 
+/// What a SUBSCRIBE asks of one filter.
+struct Asked {
+    options: SubscriptionOptions,
+    identifier: u32,
+    position: bool,
+    begin: Option<Begin>,
+}
+
+/// A filter that is not taken.
+struct Refused {
+    reason: ReasonCode,
+    words: String,
+}
+
+/// Where it is to begin; `None`: now.
+fn begin(from: Option<&str>, filter: &str, now: Now) -> Result<Option<Begin>, Refused> {
+    let refused = |reason, words| Refused { reason, words };
+    let begin = from.map_or(Ok(None), |from| Begin::parse(from, now.wall_ms));
+    let begin = begin.map_err(|e| refused(ReasonCode::IMPLEMENTATION_SPECIFIC, e.to_string()))?;
+    if begin.is_some() && shared(filter).is_some() {
+        return Err(refused(ReasonCode::IMPLEMENTATION_SPECIFIC, "from: a group has one place for all its members".into()));
+    }
+    Ok(begin)
+}
+
 impl Session {
-    pub(super) fn subscribe(&mut self, s: &Subscribe<'_>) {
+    pub(super) fn subscribe(&mut self, now: Now, s: &Subscribe<'_>) {
         let identifier = s.properties.iter().find_map(|p| if let Property::SubscriptionIdentifier(n) = p { Some(n) } else { None });
-        let (mut reasons, mut answers) = (Vec::new(), 0);
+        let (position, from) = (wants_position(s.properties), asked(s.properties, "from"));
+        let (mut reasons, mut answers, mut why) = (Vec::new(), 0, String::new());
         let mut ack = Subscribed { bytes: Vec::new(), new: Vec::new(), retained: Vec::new() };
-        for (filter, options) in s.filters.iter() {
-            if let Some(reason) = self.refuse_filter(filter) {
-                reasons.push(if self.version == Version::V5 { reason.0 } else { ReasonCode::UNSPECIFIED.0 });
-                continue;
-            }
+        for (whole, options) in s.filters.iter() {
+            let (from, filter) = replay(whole).map_or((from, whole), |(from, filter)| (Some(from), filter));
+            let begin = match self.refuse_filter(filter).map_or_else(|| begin(from, filter, now), Err) {
+                Ok(begin) => begin,
+                Err(refused) => {
+                    reasons.push(if self.version == Version::V5 { refused.reason.0 } else { ReasonCode::UNSPECIFIED.0 });
+                    why = refused.words;
+                    continue;
+                }
+            };
             let is_shared = shared(filter).is_some();
             // A message with QoS 2 that has begun may not go to another member [MQTT-4.8.2-5]; with QoS 1 it may.
             let qos = if is_shared { options.qos.min(Qos::AtLeastOnce) } else { options.qos };
             let options = SubscriptionOptions { qos, ..options };
             reasons.push(options.qos as u8);
-            let new = self.add_subscription(filter, options, identifier.unwrap_or(0));
+            let asked = Asked { options, identifier: identifier.unwrap_or(0), position, begin };
+            let new = self.add_subscription(filter, asked);
             ack.new.extend(new);
             answers += if new.is_none() {
                 0
             } else if is_shared {
                 1
             } else {
-                self.readers.len()
+                self.readers.len() * if begin.is_some() { 2 } else { 1 }
             };
             if is_shared {
                 // No retained messages for shared subscriptions [MQTT 5, 3.8.3.1].
@@ -149,8 +196,7 @@ impl Session {
             }
         }
         self.subscriptions.changed();
-        let packet = SubAck { packet_id: s.packet_id, properties: Properties::default(), reasons: &reasons };
-        encode(&Packet::SubAck(packet), self.version, &mut ack.bytes);
+        ack.bytes = self.suback(s.packet_id, &reasons, &why);
         let until = match answers {
             0 => self.when_put(),
             n => Until::Started(n),
@@ -167,32 +213,54 @@ impl Session {
         Until::Put
     }
 
-    fn refuse_filter(&self, filter: &str) -> Option<ReasonCode> {
-        if filter.len() > KEY_BYTES_MAX || filter.split('/').count() > FILTER_LEVELS_MAX {
-            return Some(ReasonCode::TOPIC_FILTER_INVALID);
+    /// `why`: of what was refused last, for people; left out where it does not fit [MQTT-3.9.2-1].
+    fn suback(&self, packet_id: PacketId, reasons: &[u8], why: &str) -> Vec<u8> {
+        let encoded = |properties: Properties<'_>| {
+            let mut bytes = Vec::new();
+            encode(&Packet::SubAck(SubAck { packet_id, properties, reasons }), self.version, &mut bytes);
+            bytes
+        };
+        let mut words = PropertiesBuf::default();
+        if self.version == Version::V5 && !why.is_empty() {
+            words.push(Property::ReasonString(why));
+        }
+        let bytes = encoded(words.as_properties());
+        if bytes.len() > self.outbound.packet_bytes_max { encoded(Properties::default()) } else { bytes }
+    }
+
+    fn refuse_filter(&self, filter: &str) -> Option<Refused> {
+        if filter.len() > KEY_BYTES_MAX || filter.split('/').count() > FILTER_LEVELS_MAX || !filter_is_valid(filter) {
+            let words = format!("a filter above {KEY_BYTES_MAX} bytes or {FILTER_LEVELS_MAX} levels, or none behind $replay/FROM/");
+            return Some(Refused { reason: ReasonCode::TOPIC_FILTER_INVALID, words });
         }
         let known = self.subscriptions.all.contains_key(filter) || self.subscriptions.shared.contains_key(filter);
         let full = self.subscriptions.len() >= SUBSCRIPTIONS_MAX && !known;
-        full.then_some(ReasonCode::QUOTA_EXCEEDED)
+        full.then(|| Refused { reason: ReasonCode::QUOTA_EXCEEDED, words: format!("more than {SUBSCRIPTIONS_MAX} subscriptions") })
     }
 
-    /// Gives the number of a new filter. The same filter again keeps its start, or the span behind would be lost.
-    fn add_subscription(&mut self, filter: &str, options: SubscriptionOptions, identifier: u32) -> Option<SubscribeId> {
+    /// Gives the number of a new filter. The same filter again keeps its start, or the span behind would be lost; unless it is to begin elsewhere.
+    fn add_subscription(&mut self, filter: &str, asked: Asked) -> Option<SubscribeId> {
+        let Asked { options, identifier, position, begin } = asked;
         if let Some(known) = self.subscriptions.of_kind(filter).get_mut(filter) {
-            (known.options, known.identifier) = (options, identifier);
-            return None;
+            if begin.is_none() {
+                (known.options, known.identifier, known.position) = (options, identifier, position);
+                return None;
+            }
+            self.actions.push_back(Action::Unsubscribe(filter.into()));
         }
         let id = self.subscriptions.next_id();
-        let subscription = Subscription { options, identifier, id, new: true, start: Vec::new() };
+        let begins = begin.map(|_| Vec::new());
+        let subscription = Subscription { options, identifier, id, new: true, position, begins, start: Vec::new() };
         self.subscriptions.of_kind(filter).insert(filter.into(), subscription);
         let (is_shared, filter, new) = (shared(filter).is_some(), filter.into(), true);
-        self.actions.push_back(if is_shared { Action::Share { id, filter, new } } else { Action::Subscribe { id, filter, new } });
+        self.actions.push_back(if is_shared { Action::Share { id, filter, new } } else { Action::Subscribe { id, filter, new, begin } });
         Some(id)
     }
 
     pub(super) fn unsubscribe(&mut self, u: &Unsubscribe<'_>) {
         let mut reasons = Vec::new();
         for (filter, _) in u.filters.iter() {
+            let filter = plain(filter);
             if self.subscriptions.all.remove(filter).is_some() {
                 self.actions.push_back(Action::Unsubscribe(filter.into()));
                 self.paging.retain(|p| &*p.filter != filter);
@@ -216,17 +284,41 @@ impl Session {
     /// The tail of one partition offers what matches filter `id` from `at` on.
     pub(super) fn started(&mut self, id: SubscribeId, p: PartitionId, at: Offset) {
         let started = |s: &Subscription| !s.new || s.start.iter().any(|(q, _)| *q == p);
-        if !self.subscriptions.all.values().any(started)
+        let begins = self.subscriptions.all.values().any(|s| s.id == id && s.begins.is_some());
+        if !begins
+            && !self.subscriptions.all.values().any(started)
             && let Some(reader) = self.readers.iter_mut().find(|r| r.id == p)
         {
             // Nothing matched before: what lies before is not read.
             reader.reader.sent(at);
         }
         if let Some(s) = self.subscriptions.all.values_mut().find(|s| s.id == id && s.new) {
-            s.start.push((p, at));
+            match s.begins.as_mut().map(|first| (first.iter().find(|(q, _)| *q == p).copied(), first)) {
+                None => s.start.push((p, at)),
+                Some((None, first)) => first.push((p, at)),
+                Some((Some((_, first)), _)) => self.go_back(id, p, at.min(first)),
+            }
             self.subscriptions.changed();
         }
         self.put_wanted |= self.inbound.started(id, self.is_stored());
+    }
+
+    /// Filter `id` begins at `to`: the one reader goes back there, and what was sent for other filters before is not for them any more. So each record
+    /// is sent once, whatever it matches, and in order.
+    fn go_back(&mut self, id: SubscribeId, p: PartitionId, to: Offset) {
+        let Some(reader) = self.readers.iter_mut().find(|r| r.id == p) else { return };
+        let sent = reader.reader.next;
+        for s in self.subscriptions.all.values_mut() {
+            let start = s.start.iter_mut().find(|(q, _)| *q == p);
+            match start {
+                _ if s.id == id => s.start.push((p, to)),
+                Some((_, start)) => *start = sent.max(*start),
+                // It was there before, and its start was passed; one that is new is not sent anything yet.
+                None if !s.new => s.start.push((p, sent)),
+                None => {}
+            }
+        }
+        reader.reader.go_back(to);
     }
 
     /// Its group has the session as a subscriber, durably.

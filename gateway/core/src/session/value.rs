@@ -4,7 +4,7 @@
 //! Must not know: keys, or when it is put.
 //!
 //! u8 format 1, then in this order, integers LEB128, strings with their length in front: sid, protocol level, flags (bit 0 connected,
-//! bit 1 will), expiry, boot, connection number, since (ms); subscriptions: count, each options, identifier, filter, starts (count, each
+//! bit 1 will), expiry, boot, connection number, since (ms); subscriptions: count, each options (and bit 6: with positions), identifier, filter, starts (count, each
 //! partition and offset, only while the reader has not passed them); readers: count, each partition and next; outbound: count, each ordinal,
 //! partition, offset, kind (bit 0 retained, bits 1 and 2 the stage: QoS 1, QoS 2 sent, QoS 2 released); next ordinal; open exchanges of QoS 2 inbound: count, each packet id,
 //! sequence, partition; next sequence; retained pages: count, each filter, again, partition index, after (empty: from the start); the will: topic, QoS and retain, delay,
@@ -26,6 +26,8 @@ use crate::{
 use std::{borrow::Cow, fmt};
 
 const FORMAT: u8 = 1;
+/// In the byte of the options, whose two highest bits MQTT leaves free: deliveries say where they stand.
+const POSITION: u8 = 0x40;
 
 /// A value that this program cannot read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +125,12 @@ impl<'a> Fields<'a> {
         None
     }
 
+    fn byte(&mut self) -> Option<u8> {
+        let (b, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*b)
+    }
+
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let n = usize::try_from(self.int()?).ok()?;
         let (head, rest) = self.0.split_at_checked(n)?;
@@ -158,7 +166,7 @@ impl Session {
         }
         put(&mut b, self.subscriptions.len() as u64);
         for (filter, s) in self.subscriptions.all.iter().chain(&self.subscriptions.shared) {
-            b.push(s.options.to_byte());
+            b.push(s.options.to_byte() | if s.position { POSITION } else { 0 });
             put(&mut b, u64::from(s.identifier));
             put_bytes(&mut b, filter.as_bytes());
             let passed = |(p, start): &&(PartitionId, Offset)| self.readers.iter().any(|r| r.id == *p && r.reader.next < *start);
@@ -221,14 +229,19 @@ impl Session {
         (s.expiry_s, s.boot, s.connection, s.since_ms) = (u32::try_from(f.int()?).ok()?, f.int()?, f.int()?, f.int()?);
         let mut next_id = || s.subscriptions.next_id();
         let all = f.list(|f| {
-            let options = SubscriptionOptions::from_byte(f.int()? as u8)?;
+            let byte = f.byte()?;
+            let options = SubscriptionOptions::from_byte(byte & !POSITION)?;
             let identifier = u32::try_from(f.int()?).ok()?;
             let filter: Box<str> = f.text()?.into();
-            Some((filter, Subscription { options, identifier, id: next_id(), new: false, start: f.list(Fields::place)? }))
+            let (start, position) = (f.list(Fields::place)?, byte & POSITION != 0);
+            Some((filter, Subscription { options, identifier, id: next_id(), new: false, position, begins: None, start }))
         })?;
         (s.subscriptions.shared, s.subscriptions.all) = all.into_iter().partition(|(filter, _)| shared(filter).is_some());
         let readers = f.list(Fields::place)?;
-        s.readers = readers.into_iter().map(|(id, next)| PartitionReader { id, reader: Reader::new(next, next) }).collect();
+        s.readers = readers
+            .into_iter()
+            .map(|(id, next)| PartitionReader { id, stream: "".into(), number: 0, reader: Reader::new(next, next) })
+            .collect();
         let window = f.list(|f| {
             let ordinal = f.int()?;
             let (partition, offset) = f.place()?;

@@ -4,6 +4,7 @@
 //! actions. A line that begins with `4` or `5` is for that version only. Topic `w/a` lies in partition 1, the others in 0.
 
 mod failures;
+mod positions;
 mod qos2;
 mod scripts;
 
@@ -118,6 +119,11 @@ impl World {
             if let Some(n) = number(words, "alias") {
                 buf.push(Property::TopicAlias(n as u16));
             }
+            for name in ["from", "position"] {
+                if let Some(value) = field(words, name) {
+                    buf.push(Property::UserProperty((name, value)));
+                }
+            }
             if let Some(n) = number(words, "aliases") {
                 buf.push(Property::TopicAliasMaximum(n as u16));
             }
@@ -152,7 +158,7 @@ impl World {
         match ConnectRequest::read(&c) {
             Err(refusal) => refuse(refusal, &mut self.out),
             Ok(request) => {
-                let partitions = PARTITIONS.map(|p| (p, Offset(100)));
+                let partitions = PARTITIONS.map(|id| connect::Partition { id, stream: "s".into(), number: id.0, end: Offset(100) });
                 let sid = self.boot << 40 | self.now;
                 let resumed = self.stored.is_some();
                 self.session = self.reloaded();
@@ -274,6 +280,10 @@ impl World {
                 let receipt = Receipt(self.receipts[&Source::State]);
                 self.event(Event::Appended(Source::State, Watermark::Appended(receipt)));
             }
+            "lost" => {
+                let at = |n: usize| Offset(words[n].parse().expect("an offset"));
+                self.event(Event::Lost(place(words[1]), at(2)..at(3)));
+            }
             "failed" => self.event(Event::Appended(Source::Partition(place(words[1])), Watermark::Failed)),
             "started" => {
                 let id = self.ids[words[1]];
@@ -293,6 +303,12 @@ impl World {
                 }
             }
             "record" | "retained" => self.record(words),
+            // What the reader would do next: every record of this partition was durable up to 100.
+            "step" => {
+                let nth = words[1].trim_start_matches('p').parse().expect("a partition");
+                let step = self.session.step(nth, &mut crate::fanout::Inbox::default(), Offset(100), Offset(100));
+                self.say(format_args!("! {step:?}"));
+            }
             "page-ended" => self.event(Event::PageEnded(None)),
             "resend" => self.resend(number(words, "lost-below").map_or(0, u64::from)),
             "timeout" => self.event(Event::Timeout),
@@ -396,9 +412,12 @@ impl World {
                     let receipt = self.receipt(Source::Partition(p));
                     self.event(Event::WillSubmitted(p, receipt));
                 }
-                Action::Subscribe { id, filter, .. } => {
+                Action::Subscribe { id, filter, begin, .. } => {
                     self.ids.insert(filter.to_string(), id);
-                    self.say(format_args!("! subscribe {filter}"));
+                    match begin {
+                        Some(begin) => self.say(format_args!("! subscribe {filter} {begin:?}")),
+                        None => self.say(format_args!("! subscribe {filter}")),
+                    }
                 }
                 Action::Share { id, filter, .. } => {
                     self.ids.insert(filter.to_string(), id);
@@ -422,7 +441,18 @@ impl World {
 }
 
 fn failure(a: &Ack<'_>) -> String {
-    if a.reason == ReasonCode::SUCCESS { String::new() } else { format!(" {}", a.reason) }
+    let reason = if a.reason == ReasonCode::SUCCESS { String::new() } else { format!(" {}", a.reason) };
+    reason + &told(a.properties)
+}
+
+/// User properties and reasons in words.
+fn told(properties: Properties<'_>) -> String {
+    let words = properties.iter().filter_map(|p| match p {
+        Property::UserProperty((name, value)) => Some(format!(" {name}={value}")),
+        Property::ReasonString(text) => Some(format!(" {text:?}")),
+        _ => None,
+    });
+    words.collect()
 }
 
 fn show(p: &Packet<'_>) -> String {
@@ -432,7 +462,7 @@ fn show(p: &Packet<'_>) -> String {
         Packet::PubRec(a) => format!("PUBREC #{}{}", a.packet_id, failure(a)),
         Packet::PubRel(a) => format!("PUBREL #{}{}", a.packet_id, failure(a)),
         Packet::PubComp(a) => format!("PUBCOMP #{}{}", a.packet_id, failure(a)),
-        Packet::SubAck(s) => format!("SUBACK #{} {:?}", s.packet_id, s.reasons),
+        Packet::SubAck(s) => format!("SUBACK #{} {:?}{}", s.packet_id, s.reasons, told(s.properties)),
         Packet::UnsubAck(s) => format!("UNSUBACK #{}", s.packet_id),
         Packet::PingResp => "PINGRESP".into(),
         Packet::Disconnect(d) => format!("DISCONNECT {}", d.reason),
@@ -446,6 +476,7 @@ fn show(p: &Packet<'_>) -> String {
                     Property::SubscriptionIdentifier(n) => format!(" sub={n}"),
                     Property::MessageExpiryInterval(n) => format!(" ttl={n}"),
                     Property::TopicAlias(n) => format!(" alias={n}"),
+                    Property::UserProperty((name, value)) => format!(" {name}={value}"),
                     other => format!(" {other:?}"),
                 })
                 .collect();

@@ -1,0 +1,85 @@
+//! Where a message stands in the log, for clients of version 5 that ask for it: user property `position` = `true` of SUBSCRIBE (deliveries say it) and of
+//! CONNECT (PUBACK and PUBCOMP say it); and what was lost for them.
+//!
+//! Invariant: nobody who has not asked is told. What is lost is told with the next message that says its position.
+//! Must not know: how a record came there.
+
+use super::Session;
+use crate::{
+    ids::{Offset, PartitionId},
+    message::Stored,
+    property::{Properties, PropertiesBuf, Property},
+};
+use std::{
+    ops::Range,
+    time::{Duration, UNIX_EPOCH},
+};
+
+/// Ranges told one by one; beyond them the last one grows over what lies between.
+const LOST_MAX: usize = 16;
+
+/// Later times cannot be written.
+const YEAR_10000_MS: u64 = 253_402_300_800_000;
+
+/// A user property that means something to the gateway.
+pub(super) fn asked<'a>(properties: Properties<'a>, name: &str) -> Option<&'a str> {
+    properties.iter().find_map(|p| match p {
+        Property::UserProperty((key, value)) if key == name => Some(value),
+        _ => None,
+    })
+}
+
+pub(super) fn wants_position(properties: Properties<'_>) -> bool {
+    asked(properties, "position") == Some("true")
+}
+
+impl Session {
+    /// Every acknowledged record is to have a receipt of its own.
+    #[must_use]
+    pub fn wants_positions(&self) -> bool {
+        self.position
+    }
+
+    /// For an acknowledgement; empty for who has not asked.
+    pub(super) fn position_of(&self, place: Option<(PartitionId, Offset)>) -> PropertiesBuf {
+        let mut properties = PropertiesBuf::default();
+        if let Some((p, offset)) = place.filter(|_| self.position) {
+            self.push_place(p, offset, &mut properties);
+        }
+        properties
+    }
+
+    fn push_place(&self, p: PartitionId, offset: Offset, to: &mut PropertiesBuf) {
+        let Some(reader) = self.readers.iter().find(|r| r.id == p) else { return };
+        to.push(Property::UserProperty(("stream", &reader.stream)))
+            .push(Property::UserProperty(("partition", &reader.number.to_string())))
+            .push(Property::UserProperty(("offset", &offset.to_string())));
+    }
+
+    /// For a delivery.
+    pub(super) fn push_position(&self, p: PartitionId, r: &Stored<'_>, to: &mut PropertiesBuf) {
+        self.push_place(p, r.offset, to);
+        let time = UNIX_EPOCH + Duration::from_millis(r.time_ms.min(YEAR_10000_MS - 1));
+        to.push(Property::UserProperty(("timestamp", &humantime::format_rfc3339_millis(time).to_string())));
+        for (p, range) in &self.lost {
+            if let Some(reader) = self.readers.iter().find(|r| r.id == *p) {
+                let text = format!("{}/{}:{}-{}", reader.stream, reader.number, range.start, range.end);
+                to.push(Property::UserProperty(("lost", &text)));
+            }
+        }
+    }
+
+    /// Retention or damage took them before the reader had come to them.
+    pub(super) fn lose(&mut self, p: PartitionId, range: Range<Offset>) {
+        self.counts.lost += range.end.0 - range.start.0;
+        if !self.subscriptions.all.values().any(|s| s.position) {
+            return;
+        }
+        let full = self.lost.len() >= LOST_MAX;
+        match self.lost.iter_mut().rev().find(|(q, _)| *q == p) {
+            Some((_, last)) if last.end == range.start => last.end = range.end,
+            Some((_, last)) if full => last.end = range.end,
+            _ => self.lost.push((p, range)),
+        }
+    }
+}
