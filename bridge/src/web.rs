@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
-use weir_core::topic::{filter_is_valid, shared};
+use weir_core::topic::{SYSTEM_STREAM, filter_is_valid, is_system, shared};
 use weir_log::{Fetch, Offset, Partition, Record, Wanted};
 
 /// A subscription is one short line.
@@ -183,10 +183,12 @@ fn ask(text: &str) -> Result<String, String> {
 /// Which partition tells what; its end comes as `None`.
 type Queue = mpsc::Receiver<(usize, Option<Told>)>;
 
-/// All partitions in one queue.
+/// All partitions that the filter reads, in one queue.
 fn subscribe(feed: &Arc<Feed>, filter: String) -> Queue {
     let (tx, rx) = mpsc::channel(1);
-    for (nth, _) in feed.partitions().enumerate() {
+    let system = is_system(&filter);
+    let read = feed.partitions().enumerate().filter(|(_, p)| (p.stream == SYSTEM_STREAM) == system);
+    for (nth, _) in read {
         let (mut told, tx) = (feed.subscribe(nth, &filter), tx.clone());
         tokio::spawn(async move {
             while let Some(t) = told.recv().await {

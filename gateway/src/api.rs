@@ -18,6 +18,7 @@ use utoipa::{OpenApi, ToSchema};
 use weir_core::{
     packet::Version,
     session::{Session, describe::Description},
+    topic::is_system,
 };
 use weir_log::Watermark;
 
@@ -190,7 +191,11 @@ async fn session(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<Stri
 }
 
 fn info(gateway: &Gateway, client_id: String, connected: bool, d: Description) -> SessionInfo {
+    let system = d.subscriptions.iter().any(|s| is_system(&s.filter));
     let place = |p: &weir_core::session::describe::Place| {
+        if gateway.is_system(p.partition) && !system {
+            return None;
+        }
         let known = gateway.engine.partitions().iter().find(|known| known.id.0 == p.partition.0)?;
         let span = gateway.engine.span(known.id);
         Some(PlaceInfo {

@@ -109,11 +109,12 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub fn start(gateway: Arc<Gateway>, retention: Retention) -> Self {
+    /// `system`: of the stream of what the gateway says.
+    pub fn start(gateway: Arc<Gateway>, retention: Retention, system: Retention) -> Self {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let steps = Steps::new(gateway.now());
-        let mut work = Work { gateway, retention, steps, folded };
+        let mut work = Work { gateway, retention, system, steps, folded };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
@@ -138,6 +139,7 @@ impl Keeper {
 struct Work {
     gateway: Arc<Gateway>,
     retention: Retention,
+    system: Retention,
     steps: Steps,
     /// Per partition, as it was put.
     folded: Vec<Offset>,
@@ -148,8 +150,10 @@ impl Work {
         let mut sealed = false;
         let mut wanted = Vec::new();
         let now = self.gateway.now();
-        let retention = if self.steps.trusted(now) { self.retention } else { self.retention.ageless() };
+        let trusted = self.steps.trusted(now);
         for (nth, p) in self.gateway.partitions.iter().enumerate() {
+            let retention = if self.gateway.is_system(*p) { self.system } else { self.retention };
+            let retention = if trusted { retention } else { retention.ageless() };
             let p = weir_log::PartitionId(p.0);
             match self.gateway.engine.segments(p) {
                 Ok(segments) => {

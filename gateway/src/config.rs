@@ -115,6 +115,13 @@ struct Groups {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Events {
+    retention_age: Age,
+    sys_interval: Age,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Diagnostics {
     log_level: String,
 }
@@ -125,16 +132,19 @@ pub struct Config {
     listen: Listen,
     log: Log,
     groups: Groups,
+    events: Events,
     diagnostics: Diagnostics,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        let days = |n: u64| Age(Some(Duration::from_secs(n * 86_400)));
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             listen: Listen { mqtt: loopback(1883), http: loopback(8080), admin: loopback(9464), allow_anonymous: false },
             log: Log { data: "weir-data".into(), retention_bytes: Size(8 << 30), retention_age: Age(None) },
             groups: Groups { max_deliveries: 20 },
+            events: Events { retention_age: days(7), sys_interval: Age(Some(Duration::from_secs(10))) },
             diagnostics: Diagnostics { log_level: "info".into() },
         }
     }
@@ -311,6 +321,11 @@ impl Config {
     }
 }
 
+/// A storm of connections must not take the disk.
+const EVENTS_BYTES_MAX: u64 = 256 << 20;
+/// Each is a sync.
+const SYS_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
 impl From<Config> for Options {
     fn from(c: Config) -> Self {
         Self {
@@ -319,6 +334,8 @@ impl From<Config> for Options {
             admin: c.listen.admin,
             data: c.log.data,
             retention: Retention { bytes: Some(c.log.retention_bytes.0).filter(|bytes| *bytes > 0), age: c.log.retention_age.0 },
+            events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0 },
+            sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()).map(|every| every.max(SYS_INTERVAL_MIN)),
             max_deliveries: c.groups.max_deliveries,
             allow_anonymous: c.listen.allow_anonymous,
         }

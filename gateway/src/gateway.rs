@@ -6,6 +6,7 @@
 use crate::{
     boot::Boots,
     directory::Directory,
+    events::Events,
     group::Groups,
     interests::Interests,
     metrics::{Metrics, Totals},
@@ -27,6 +28,7 @@ use weir_core::{
     ids::{Now, PartitionId},
     message::{Message, Stored, partition_of},
     retained::Retained,
+    topic::{SYSTEM_STREAM, is_system},
 };
 use weir_log::{Engine, Kind, Record, Records, record::PushError};
 
@@ -36,6 +38,9 @@ pub(crate) struct Gateway {
     pub partitions: Vec<PartitionId>,
     /// Their streams, and their numbers within them.
     pub streams: Vec<(Arc<str>, u32)>,
+    /// Which of them holds what the gateway says; the last, if there is one.
+    pub system: Option<usize>,
+    pub events: Events,
     pub tails: Vec<UnboundedSender<tail::Command>>,
     pub retained: Vec<Arc<RwLock<Retained>>>,
     pub directory: Directory,
@@ -105,11 +110,14 @@ pub(crate) fn encode(m: &Message<'_>, records: &mut Records) -> Result<(), PushE
 impl Gateway {
     pub fn new(p: Parts) -> Self {
         let partitions = p.engine.partitions().iter().map(|p| PartitionId(p.id.0)).collect();
+        let system = p.engine.partitions().iter().position(|p| p.stream == SYSTEM_STREAM);
         let streams = p.engine.partitions().iter().map(|p| (p.stream.as_str().into(), p.number)).collect();
         Self {
             engine: p.engine,
             partitions,
             streams,
+            system,
+            events: Events::default(),
             tails: p.tails,
             retained: p.retained,
             directory: Directory::default(),
@@ -144,7 +152,20 @@ impl Gateway {
 
     /// Index of the topic's partition.
     pub fn partition_of(&self, topic: &str) -> usize {
-        partition_of(topic, self.partitions.len())
+        match self.system {
+            Some(system) if is_system(topic) => system,
+            system => partition_of(topic, self.partitions.len() - usize::from(system.is_some())),
+        }
+    }
+
+    pub fn is_system(&self, p: PartitionId) -> bool {
+        self.system.is_some_and(|nth| self.partitions.get(nth) == Some(&p))
+    }
+
+    /// Indices of the partitions that a filter reads.
+    pub fn read_by(&self, filter: &str) -> impl Iterator<Item = usize> + use<> {
+        let (system, wanted) = (self.system, is_system(filter));
+        (0..self.partitions.len()).filter(move |nth| (system == Some(*nth)) == wanted)
     }
 
     pub fn peer(&self) -> Arc<Peer> {

@@ -14,7 +14,7 @@ use std::{
 };
 use weir_core::{
     message::Stored,
-    topic::{filter_is_valid, filter_matches},
+    topic::{filter_is_valid, filter_matches, is_system},
 };
 use weir_log::{
     Record,
@@ -41,7 +41,7 @@ pub struct Cat {
     /// The data directory; no gateway may run on it.
     #[arg(long, value_name = "DIR", default_value = "weir-data")]
     data: PathBuf,
-    /// Only topics that match.
+    /// Only topics that match; without it all but those of the gateway's own ($SYS/…).
     #[arg(short, long, value_name = "FILTER")]
     topic: Option<String>,
     /// From this record on, in each partition.
@@ -158,7 +158,7 @@ impl Cat {
         // Notes are the log's own.
         let Some(m) = stored(r) else { return Ok(()) };
         let topic = String::from_utf8_lossy(m.topic);
-        if self.topic.as_ref().is_some_and(|f| !filter_matches(f, &topic)) {
+        if !self.topic.as_ref().map_or_else(|| !is_system(&topic), |f| filter_matches(f, &topic)) {
             return Ok(());
         }
         let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(r.time_ms));

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod ask;
 mod boot;
+mod broker;
 mod burial;
 mod checkpoint;
 pub mod client;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod demo;
 mod directory;
 mod driver;
+mod events;
 mod filters;
 mod fold;
 mod gateway;

@@ -66,6 +66,7 @@ names! {
     Lost Counter "weir_lost_records_total" "Records that retention or damage took before a reader had come to them, once per reader.";
     Refused Counter "weir_refused_total" "Connections that were refused, connections closed for a violation of the protocol, publishes to topics of the gateway's own.";
     DeadLetters Counter "weir_dead_letters_total" "Messages that no member of a group acknowledged, now under $dead/GROUP/TOPIC.";
+    EventsDropped Counter "weir_events_dropped_total" "Events under $SYS/events that were not written: too many at once, or the log has failed.";
     Panics Counter "weir_panics_total" "Connections that ended with a bug in the gateway.";
     AppendSeconds Histogram "weir_log_append_seconds" "From the acceptance of the first record of a batch until the batch is durable.";
     SyncSeconds Histogram "weir_log_sync_seconds" "What the sync of a batch took.";
@@ -118,6 +119,7 @@ totals! {
     Violation Refused "reason" "violation";
     Topic Refused "reason" "topic";
     DeadLetters DeadLetters;
+    EventsDropped EventsDropped;
     Panics Panics;
 }
 

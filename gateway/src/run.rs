@@ -4,7 +4,9 @@
 //! Must not know: what a connection does.
 
 use crate::{
+    broker,
     checkpoint::Keeper,
+    events,
     gateway::wall_ms,
     http,
     metrics::Metrics,
@@ -19,10 +21,14 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 use weir_bridge::feed::Feed;
-use weir_log::{Engine, FileEngine, OpenError, ReadError};
+use weir_core::topic::SYSTEM_STREAM;
+use weir_log::{Engine, FileEngine, Limits, OpenError, ReadError, Stream};
 
 /// How often histograms are emptied into their buckets.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// What the gateway says is little: recovery reads one segment.
+const SYSTEM_LIMITS: Limits = Limits { segment_bytes: 4 << 20, pending_bytes_max: 1 << 20, ring_bytes: 1 << 20 };
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -31,6 +37,10 @@ pub struct Options {
     pub admin: SocketAddr,
     pub data: PathBuf,
     pub retention: Retention,
+    /// Of events and `$SYS/broker`.
+    pub events: Retention,
+    /// How often `$SYS/broker` is written; `None`: never.
+    pub sys_interval: Option<Duration>,
     /// How often a member of a group may leave a message unacknowledged before it goes to `$dead/GROUP/TOPIC`; 0: for ever.
     pub max_deliveries: u32,
     /// Listen on public addresses without knowing who comes.
@@ -125,7 +135,11 @@ async fn main<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Re
             metrics.upkeep();
         }
     });
-    let keeper = Keeper::start(gateway.clone(), options.retention);
+    vital::spawn("the writer of events", events::run(gateway.clone()));
+    if let Some(every) = options.sys_interval {
+        vital::spawn("the writer of $SYS/broker", broker::run(gateway.clone(), every));
+    }
+    let keeper = Keeper::start(gateway.clone(), options.retention, options.events);
     println!("weir ready");
     tell_service_manager(&[NotifyState::Ready]);
     (hooks.ready)();
@@ -138,6 +152,7 @@ async fn main<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Re
     while !gateway.peers.is_empty() && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    gateway.events.flush(&gateway).await;
     keeper.stop().await;
     let stopping = engine.clone();
     let stopped = tokio::task::spawn_blocking(move || stopping.stop()).await;
@@ -176,7 +191,8 @@ impl Stop {
 }
 
 fn open(options: &Options, observe: Arc<Metrics>) -> Result<(FileEngine, Found), RunError> {
-    let o = weir_log::Options { observe, ..weir_log::Options::new(&options.data, &[("default", 1)]) };
+    let mut o = weir_log::Options { observe, ..weir_log::Options::new(&options.data, &[("default", 1)]) };
+    o.streams.push(Stream { name: SYSTEM_STREAM.into(), partitions: 1, limits: Some(SYSTEM_LIMITS) });
     let mut found = Found::default();
     let engine = FileEngine::open(&o, &mut |key, tag, value| found.take(key, tag, value)).map_err(RunError::Open)?;
     found.check()?;

@@ -60,7 +60,7 @@ fn value(nth: usize, client_id: &str) -> Vec<u8> {
     let Packet::Connect(c) = packet(&connect) else { panic!("a CONNECT") };
     let request = ConnectRequest::read(&c).expect("a request");
     let mut session = Session::new(client_id, 0);
-    let partitions = [Partition { id: PartitionId(0), stream: "default".into(), number: 0, end: Offset(0) }];
+    let partitions = [Partition { id: PartitionId(0), stream: "default".into(), number: 0, system: false, end: Offset(0) }];
     let joining = Joining { sid: nth as u64 + 1, boot: 0, partitions: &partitions, resumed: false, in_store: false };
     let mut out = Vec::new();
     session.connect(now, &request, &joining, &mut out);

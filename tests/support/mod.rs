@@ -120,9 +120,11 @@ impl Weir {
         self.process.0.wait().unwrap();
     }
 
-    /// Waits for an end that was asked for.
+    /// Waits for an end that was asked for. strace may end before the gateway that it traces: the ports are free when both have.
     pub fn ended(mut self) {
         self.process.wait(Duration::from_secs(20));
+        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        eventually("the ports are free again", Duration::from_secs(20), || self.ports().iter().all(free));
     }
 
     /// SIGTERM; gives the exit code.

@@ -161,7 +161,7 @@ impl World {
         let joining = Joining {
             sid: self.now,
             boot: 1,
-            partitions: &[connect::Partition { id: P, stream: "default".into(), number: 0, end: Offset(50) }],
+            partitions: &[connect::Partition { id: P, stream: "default".into(), number: 0, system: false, end: Offset(50) }],
             resumed: self.stored.is_some(),
             in_store: self.stored.is_some(),
         };

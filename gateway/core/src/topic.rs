@@ -27,6 +27,15 @@ pub fn filter_is_valid(filter: &str) -> bool {
     }
 }
 
+/// The stream of the gateway's own topics.
+pub const SYSTEM_STREAM: &str = "system";
+
+/// A topic of the gateway's own, or a filter that matches only such.
+#[must_use]
+pub fn is_system(topic: &str) -> bool {
+    topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Group and filter of a shared subscription. `$queue/FILTER` is a group of the name `$queue`.
 #[must_use]
 pub fn shared(filter: &str) -> Option<(&str, &str)> {

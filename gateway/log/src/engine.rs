@@ -86,11 +86,21 @@ pub const STATE: PartitionId = PartitionId(u32::MAX);
 const STATE_RING_BYTES: usize = 1 << 20;
 const CLEAN: &[u8] = b"clean";
 
+/// A stream to open, or to create.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    pub name: String,
+    /// How many; fixed when the stream is created.
+    pub partitions: u32,
+    /// `None`: those of all.
+    pub limits: Option<Limits>,
+}
+
 pub struct Options {
     pub directory: PathBuf,
     pub limits: Limits,
-    /// Names and numbers of partitions, in order.
-    pub streams: Vec<(String, u32)>,
+    /// In order.
+    pub streams: Vec<Stream>,
     /// Milliseconds since 1970; batch times never go back in any case.
     pub now_ms: fn() -> u64,
     /// A new random number per call.
@@ -102,7 +112,7 @@ impl Options {
     /// On the system's clock, with default limits.
     #[must_use]
     pub fn new(directory: impl Into<PathBuf>, streams: &[(&str, u32)]) -> Self {
-        let streams = streams.iter().map(|(name, n)| ((*name).into(), *n)).collect();
+        let streams = streams.iter().map(|(name, n)| Stream { name: (*name).into(), partitions: *n, limits: None }).collect();
         Self { directory: directory.into(), limits: Limits::default(), streams, now_ms, random, observe: Arc::new(Nobody) }
     }
 }
@@ -222,28 +232,31 @@ impl<S: Storage> LogEngine<S> {
 
         let plan = plan(&o.streams, &streams)?;
         let (mut opened, mut storages) = (Vec::new(), Vec::new());
-        for (stream, first, count) in &plan {
-            for number in 0..*count {
+        for (stream, first) in &plan {
+            let limits = stream.limits.unwrap_or(o.limits);
+            for number in 0..stream.partitions {
                 let id = PartitionId(first + number);
-                let storage = make(&Path::new("streams").join(stream).join(number.to_string()))?;
+                let storage = make(&Path::new("streams").join(&stream.name).join(number.to_string()))?;
                 let named = ends.get(&id).copied().unwrap_or_default();
                 let start = starts.get(&id).copied().unwrap_or_default();
                 let (now_ms, random) = ((o.now_ms)(), o.random);
-                let opening = Opening { partition: id, limits: o.limits, clean, named, start, gaps_allowed: true, now_ms, random };
+                let opening = Opening { partition: id, limits, clean, named, start, gaps_allowed: true, now_ms, random };
                 let appender = Appender::open(storage.clone(), &opening)?;
                 storages.push(storage);
-                opened.push((Partition { id, stream: stream.clone(), number, log_id: appender.log_id() }, appender));
+                let partition = Partition { id, stream: stream.name.clone(), number, log_id: appender.log_id() };
+                opened.push((partition, limits, appender));
             }
         }
         // Nothing can be refused any more. The goodbye of the last run is gone before anything is appended; new streams are known
         // before their first record.
         let mut puts = vec![(CLEAN.to_vec(), None)];
-        for (stream, first, count) in &plan {
-            if !streams.contains_key(stream.as_bytes()) {
-                puts.push((format!("stream/{stream}").into_bytes(), Some([&[1][..], &first.to_le_bytes(), &count.to_le_bytes()].concat())));
+        for (stream, first) in &plan {
+            if !streams.contains_key(stream.name.as_bytes()) {
+                let value = [&[1][..], &first.to_le_bytes(), &stream.partitions.to_le_bytes()].concat();
+                puts.push((format!("stream/{}", stream.name).into_bytes(), Some(value)));
             }
         }
-        for (p, appender) in &opened {
+        for (p, _, appender) in &opened {
             for gap in appender.gaps() {
                 if quarantined.insert((p.id, gap.range.start)) {
                     eprintln!("{gap}");
@@ -267,10 +280,10 @@ impl<S: Storage> LogEngine<S> {
         };
         let state = begin(STATE, limits, "state", false, appender)?;
         let (mut partitions, mut data) = (Vec::new(), Vec::new());
-        for (p, appender) in opened {
+        for (p, limits, appender) in opened {
             torn_bytes += appender.torn_bytes();
             let name = format!("{}-{}", p.stream, p.number);
-            data.push(begin(p.id, o.limits, &name, true, appender)?);
+            data.push(begin(p.id, limits, &name, true, appender)?);
             partitions.push(p);
         }
         let readers = Arc::new(Readers::default());
@@ -595,21 +608,19 @@ pub(crate) fn claim(directory: &Path) -> Result<fs::File, OpenError> {
 }
 
 /// Which partitions each stream has: what is stored must be what is wanted; a new stream takes the next ids.
-fn plan(
-    wanted: &[(String, u32)],
-    stored: &std::collections::HashMap<Vec<u8>, Option<(u32, u32)>>,
-) -> Result<Vec<(String, u32, u32)>, OpenError> {
+fn plan(wanted: &[Stream], stored: &std::collections::HashMap<Vec<u8>, Option<(u32, u32)>>) -> Result<Vec<(Stream, u32)>, OpenError> {
     let mut next = stored.values().flatten().map(|(first, count)| first + count).max().unwrap_or(0);
     let mut plan = Vec::new();
-    for (name, count) in wanted {
-        match stored.get(name.as_bytes()) {
-            Some(Some((first, n))) if n == count => plan.push((name.clone(), *first, *count)),
+    for stream in wanted {
+        match stored.get(stream.name.as_bytes()) {
+            Some(Some((first, n))) if *n == stream.partitions => plan.push((stream.clone(), *first)),
             Some(known) => {
-                return Err(OpenError::Streams { name: name.clone(), stored: known.map_or(0, |(_, n)| n), wanted: *count });
+                let stored = known.map_or(0, |(_, n)| n);
+                return Err(OpenError::Streams { name: stream.name.clone(), stored, wanted: stream.partitions });
             }
             None => {
-                plan.push((name.clone(), next, *count));
-                next += count;
+                plan.push((stream.clone(), next));
+                next += stream.partitions;
             }
         }
     }

@@ -23,7 +23,7 @@ pub mod storage;
 mod tests;
 
 pub use batch::{Batch, Record};
-pub use engine::{Engine, FileEngine, LogEngine, Options, Partition, STATE};
+pub use engine::{Engine, FileEngine, LogEngine, Options, Partition, STATE, Stream};
 pub use error::{AppendError, Damage, Failure, OpenError, ReadError};
 pub use reader::{Everything, Fetch, Fetched, Select, Skip, Wanted};
 pub use record::{Kind, Records};

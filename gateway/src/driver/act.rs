@@ -38,17 +38,19 @@ impl Driver {
                     self.gateway.interests.add(&filter);
                 }
                 if let Some(begin) = begin {
-                    (0..self.gateway.partitions.len()).for_each(|nth| self.find(id, nth, &filter, begin));
+                    self.gateway.read_by(&filter).for_each(|nth| self.find(id, nth, &filter, begin));
                 }
                 self.entered = true;
                 self.filters = None;
                 self.read_again();
-                self.tell_tails(|| Command::Subscribe(self.peer.clone(), id, filter.clone()));
+                let tails = self.gateway.read_by(&filter);
+                self.tell_tails(tails, || Command::Subscribe(self.peer.clone(), id, filter.clone()));
             }
             Action::Unsubscribe(filter) => {
                 self.gateway.interests.remove(&filter);
                 self.filters = None;
-                self.tell_tails(|| Command::Unsubscribe(self.peer.id, filter.clone()));
+                let tails = self.gateway.read_by(&filter);
+                self.tell_tails(tails, || Command::Unsubscribe(self.peer.id, filter.clone()));
             }
             Action::Share { id, filter, new } => {
                 if new {
@@ -67,6 +69,9 @@ impl Driver {
             }
             Action::Settle(filter, p, at) => Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at))),
             Action::Close(cause) => {
+                if let Some(client_id) = &self.client_id {
+                    self.gateway.events.closed(&self.gateway, client_id, cause);
+                }
                 self.close.get_or_insert(cause);
                 self.leave_tails();
                 self.leave_groups();
@@ -138,8 +143,8 @@ impl Driver {
         self.watermarks(now);
     }
 
-    fn tell_tails(&self, command: impl Fn() -> Command) {
-        for tail in &self.gateway.tails {
+    fn tell_tails(&self, tails: impl Iterator<Item = usize>, command: impl Fn() -> Command) {
+        for tail in tails.filter_map(|nth| self.gateway.tails.get(nth)) {
             // A tail that is gone means that the process ends.
             let _ = tail.send(command());
         }
@@ -159,7 +164,7 @@ impl Driver {
 
     pub(super) fn leave_tails(&mut self) {
         if std::mem::take(&mut self.entered) {
-            self.tell_tails(|| Command::Leave(self.peer.id));
+            self.tell_tails(0..self.gateway.tails.len(), || Command::Leave(self.peer.id));
         }
     }
 }

@@ -6,9 +6,10 @@
 
 use super::{Driver, Phase, log_id};
 use crate::{gateway::session_key, metrics::Total};
+use serde_json::json;
 use weir_core::{
     ids::{Now, Offset},
-    packet::ReasonCode,
+    packet::{ReasonCode, Version},
     session::{
         ConnectRequest, Session,
         connect::{Joining, Partition},
@@ -108,10 +109,27 @@ impl Driver {
         let mut session = session.unwrap_or_else(|| Session::new(&request.client_id, 0));
         let end = |id| Offset(self.gateway.engine.span(log_id(id)).durable.0);
         let all = self.gateway.partitions.iter().zip(&self.gateway.streams);
-        let joined = all.map(|(id, (stream, number))| Partition { id: *id, stream: stream.clone(), number: *number, end: end(*id) });
+        let joined = all.map(|(id, (stream, number))| Partition {
+            id: *id,
+            stream: stream.clone(),
+            number: *number,
+            system: self.gateway.is_system(*id),
+            end: end(*id),
+        });
         let partitions: Vec<_> = joined.collect();
         let joining = Joining { sid: self.gateway.sid(), boot: self.gateway.boot, partitions: &partitions, resumed, in_store };
         session.connect(now, request, &joining, &mut self.out);
+        self.gateway.events.connected(
+            &self.gateway,
+            &request.client_id,
+            json!({
+                "address": self.address.map(|a| a.to_string()),
+                "version": if request.version == Version::V5 { "5" } else { "3.1.1" },
+                "clean_start": request.clean_start,
+                "session_present": resumed && !request.clean_start,
+                "expiry_s": request.expiry_s,
+            }),
+        );
         self.phase = Phase::Running(Box::new(session));
     }
 
@@ -138,7 +156,9 @@ impl Driver {
     /// The session has ended here; the store has it, if anybody has.
     pub(super) fn hand_over(&mut self) {
         if let Phase::Running(s) | Phase::Offline(Some(s)) = &mut self.phase {
-            self.gateway.totals.add_counts(&s.take_counts());
+            let counts = s.take_counts();
+            self.gateway.totals.add_counts(&counts);
+            self.gateway.events.dropped(&self.gateway, s.client_id(), &counts);
             if !s.is_stored() {
                 self.gateway.interests.remove_all(s);
             }

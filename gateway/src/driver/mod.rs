@@ -405,7 +405,9 @@ impl Driver {
     fn refuse(&mut self, reason: ReasonCode) {
         let statement = "the connection was refused";
         self.gateway.totals.add(Total::Connect, 1);
-        tracing::info!(client = self.client_id.as_deref().unwrap_or("?"), %reason, "{statement}");
+        let client_id = self.client_id.as_deref().unwrap_or("?");
+        self.gateway.events.refused(&self.gateway, client_id, self.address.map(|a| a.to_string()), reason);
+        tracing::info!(client = client_id, %reason, "{statement}");
         refuse(Refusal { version: self.version, reason }, &mut self.out);
         self.close = Some(Cause::Violation(Violation { reason, statement }));
         self.leave();
@@ -533,7 +535,9 @@ impl Driver {
     /// What others may know of it.
     fn tell(&mut self) {
         let Some(session) = self.phase.session() else { return };
-        self.gateway.totals.add_counts(&session.take_counts());
+        let counts = session.take_counts();
+        self.gateway.totals.add_counts(&counts);
+        self.gateway.events.dropped(&self.gateway, session.client_id(), &counts);
         self.gateway.totals.add(Total::BytesIn, std::mem::take(&mut self.bytes_in));
         (0..self.gateway.partitions.len()).for_each(|nth| self.peer.set_behind(nth, session.behind(nth)));
     }

@@ -147,7 +147,7 @@ impl World {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let gateway = assemble(engine.clone(), found, metrics, 3, wall_ms).expect("begins");
         engine.read_at_once(false);
-        let keeper = Keeper::start(gateway.clone(), self.retention);
+        let keeper = Keeper::start(gateway.clone(), self.retention, self.retention);
         Life { engine, gateway, connections: BTreeMap::new(), leaving: Vec::new(), _keeper: keeper }
     }
 

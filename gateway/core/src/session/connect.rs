@@ -17,7 +17,7 @@ use crate::{
     ids::{Now, Offset, PartitionId},
     packet::{ConnAck, Connect, Packet, ReasonCode, Version},
     property::{Properties, PropertiesBuf, Property},
-    topic::has_controls,
+    topic::{has_controls, is_system},
 };
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ impl ConnectRequest {
         {
             return Err(refusal(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID));
         }
-        if c.will.is_some_and(|w| w.topic.starts_with("$SYS") || w.topic.len() > KEY_BYTES_MAX) {
+        if c.will.is_some_and(|w| is_system(w.topic) || w.topic.len() > KEY_BYTES_MAX) {
             return Err(refusal(ReasonCode::TOPIC_NAME_INVALID));
         }
         let mut request = Self {
@@ -117,6 +117,8 @@ pub struct Partition {
     pub stream: Arc<str>,
     /// Its number within the stream.
     pub number: u32,
+    /// It holds what the gateway says, and no filter reads it but those of `$SYS`; behind all others.
+    pub system: bool,
     /// Its durable end.
     pub end: Offset,
 }
@@ -196,7 +198,13 @@ impl Session {
             let known = self.readers.iter().find(|r| r.id == p).map(|r| r.reader.next);
             Reader::new(if present { known.unwrap_or_default() } else { end }, end)
         };
-        let reader = |p: &Partition| PartitionReader { id: p.id, stream: p.stream.clone(), number: p.number, reader: place(p.id, p.end) };
+        let reader = |p: &Partition| PartitionReader {
+            id: p.id,
+            stream: p.stream.clone(),
+            number: p.number,
+            system: p.system,
+            reader: place(p.id, p.end),
+        };
         self.readers = joining.partitions.iter().map(reader).collect();
         for (filter, s) in &mut self.subscriptions.all {
             s.new = false;

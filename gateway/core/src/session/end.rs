@@ -93,7 +93,7 @@ impl Session {
 
     fn will_partition(&self) -> Option<PartitionId> {
         let will = self.will.as_ref()?;
-        self.readers.get(partition_of(will.topic(), self.readers.len())).map(|r| r.id)
+        self.readers.get(partition_of(will.topic(), self.homes())).map(|r| r.id)
     }
 
     /// Its will is due, and the log could not take it: it waits for the next start.

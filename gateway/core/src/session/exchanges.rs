@@ -127,7 +127,7 @@ impl Session {
             }
             return None;
         }
-        let partition = self.readers.get(partition_of(topic, self.readers.len())).map_or(PartitionId(0), |r| r.id);
+        let partition = self.readers.get(partition_of(topic, self.homes())).map_or(PartitionId(0), |r| r.id);
         let seq = self.exchanges.begin(packet_id, partition);
         self.inbound.push(Until::Appended, Reply::Received(packet_id, ReasonCode::SUCCESS));
         Some((self.expiry_s > 0).then_some(Mark::Exchange(Exchange { sid: self.sid, packet_id, seq })))

@@ -9,6 +9,7 @@ use crate::{
     message::{Message, Topic},
     packet::{PacketId, Publish, Qos, ReasonCode, Version},
     property::Property,
+    topic::is_system,
 };
 use std::collections::VecDeque;
 
@@ -195,7 +196,7 @@ impl Session {
                 "MQTT-3.3.4-9: more messages in flight than the receive maximum",
             ));
         }
-        if topic.starts_with("$SYS/") || &*topic == "$SYS" {
+        if is_system(&topic) {
             return self.refuse_topic(p).map(|()| None);
         }
         let mark = match p.packet_id {

@@ -129,8 +129,24 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// In one word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disconnect { .. } => "disconnect",
+            Self::Socket => "socket",
+            Self::KeepAlive => "keep_alive",
+            Self::Violation(_) => "violation",
+            Self::TakenOver => "taken_over",
+            Self::Dismissed => "dismissed",
+            Self::Drain => "stopping",
+            Self::LogFailed => "log_failed",
+        }
+    }
+
     /// What a DISCONNECT says, if one is sent.
-    fn reason(self) -> Option<ReasonCode> {
+    #[must_use]
+    pub fn reason(self) -> Option<ReasonCode> {
         match self {
             Self::Disconnect { .. } | Self::Socket => None,
             Self::KeepAlive => Some(ReasonCode::KEEP_ALIVE_TIMEOUT),
@@ -221,6 +237,7 @@ struct PartitionReader {
     stream: Arc<str>,
     /// Its number within the stream.
     number: u32,
+    system: bool,
     reader: Reader,
 }
 
@@ -352,6 +369,11 @@ impl Session {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.life == Life::Ended
+    }
+
+    /// Partitions for messages.
+    fn homes(&self) -> usize {
+        self.readers.iter().filter(|r| !r.system).count()
     }
 
     pub fn take_counts(&mut self) -> Counts {

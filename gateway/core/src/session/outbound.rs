@@ -218,7 +218,7 @@ impl Session {
 
     /// Decides what to read next of the `nth` partition.
     pub fn step(&mut self, nth: usize, inbox: &mut Inbox, durable: Offset, recent: Offset) -> Step {
-        if self.subscriptions.all.is_empty() {
+        if !self.subscriptions.read(self.readers[nth].system) {
             return Step::Wait;
         }
         self.readers[nth].reader.step(inbox, durable, recent)
@@ -266,10 +266,10 @@ impl Session {
         self.outbound.window_max.min(crate::group::CREDIT_MAX)
     }
 
-    /// What it reads next in the nth partition while it is behind there; `None`: it is live, or subscribes to nothing.
+    /// What it reads next in the nth partition while it is behind there; `None`: it is live, or subscribes to nothing in it.
     #[must_use]
     pub fn behind(&self, nth: usize) -> Option<Offset> {
-        let reader = self.readers.get(nth).filter(|_| !self.subscriptions.all.is_empty())?;
+        let reader = self.readers.get(nth).filter(|r| self.subscriptions.read(r.system))?;
         (!reader.reader.is_live()).then_some(reader.reader.next)
     }
 

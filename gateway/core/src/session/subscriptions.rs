@@ -16,9 +16,9 @@ use crate::{
     message::Stored,
     packet::{Packet, PacketId, Qos, ReasonCode, SubAck, Subscribe, SubscriptionOptions, Unsubscribe, Version},
     property::{Properties, PropertiesBuf, Property},
-    topic::{filter_is_valid, filter_matches, shared},
+    topic::{filter_is_valid, filter_matches, is_system, shared},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subscription {
@@ -71,6 +71,18 @@ impl Subscriptions {
     pub fn next_id(&mut self) -> SubscribeId {
         self.next_id += 1;
         SubscribeId(self.next_id)
+    }
+
+    /// Is there a filter that reads partitions of this kind? Those of `$SYS` stand together in the order of names.
+    pub fn read(&self, system: bool) -> bool {
+        if system {
+            return self
+                .all
+                .range::<str, _>((Bound::Included("$SYS"), Bound::Unbounded))
+                .next()
+                .is_some_and(|(filter, _)| is_system(filter));
+        }
+        [self.all.first_key_value(), self.all.last_key_value()].into_iter().flatten().any(|(filter, _)| !is_system(filter))
     }
 
     pub fn len(&self) -> usize {
@@ -184,7 +196,7 @@ impl Session {
             } else if is_shared {
                 1
             } else {
-                self.readers.len() * if begin.is_some() { 2 } else { 1 }
+                self.readers.iter().filter(|r| r.system == is_system(filter)).count() * if begin.is_some() { 2 } else { 1 }
             };
             if is_shared {
                 // No retained messages for shared subscriptions [MQTT 5, 3.8.3.1].
@@ -283,14 +295,13 @@ impl Session {
 
     /// The tail of one partition offers what matches filter `id` from `at` on.
     pub(super) fn started(&mut self, id: SubscribeId, p: PartitionId, at: Offset) {
-        let started = |s: &Subscription| !s.new || s.start.iter().any(|(q, _)| *q == p);
-        let begins = self.subscriptions.all.values().any(|s| s.id == id && s.begins.is_some());
-        if !begins
-            && !self.subscriptions.all.values().any(started)
-            && let Some(reader) = self.readers.iter_mut().find(|r| r.id == p)
-        {
-            // Nothing matched before: what lies before is not read.
-            reader.reader.sent(at);
+        if let Some(reader) = self.readers.iter_mut().find(|r| r.id == p) {
+            let started = |s: &Subscription| !s.new || s.start.iter().any(|(q, _)| *q == p);
+            let mut here = self.subscriptions.all.iter().filter(|(filter, _)| is_system(filter) == reader.system);
+            if !here.any(|(_, s)| started(s) || s.id == id && s.begins.is_some()) {
+                // Nothing matched before: what lies before is not read.
+                reader.reader.sent(at);
+            }
         }
         if let Some(s) = self.subscriptions.all.values_mut().find(|s| s.id == id && s.new) {
             match s.begins.as_mut().map(|first| (first.iter().find(|(q, _)| *q == p).copied(), first)) {
@@ -308,7 +319,7 @@ impl Session {
     fn go_back(&mut self, id: SubscribeId, p: PartitionId, to: Offset) {
         let Some(reader) = self.readers.iter_mut().find(|r| r.id == p) else { return };
         let sent = reader.reader.next;
-        for s in self.subscriptions.all.values_mut() {
+        for (_, s) in self.subscriptions.all.iter_mut().filter(|(filter, _)| is_system(filter) == reader.system) {
             let start = s.start.iter_mut().find(|(q, _)| *q == p);
             match start {
                 _ if s.id == id => s.start.push((p, to)),

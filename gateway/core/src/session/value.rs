@@ -240,7 +240,7 @@ impl Session {
         let readers = f.list(Fields::place)?;
         s.readers = readers
             .into_iter()
-            .map(|(id, next)| PartitionReader { id, stream: "".into(), number: 0, reader: Reader::new(next, next) })
+            .map(|(id, next)| PartitionReader { id, stream: "".into(), number: 0, system: false, reader: Reader::new(next, next) })
             .collect();
         let window = f.list(|f| {
             let ordinal = f.int()?;

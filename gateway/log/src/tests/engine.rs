@@ -1,7 +1,7 @@
 //! The engine with its threads, on real files.
 
 use super::*;
-use crate::{AppendError, Engine, Everything, Fetch, FileEngine, OpenError, Options, Put, Receipt, Wake, Wanted, Watermark};
+use crate::{AppendError, Engine, Everything, Fetch, FileEngine, OpenError, Options, Put, Receipt, Stream, Wake, Wanted, Watermark};
 use parking_lot::{Condvar, Mutex};
 use std::{
     path::Path,
@@ -192,7 +192,7 @@ fn refusals_name_the_thing_and_the_way_out() {
     assert!(again.to_string().contains("--data"));
     drop(engine);
 
-    let other = Options { streams: vec![("default".into(), 4)], ..options(dir.path()) };
+    let other = Options { streams: vec![Stream { name: "default".into(), partitions: 4, limits: None }], ..options(dir.path()) };
     let error = FileEngine::open(&other, &mut |_, _, _| Vec::new()).err().expect("other partitions");
     assert!(matches!(error, OpenError::Streams { stored: 1, wanted: 4, .. }), "{error}");
 

@@ -158,7 +158,8 @@ impl World {
         match ConnectRequest::read(&c) {
             Err(refusal) => refuse(refusal, &mut self.out),
             Ok(request) => {
-                let partitions = PARTITIONS.map(|id| connect::Partition { id, stream: "s".into(), number: id.0, end: Offset(100) });
+                let partitions =
+                    PARTITIONS.map(|id| connect::Partition { id, stream: "s".into(), number: id.0, system: false, end: Offset(100) });
                 let sid = self.boot << 40 | self.now;
                 let resumed = self.stored.is_some();
                 self.session = self.reloaded();

@@ -1,0 +1,249 @@
+//! What happens to clients, as records: `$SYS/events/KIND/CLIENT` in the stream `system`, with JSON in them, for whoever subscribes or looks later.
+//!
+//! | kind | when | beside `client` |
+//! |---|---|---|
+//! | connected | its session is its own | address, version, clean_start, session_present, expiry_s |
+//! | closed | its connection ends | reason, code, statement if it broke one |
+//! | refused | its CONNECT is not taken | address, code |
+//! | dropped | within a second: not sent to it, or not taken from it | reason, messages |
+//! | behind | it has not kept up for a second | records |
+//! | live | it has caught up | |
+//!
+//! Invariant: who causes an event never waits for it; events that find no room are counted. A `/`, `+`, `#` or `%` of a client id is written as in an address.
+//! Must not know: sessions, or who reads.
+
+use crate::{
+    gateway::{Gateway, encode},
+    metrics::Total,
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    fmt::Write,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::Notify;
+use weir_core::{
+    message::{Message, Topic},
+    packet::{Qos, ReasonCode},
+    session::{Cause, Counts},
+};
+use weir_log::{AppendError, Records, Wake};
+
+/// Events that wait for the log: beyond them they are counted and forgotten, for a storm of connections must not take the memory.
+const WAITING_MAX: usize = 65_536;
+/// They wait for company: at most ten syncs a second.
+const LINGER: Duration = Duration::from_millis(100);
+/// Records in one append.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// What is kept of a client id in a topic.
+const NAME_BYTES_MAX: usize = 1_024;
+
+/// A topic and its JSON.
+type Event = (String, Value);
+
+#[derive(Default)]
+struct Waiting {
+    events: Vec<Event>,
+    /// By client and reason.
+    dropped: BTreeMap<(Box<str>, &'static str), u64>,
+}
+
+#[derive(Default)]
+pub(crate) struct Events {
+    waiting: Mutex<Waiting>,
+    bell: Notify,
+}
+
+/// A level of a topic.
+fn level(client_id: &str) -> String {
+    let mut name = String::new();
+    for c in client_id.chars() {
+        if name.len() >= NAME_BYTES_MAX {
+            break;
+        }
+        if matches!(c, '/' | '+' | '#' | '%') {
+            let _never_fails = write!(name, "%{:02X}", u32::from(c));
+        } else {
+            name.push(c);
+        }
+    }
+    name
+}
+
+impl Events {
+    fn push(&self, gateway: &Gateway, kind: &str, client_id: &str, mut more: Value) {
+        if gateway.system.is_none() {
+            return;
+        }
+        more["client"] = client_id.into();
+        let mut waiting = self.waiting.lock();
+        if waiting.events.len() >= WAITING_MAX {
+            drop(waiting);
+            return gateway.totals.add(Total::EventsDropped, 1);
+        }
+        waiting.events.push((format!("$SYS/events/{kind}/{}", level(client_id)), more));
+        drop(waiting);
+        self.bell.notify_one();
+    }
+
+    pub fn connected(&self, gateway: &Gateway, client_id: &str, more: Value) {
+        self.push(gateway, "connected", client_id, more);
+    }
+
+    pub fn closed(&self, gateway: &Gateway, client_id: &str, cause: Cause) {
+        let mut more = json!({ "reason": cause.name(), "code": cause.reason().map(|code| code.0) });
+        if let Cause::Violation(v) = cause {
+            more["statement"] = v.statement.into();
+        }
+        self.push(gateway, "closed", client_id, more);
+    }
+
+    pub fn refused(&self, gateway: &Gateway, client_id: &str, address: Option<String>, reason: ReasonCode) {
+        self.push(gateway, "refused", client_id, json!({ "address": address, "code": reason.0 }));
+    }
+
+    /// Adds what was dropped to what is told once a second.
+    pub fn dropped(&self, gateway: &Gateway, client_id: &str, counts: &Counts) {
+        let reasons = [
+            ("behind", counts.dropped_behind),
+            ("too_large", counts.dropped_too_large),
+            ("expired", counts.dropped_expired),
+            ("lost", counts.lost),
+            ("topic", counts.refused_topic),
+        ];
+        for (reason, n) in reasons.into_iter().filter(|(_, n)| *n > 0) {
+            let mut waiting = self.waiting.lock();
+            if waiting.dropped.len() >= WAITING_MAX {
+                gateway.totals.add(Total::EventsDropped, 1);
+            } else {
+                *waiting.dropped.entry((client_id.into(), reason)).or_default() += n;
+            }
+        }
+    }
+
+    fn tell_dropped(&self, gateway: &Gateway) {
+        let dropped = std::mem::take(&mut self.waiting.lock().dropped);
+        for ((client_id, reason), n) in dropped {
+            self.push(gateway, "dropped", &client_id, json!({ "reason": reason, "messages": n }));
+        }
+    }
+
+    /// Appends what waits, if the log takes it.
+    pub async fn flush(&self, gateway: &Gateway) {
+        self.tell_dropped(gateway);
+        let events = std::mem::take(&mut self.waiting.lock().events);
+        let events = events.iter().map(|(topic, value)| (topic.as_str(), value.to_string(), false));
+        append(gateway, events).await;
+    }
+}
+
+/// Appends messages of the gateway's own: topic, payload, retained.
+pub(crate) async fn append<'a>(gateway: &Gateway, messages: impl Iterator<Item = (&'a str, String, bool)>) {
+    let mut records = Records::default();
+    for (topic, payload, retain) in messages {
+        let message = Message {
+            topic: Topic::Borrowed(topic),
+            qos: Qos::ExactlyOnce,
+            retain,
+            client_hash: 0,
+            expires_ms: None,
+            mark: None,
+            headers: Cow::Borrowed(&[]),
+            payload: payload.as_bytes(),
+        };
+        if encode(&message, &mut records).is_err() {
+            gateway.totals.add(Total::EventsDropped, 1);
+        }
+        if records.bytes().len() >= CHUNK_BYTES {
+            append_records(gateway, &mut records).await;
+        }
+    }
+    append_records(gateway, &mut records).await;
+}
+
+struct Room(Notify);
+
+impl Wake for Room {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+async fn append_records(gateway: &Gateway, records: &mut Records) {
+    let Some(p) = gateway.system.map(|nth| weir_log::PartitionId(gateway.partitions[nth].0)).filter(|_| !records.is_empty()) else {
+        return records.clear();
+    };
+    let room = Arc::new(Room(Notify::new()));
+    let who: Arc<dyn Wake> = room.clone();
+    loop {
+        match gateway.engine.append(p, records, &who) {
+            Ok(_) => return records.clear(),
+            Err(AppendError::Full) => room.0.notified().await,
+            Err(e) => {
+                gateway.totals.add(Total::EventsDropped, records.len() as u64);
+                if !matches!(e, AppendError::Stopping) {
+                    gateway.partition_failed(&e);
+                }
+                return records.clear();
+            }
+        }
+    }
+}
+
+/// Who is behind, looked at once a second: who was at two looks is told of.
+#[derive(Default)]
+struct Behind {
+    before: HashSet<u64>,
+    told: HashSet<u64>,
+}
+
+impl Behind {
+    fn look(&mut self, gateway: &Gateway) {
+        let ends = gateway.ends();
+        let mut now = HashSet::new();
+        for peer in &gateway.peers {
+            let Some(identity) = peer.identity() else { continue };
+            if let Some(records) = peer.lag(&ends) {
+                now.insert(peer.id);
+                if self.before.contains(&peer.id) && self.told.insert(peer.id) {
+                    gateway.events.push(gateway, "behind", &identity.client_id, json!({ "records": records }));
+                }
+            } else if self.told.remove(&peer.id) {
+                gateway.events.push(gateway, "live", &identity.client_id, json!({}));
+            }
+        }
+        // Who is gone is told of as closed.
+        self.told.retain(|id| gateway.peers.contains_key(id));
+        self.before = now;
+    }
+}
+
+/// Until the process ends.
+pub(crate) async fn run(gateway: Arc<Gateway>) {
+    let (mut behind, mut tick) = (Behind::default(), tokio::time::interval(Duration::from_secs(1)));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = gateway.events.bell.notified() => tokio::time::sleep(LINGER).await,
+            _ = tick.tick() => behind.look(&gateway),
+        }
+        gateway.events.flush(&gateway).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_client_id_is_one_level() {
+        assert_eq!(level("plain-1.é"), "plain-1.é");
+        assert_eq!(level("a/b+c#d%e"), "a%2Fb%2Bc%23d%25e");
+        assert!(level(&"/".repeat(65_000)).len() <= NAME_BYTES_MAX + 3);
+        assert!(weir_core::topic::topic_is_valid(&format!("$SYS/events/closed/{}", level("+/#"))));
+    }
+}

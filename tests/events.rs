@@ -1,0 +1,140 @@
+//! What happens to clients is a record under `$SYS/events`, and `$SYS/broker` has what mosquitto's dashboards look for: with mosquitto's own client.
+
+mod support;
+
+use serde_json::Value;
+use std::{process::Command, time::Duration};
+use support::{
+    Collected, Weir, binary, command, dir, eventually, free_port,
+    raw::{PUBACK, Raw, Version},
+};
+
+fn mosquitto_sub(port: u16, args: &[&str]) -> Collected {
+    let mut command = Command::new("mosquitto_sub");
+    Collected::spawn(command.args(["-p", &port.to_string()]).args(args))
+}
+
+/// Topic and JSON.
+fn event(line: &str) -> (String, Value) {
+    let (topic, json) = line.split_once(' ').expect("topic and payload");
+    (topic.into(), serde_json::from_str(json).unwrap_or_else(|e| panic!("{line}: {e}")))
+}
+
+/// The next event of this topic.
+fn wait_for(events: &Collected, topic: &str) -> Value {
+    for _ in 0..100 {
+        let (got, json) = event(&events.line());
+        if got == topic {
+            return json;
+        }
+    }
+    panic!("no {topic}");
+}
+
+#[test]
+fn what_happens_to_clients_is_told_and_can_be_read_later() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let events = mosquitto_sub(weir.mqtt, &["-t", "$SYS/events/#", "-v", "-q", "1", "-i", "watcher"]);
+    assert_eq!(wait_for(&events, "$SYS/events/connected/watcher")["client"], "watcher");
+
+    let mut a = Raw::connect_with(weir.mqtt, Version::V5, "a/1", true, &[]);
+    let connected = wait_for(&events, "$SYS/events/connected/a%2F1");
+    assert_eq!((&connected["client"], &connected["version"], &connected["clean_start"]), (&"a/1".into(), &"5".into(), &true.into()));
+    assert!(connected["address"].as_str().is_some_and(|a| a.starts_with("127.0.0.1:")), "{connected}");
+    a.disconnect();
+    assert_eq!(wait_for(&events, "$SYS/events/closed/a%2F1")["reason"], "disconnect");
+
+    let first = Raw::connect_with(weir.mqtt, Version::V5, "b", true, &[]);
+    let second = Raw::connect_with(weir.mqtt, Version::V5, "b", true, &[]);
+    let closed = wait_for(&events, "$SYS/events/closed/b");
+    assert_eq!((&closed["reason"], &closed["code"]), (&"taken_over".into(), &0x8E.into()));
+    drop((first, second));
+    assert_eq!(wait_for(&events, "$SYS/events/closed/b")["reason"], "socket");
+
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "c", true, &[]);
+    c.send(0x30, &[0]);
+    let closed = wait_for(&events, "$SYS/events/closed/c");
+    assert!(closed["reason"] == "violation" && closed["statement"].as_str().is_some_and(|s| !s.is_empty()), "{closed}");
+
+    // A publish to a topic of the gateway's own is refused, and told of.
+    let mut d = Raw::connect_with(weir.mqtt, Version::V5, "d", true, &[]);
+    d.publish(1, false, 1, "$SYS/events/closed/x", "forged");
+    assert_eq!(d.expect_ack(PUBACK, 1), 0x87);
+    let dropped = wait_for(&events, "$SYS/events/dropped/d");
+    assert_eq!((&dropped["reason"], &dropped["messages"]), (&"topic".into(), &1.into()));
+
+    // Who subscribes to everything gets none of it.
+    let mut all = Raw::connect_with(weir.mqtt, Version::V5, "all", true, &[]);
+    assert_eq!(all.subscribe("#", 1), 1);
+    all.expect_silence();
+
+    // They are in the log: of one client, in order, after a restart.
+    let ports = weir.ports();
+    assert_eq!(weir.terminate(), Some(0));
+    let weir = Weir::start_on(dir.path(), ports);
+    let past = |filter: &str, n: &str| {
+        let out = Command::new(binary())
+            .args(["sub", "-p", &weir.mqtt.to_string(), "-t", filter, "--from", "earliest", "-C", n, "-F", "%t"])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let topic = |kind: &str| format!("$SYS/events/{kind}/b\n");
+    let (on, off) = (topic("connected"), topic("closed"));
+    assert_eq!(past("$SYS/events/+/b", "4"), [on.as_str(), &off, &on, &off].concat());
+    // Whoever was connected when it stopped is told of.
+    assert_eq!(past("$SYS/events/closed/watcher", "1"), "$SYS/events/closed/watcher\n");
+}
+
+#[test]
+fn who_falls_behind_is_told_of_until_it_is_live_again() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let events = mosquitto_sub(weir.mqtt, &["-t", "$SYS/events/+/slow", "-v", "-q", "1"]);
+    let mut slow = Raw::connect_with(weir.mqtt, Version::V311, "slow", true, &[]);
+    assert_eq!(slow.subscribe("s", 1), 1);
+    assert_eq!(event(&events.line()).0, "$SYS/events/connected/slow");
+    // It acknowledges nothing: its window fills, then what waits for it.
+    let mut p = Raw::connect_with(weir.mqtt, Version::V311, "p", true, &[]);
+    for n in 1..=3_000 {
+        p.publish(1, false, n, "s", "x");
+        p.expect_ack(PUBACK, n);
+    }
+    let (topic, json) = event(&events.line());
+    assert!(topic == "$SYS/events/behind/slow" && json["records"].as_u64() > Some(0), "{topic} {json}");
+    for _ in 0..3_000 {
+        let id = slow.expect_publish().id;
+        slow.ack(PUBACK, id);
+    }
+    assert_eq!(event(&events.line()).0, "$SYS/events/live/slow");
+}
+
+#[test]
+fn the_broker_topics_have_mosquittos_names() {
+    let dir = dir();
+    let ports = [free_port(), free_port(), free_port()];
+    let config = dir.path().join("weir.toml");
+    std::fs::write(&config, "[events]\nsys_interval = \"1s\"\n").unwrap();
+    let mut command = command(std::path::Path::new(binary().as_path()), &dir.path().join("data"), ports);
+    let weir = Weir::spawn(
+        {
+            command.arg("-c").arg(&config);
+            command
+        },
+        ports,
+    );
+    // Retained: there at once, for who asks in the way of scripts.
+    let one = |topic: &str| mosquitto_sub(weir.mqtt, &["-t", topic, "-C", "1", "-W", "5"]).rest().concat();
+    eventually("it is written", Duration::from_secs(5), || one("$SYS/broker/version").starts_with("weir version "));
+    assert!(one("$SYS/broker/uptime").ends_with(" seconds"));
+    let mut p = Raw::connect_with(weir.mqtt, Version::V311, "p", true, &[]);
+    for n in 1..=50 {
+        p.publish(1, false, n, "s", "x");
+        p.expect_ack(PUBACK, n);
+    }
+    eventually("it counts", Duration::from_secs(5), || one("$SYS/broker/publish/messages/received") == "50");
+    assert!(one("$SYS/broker/load/publish/received/1min").parse::<f64>().unwrap() > 0.0);
+    assert_eq!(one("$SYS/broker/clients/connected").parse::<u32>().unwrap(), 1, "nobody who asked has been counted yet");
+}
