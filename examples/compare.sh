@@ -5,21 +5,20 @@ set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-5} seconds=${2:-5}
 cargo build --release -q -p weir
-cargo build --release -q -p weir-tests --example measure
-measure=target/release/examples/measure
+weir=target/release/weir
 work=$(mktemp -d -p target)
 trap 'kill $pids 2>/dev/null || true; rm -rf "$work"' EXIT
 printf 'listener 11998 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n' >"$work/mosquitto.conf"
 mosquitto -c "$work/mosquitto.conf" >"$work/mosquitto.log" 2>&1 </dev/null &
 pids=$!
-target/release/weir run --mqtt 127.0.0.1:11997 --http 127.0.0.1:11996 --admin 127.0.0.1:11995 --data "$work/data" >"$work/weir.out" 2>&1 </dev/null &
+$weir run --mqtt 127.0.0.1:11997 --http 127.0.0.1:11996 --admin 127.0.0.1:11995 --data "$work/data" >"$work/weir.out" 2>&1 </dev/null &
 pids="$pids $!"
 until grep -q 'weir ready' "$work/weir.out" && (: </dev/tcp/127.0.0.1/11998) 2>/dev/null; do sleep 0.1; done
 for _ in $(seq "$rounds"); do
-  printf 'mosquitto  '; $measure fan-in 11998 "$seconds"
-  printf 'weir       '; $measure fan-in 11997 "$seconds"
+  printf 'mosquitto: '; $weir bench fan-in -p 11998 --seconds "$seconds"
+  printf 'weir: '; $weir bench fan-in -p 11997 --seconds "$seconds"
 done
 for _ in 1 2 3; do
-  $measure fdatasync "$work/blocks" 3000
-  $measure round-trip 11997 3000
+  $weir bench disk --file "$work/blocks"
+  $weir bench window-one -p 11997 --seconds 3
 done

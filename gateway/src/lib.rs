@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod ask;
+pub mod bench;
 mod boot;
 mod broker;
 mod burial;

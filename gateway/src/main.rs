@@ -45,6 +45,9 @@ enum Command {
     Pub(weir::client::Publish),
     /// Subscribe and print what comes, with the flags and exit codes of mosquitto_sub.
     Sub(weir::client::Subscribe),
+    /// Put load on an MQTT broker, any broker, and check every message. Exit code 1 when one is lost or out of order.
+    #[command(subcommand)]
+    Bench(weir::bench::Bench),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Write the manual pages, one per command, into a directory.
@@ -150,6 +153,7 @@ fn main() -> ExitCode {
         Command::Log(log) => ended(log.run()),
         Command::Pub(p) => told(weir::client::publish(&p)),
         Command::Sub(s) => told(weir::client::subscribe(&s)),
+        Command::Bench(bench) => told(weir::bench::run(&bench)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);

@@ -80,7 +80,7 @@ impl fmt::Display for RunError {
 impl std::error::Error for RunError {}
 
 /// One descriptor per connection: the default limit of 1,024 would be the limit of clients.
-fn raise_descriptors() {
+pub(crate) fn raise_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let known = getrlimit(Resource::Nofile);
     if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: known.maximum, maximum: known.maximum }) {

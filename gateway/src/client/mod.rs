@@ -61,7 +61,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(words: impl fmt::Display) -> Self {
+    pub(crate) fn new(words: impl fmt::Display) -> Self {
         Self { code: 1, words: words.to_string() }
     }
 }

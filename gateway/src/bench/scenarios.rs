@@ -1,0 +1,418 @@
+//! What is asked of a broker.
+//!
+//! Invariant: a run has topics and client ids of its own, and leaves no session and no retained message behind.
+//! Must not know: packets.
+
+use super::{
+    Load, flow,
+    flow::{Got, Pace, Published, Run, Times, times},
+    message::{Mark, Template},
+    name, progress,
+    report::{Cost, Latency, Report},
+    wire::{Conn, Target},
+};
+use crate::client::Failure;
+use indicatif::ProgressBar;
+use serde_json::json;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+use weir_core::packet::{Packet, Qos};
+
+/// Time for the broker to come to its end.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// A subscriber at work.
+type Listening = JoinHandle<Result<Got, Failure>>;
+/// A publisher at work.
+type Publishing = JoinHandle<Result<Published, Failure>>;
+
+/// Subscribers at work: whose messages each is to get, and how it is told to stop.
+pub struct Subscribers {
+    tasks: Vec<(Vec<u32>, Listening)>,
+    stop: watch::Sender<bool>,
+}
+
+impl Subscribers {
+    pub fn new() -> Self {
+        Self { tasks: Vec::new(), stop: watch::channel(false).0 }
+    }
+
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    pub fn push(&mut self, publishers: Vec<u32>, task: Listening) {
+        self.tasks.push((publishers, task));
+    }
+}
+
+fn ended<T>(joined: Result<Result<T, Failure>, tokio::task::JoinError>) -> Result<T, Failure> {
+    joined.map_err(Failure::new)?
+}
+
+/// Publishes and measures; then waits until everything has come, and judges. What fails on the way ends the run.
+pub async fn measure(
+    load: &Load,
+    run: &Arc<Run>,
+    mut report: Report,
+    publishers: Vec<Publishing>,
+    mut subscribers: Subscribers,
+) -> Result<Report, Failure> {
+    let bar = progress();
+    let (measured, cost) = {
+        let work = timed(load, run, &bar);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => break done?,
+                () = tokio::time::sleep(Duration::from_millis(100)) => {
+                    // Whoever ends now has failed.
+                    if let Some((_, task)) = subscribers.tasks.iter_mut().find(|(_, task)| task.is_finished()) {
+                        ended(task.await)?;
+                    }
+                    if publishers.iter().any(JoinHandle::is_finished) {
+                        break (Measured::default(), None);
+                    }
+                }
+            }
+        }
+    };
+    run.stop_publishing();
+    let (mut sent, mut acknowledged, mut done) = (Vec::new(), times(), Vec::new());
+    for publisher in publishers {
+        let p = ended(publisher.await)?;
+        acknowledged.add(&p.times).map_err(Failure::new)?;
+        sent.push((p.publisher, p.sent));
+        done.push(p);
+    }
+    let of = |who: &[u32]| -> Vec<(u32, u64)> { sent.iter().copied().filter(|(p, _)| who.contains(p)).collect() };
+    let expected: u64 = subscribers.tasks.iter().flat_map(|(who, _)| of(who)).map(|(_, n)| n).sum();
+    wait_for(load, run, expected, &bar).await;
+    let _who_has_failed_is_gone = subscribers.stop.send(true);
+    let mut latency = times();
+    for (who, task) in subscribers.tasks {
+        let got = ended(task.await)?;
+        latency.add(&got.times).map_err(Failure::new)?;
+        report.delivered += got.seen.received;
+        report.lost += got.seen.lost(&of(&who));
+        report.repeated += got.seen.repeated;
+        report.out_of_order += got.seen.out_of_order;
+    }
+    bar.finish_and_clear();
+    report.published = sent.iter().map(|(_, n)| n).sum();
+    report.seconds = measured.seconds;
+    report.acknowledged_per_second = (load.qos != Qos::AtMostOnce).then_some(measured.acknowledged);
+    report.delivered_per_second = Some(measured.delivered);
+    report.latency_us = Latency::of(&latency);
+    report.acknowledged_us = Latency::of(&acknowledged);
+    charge(&mut report, cost, measured.seconds);
+    Ok(report)
+}
+
+#[derive(Default)]
+struct Measured {
+    seconds: f64,
+    acknowledged: f64,
+    delivered: f64,
+}
+
+/// Costs before and after.
+type Costs = Option<(Cost, Cost)>;
+
+fn charge(report: &mut Report, costs: Costs, seconds: f64) {
+    if let Some((before, after)) = costs {
+        report.cpu_percent = Some((after.cpu.saturating_sub(before.cpu)).as_secs_f64() * 100.0 / seconds);
+        report.resident_bytes = Some(after.resident_bytes);
+    }
+}
+
+async fn timed(load: &Load, run: &Run, bar: &ProgressBar) -> Result<(Measured, Costs), Failure> {
+    tokio::time::sleep(WARM_UP).await;
+    let counts = || (run.acknowledged.load(Ordering::Relaxed) as f64, run.delivered.load(Ordering::Relaxed) as f64);
+    let before = load.pid.map(Cost::of).transpose()?;
+    let (start, (acknowledged, delivered)) = (Instant::now(), counts());
+    run.measure(true);
+    let mut last = delivered;
+    for _ in 0..load.seconds {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (_, now) = counts();
+        bar.set_message(format!("{:.0} delivered/s", now - last));
+        last = now;
+    }
+    run.measure(false);
+    let (seconds, (a, d)) = (start.elapsed().as_secs_f64(), counts());
+    let after = load.pid.map(Cost::of).transpose()?;
+    let measured = Measured { seconds, acknowledged: (a - acknowledged) / seconds, delivered: (d - delivered) / seconds };
+    Ok((measured, before.zip(after)))
+}
+
+/// Waits until so many have come, or nothing has for a while.
+async fn wait_for(load: &Load, run: &Run, expected: u64, bar: &ProgressBar) {
+    let (mut last, mut since) = (0, Instant::now());
+    loop {
+        let now = run.delivered.load(Ordering::Relaxed);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        if now >= expected || since.elapsed() > load.patience() {
+            return;
+        }
+        bar.set_message(format!("{} still to come", expected - now));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Publisher `n` publishes to `NAME/n`.
+pub async fn publishers(
+    load: &Load,
+    target: &Target,
+    run: &Arc<Run>,
+    name: &str,
+    count: u32,
+    pace: Pace,
+) -> Result<Vec<Publishing>, Failure> {
+    let mut all = Vec::new();
+    for n in 0..count {
+        let conn = Conn::open(target, &format!("{name}-pub-{n}"), false).await?;
+        let template = Template::new(load.protocol_version, &format!("{name}/{n}"), load.qos, false, load.size as usize);
+        all.push((n, conn, template));
+    }
+    Ok(all.into_iter().map(|(n, conn, template)| tokio::spawn(flow::publish(run.clone(), conn, n, template, pace))).collect())
+}
+
+pub async fn subscriber(target: &Target, client_id: &str, filter: &str, load: &Load) -> Result<Conn, Failure> {
+    let mut conn = Conn::open(target, client_id, false).await?;
+    conn.subscribe(filter, load.qos, |_| ()).await?;
+    Ok(conn)
+}
+
+/// Publishers and subscribers, each with the publishers that it reads; `None`: all.
+async fn flow_of(load: &Load, report: Report, publishers_of: Vec<Option<u32>>, count: u32, pace: Pace) -> Result<Report, Failure> {
+    let (run, target, name) = (Run::new(), load.target(), name());
+    let mut subscribers = Subscribers::new();
+    for (n, of) in publishers_of.into_iter().enumerate() {
+        let filter = of.map_or_else(|| format!("{name}/#"), |p| format!("{name}/{p}"));
+        let conn = subscriber(&target, &format!("{name}-sub-{n}"), &filter, load).await?;
+        let who = of.map_or_else(|| (0..count).collect(), |p| vec![p]);
+        let stopping = subscribers.stopping();
+        subscribers.push(who, tokio::spawn(flow::subscribe(run.clone(), conn, Got::new(), stopping)));
+    }
+    let publishers = publishers(load, &target, &run, &name, count, pace).await?;
+    measure(load, &run, report, publishers, subscribers).await
+}
+
+pub async fn fan_in(load: &Load, publishers: u32) -> Result<Report, Failure> {
+    flow_of(load, load.report("fan-in"), vec![None], publishers, load.pace(publishers)).await
+}
+
+pub async fn pairs(load: &Load, pairs: u32) -> Result<Report, Failure> {
+    flow_of(load, load.report("pairs"), (0..pairs).map(Some).collect(), pairs, load.pace(pairs)).await
+}
+
+pub async fn fan_out(load: &Load, subscribers: u32) -> Result<Report, Failure> {
+    flow_of(load, load.report("fan-out"), vec![None; subscribers as usize], 1, load.pace(1)).await
+}
+
+pub async fn window_one(load: &Load) -> Result<Report, Failure> {
+    flow_of(load, load.report("window-one"), vec![None], 1, Pace { window: 1, ..load.pace(1) }).await
+}
+
+pub async fn connects(load: &Load, at_once: u32) -> Result<Report, Failure> {
+    let (target, name, bar) = (load.target(), name(), progress());
+    let end = Instant::now() + Duration::from_secs(load.seconds);
+    let before = load.pid.map(Cost::of).transpose()?;
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for n in 0..at_once {
+        let (target, name) = (target.clone(), format!("{name}-{n}"));
+        tasks.spawn(async move {
+            let mut times = times();
+            while Instant::now() < end {
+                let began = Instant::now();
+                let mut conn = Conn::open(&target, &name, false).await?;
+                times.saturating_record(began.elapsed().as_micros() as u64);
+                conn.send(&[0xE0, 0]).await?;
+            }
+            Ok::<Times, Failure>(times)
+        });
+    }
+    let mut all = times();
+    while let Some(one) = tasks.join_next().await {
+        all.add(&ended(one)?).map_err(Failure::new)?;
+    }
+    bar.finish_and_clear();
+    let seconds = start.elapsed().as_secs_f64();
+    let mut report = Report { seconds, ..load.report("connects") };
+    report.more.insert("connects", all.len().into());
+    report.more.insert("connects_per_second", json!((all.len() as f64 / seconds).round()));
+    report.more.insert("connect_us", json!(Latency::of(&all)));
+    charge(&mut report, before.zip(load.pid.map(Cost::of).transpose()?), seconds);
+    Ok(report)
+}
+
+pub async fn idle(load: &Load, connections: u32) -> Result<Report, Failure> {
+    crate::run::raise_descriptors();
+    let (target, name, bar) = (load.target(), name(), progress());
+    let empty = load.pid.map(Cost::of).transpose()?;
+    let mut open = Vec::new();
+    for n in 0..connections {
+        open.push(Conn::open(&target, &format!("{name}-{n}"), false).await?);
+        bar.set_message(format!("{n} of {connections} connections"));
+    }
+    let (before, start) = (load.pid.map(Cost::of).transpose()?, Instant::now());
+    tokio::time::sleep(Duration::from_secs(load.seconds)).await;
+    let (after, seconds) = (load.pid.map(Cost::of).transpose()?, start.elapsed().as_secs_f64());
+    bar.finish_and_clear();
+    let mut report = Report { seconds, ..load.report("idle") };
+    report.more.insert("connections", open.len().into());
+    if let Some((empty, after)) = empty.zip(after) {
+        let each = after.resident_bytes.saturating_sub(empty.resident_bytes) / u64::from(connections.max(1));
+        report.more.insert("resident_bytes_per_connection", each.into());
+    }
+    charge(&mut report, before.zip(after), seconds);
+    Ok(report)
+}
+
+/// Publishes `messages` over `topics` of the run, one message for each in turn.
+async fn fill(
+    load: &Load,
+    target: &Target,
+    name: &str,
+    messages: u64,
+    topics: u32,
+    retain: bool,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
+    let mut conn = Conn::open(target, &format!("{name}-fill"), false).await?;
+    let template = |n| Template::new(load.protocol_version, &format!("{name}/{n}"), Qos::AtLeastOnce, retain, load.size as usize);
+    let templates: Vec<Template> = (0..topics).map(template).collect();
+    let (mut sent, mut done, mut out) = (0, 0, Vec::new());
+    while done < messages {
+        out.clear();
+        while sent < messages && sent - done < load.window {
+            let (nth, seq) = (sent % u64::from(topics), sent / u64::from(topics));
+            templates[nth as usize].push(&mut out, Mark { publisher: nth as u32, seq, at_ns: sent });
+            sent += 1;
+        }
+        conn.send(&out).await?;
+        conn.read(|p| done += u64::from(matches!(p, Packet::PubAck(_)))).await?;
+        bar.set_message(format!("{done} of {messages} messages published"));
+    }
+    Ok(())
+}
+
+/// One session per topic, and what each gets when it comes back after all was published.
+pub async fn resume(load: &Load, scenario: &str, messages: u64, topics: u32) -> Result<Report, Failure> {
+    let (target, name, bar) = (load.target(), name(), progress());
+    let id = |n: u32| format!("{name}-sub-{n}");
+    for n in 0..topics {
+        let mut conn = Conn::open(&target, &id(n), true).await?;
+        conn.subscribe(&format!("{name}/{n}"), load.qos, |_| ()).await?;
+        conn.send(&[0xE0, 0]).await?;
+        bar.set_message(format!("{n} of {topics} sessions"));
+    }
+    fill(load, &target, &name, messages, topics, false, &bar).await?;
+    let run = Run::new();
+    run.measure(false);
+    let before = load.pid.map(Cost::of).transpose()?;
+    let start = Instant::now();
+    let mut subscribers = Subscribers::new();
+    let (mut firsts, mut tasks) = (times(), JoinSet::new());
+    for n in 0..topics {
+        let (target, id, run, stop) = (target.clone(), id(n), run.clone(), subscribers.stopping());
+        tasks.spawn(async move {
+            let began = Instant::now();
+            let conn = Conn::open(&target, &id, true).await?;
+            let (conn, got, first) = flow::first(&run, conn, began).await?;
+            Ok::<_, Failure>((n, first, tokio::spawn(flow::subscribe(run, conn, got, stop))))
+        });
+    }
+    while let Some(one) =
+        tokio::time::timeout(load.patience(), tasks.join_next()).await.map_err(|_| Failure::new("a session got nothing"))?
+    {
+        let (n, first, task) = ended(one)?;
+        firsts.saturating_record(first.as_micros() as u64);
+        subscribers.push(vec![n], task);
+    }
+    wait_for(load, &run, messages, &bar).await;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut report = Report { seconds, published: messages, ..load.report(scenario) };
+    charge(&mut report, before.zip(load.pid.map(Cost::of).transpose()?), seconds);
+    let _who_has_failed_is_gone = subscribers.stop.send(true);
+    for (who, task) in subscribers.tasks {
+        let got = ended(task.await)?;
+        let per_topic = |n: &u32| (*n, messages / u64::from(topics) + u64::from(u64::from(*n) < messages % u64::from(topics)));
+        let published: Vec<_> = who.iter().map(per_topic).collect();
+        report.delivered += got.seen.received;
+        report.lost += got.seen.lost(&published);
+        report.repeated += got.seen.repeated;
+        report.out_of_order += got.seen.out_of_order;
+    }
+    report.delivered_per_second = Some(report.delivered as f64 / seconds);
+    report.more.insert("sessions", topics.into());
+    report.more.insert("first_message_us", json!(Latency::of(&firsts)));
+    report.more.insert("all_after_ms", json!((seconds * 1_000.0).round()));
+    for n in 0..topics {
+        // A clean start ends the session.
+        Conn::open(&target, &id(n), false).await?.send(&[0xE0, 0]).await?;
+    }
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+/// Everybody gets every retained message, once.
+pub async fn retained(load: &Load, topics: u32, subscribers: u32) -> Result<Report, Failure> {
+    let (target, name, bar) = (load.target(), name(), progress());
+    fill(load, &target, &name, u64::from(topics), topics, true, &bar).await?;
+    let (run, before, start) = (Run::new(), load.pid.map(Cost::of).transpose()?, Instant::now());
+    let mut all = Subscribers::new();
+    for n in 0..subscribers {
+        let mut conn = Conn::open(&target, &format!("{name}-sub-{n}"), false).await?;
+        let mut got = Got::new();
+        conn.subscribe(&format!("{name}/#"), load.qos, |p| {
+            run.delivered.fetch_add(got.packet(&p, 0, false), Ordering::Relaxed);
+        })
+        .await?;
+        let stopping = all.stopping();
+        all.push((0..topics).collect(), tokio::spawn(flow::subscribe(run.clone(), conn, got, stopping)));
+    }
+    let expected = u64::from(topics) * u64::from(subscribers);
+    wait_for(load, &run, expected, &bar).await;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut report = Report { seconds, published: u64::from(topics), ..load.report("retained") };
+    charge(&mut report, before.zip(load.pid.map(Cost::of).transpose()?), seconds);
+    let _who_has_failed_is_gone = all.stop.send(true);
+    let published: Vec<_> = (0..topics).map(|n| (n, 1)).collect();
+    for (_, task) in all.tasks {
+        let got = ended(task.await)?;
+        report.delivered += got.seen.received;
+        report.lost += got.seen.lost(&published);
+        report.repeated += got.seen.repeated;
+        report.out_of_order += got.seen.out_of_order;
+    }
+    report.delivered_per_second = Some(report.delivered as f64 / seconds);
+    forget(load, &target, &name, topics).await?;
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+/// Takes the retained messages of a run away.
+async fn forget(load: &Load, target: &Target, name: &str, topics: u32) -> Result<(), Failure> {
+    let mut conn = Conn::open(target, &format!("{name}-forget"), false).await?;
+    for n in 0..topics {
+        let mut out = Vec::new();
+        Template::empty(load.protocol_version, &format!("{name}/{n}"), &mut out);
+        conn.send(&out).await?;
+        let mut done = false;
+        while !done {
+            conn.read(|p| done |= matches!(p, Packet::PubAck(_))).await?;
+        }
+    }
+    Ok(())
+}
