@@ -46,6 +46,7 @@ if [ "$mode" = fast ]; then
 else
   step "peers" ./tests/install.sh
   step "build" cargo build --locked -p weir
+  step "examples" cargo build --locked -p weir-tests --examples
   step "system tests" cargo test --locked -p weir-tests --tests -- --test-threads 2
 fi
 printf '%d passed, %d failed\n' "$passed" "$failed"
