@@ -3,11 +3,22 @@
 //! Invariant: says what the gateway says, and nothing that it guesses.
 //! Must not know: anything that the API does not tell.
 
-use crate::api::{ClientInfo, PartitionInfo, PlaceInfo, SessionInfo};
+use crate::{
+    api::{
+        clients::ClientInfo,
+        log::{PartitionInfo, SegmentInfo, TopicInfo, TopicsInfo},
+        sessions::{PlaceInfo, SessionInfo, SessionsInfo},
+    },
+    rates::RateInfo,
+};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt::Write, time::Duration, time::SystemTime, time::UNIX_EPOCH};
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal, Write},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// A gateway that takes longer has other troubles.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +51,41 @@ pub struct Clients {
 pub struct Streams {
     #[command(flatten)]
     admin: Admin,
+    /// The files of each.
+    #[arg(long)]
+    segments: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Sessions {
+    #[command(flatten)]
+    admin: Admin,
+    /// Only sessions that get messages of this topic.
+    #[arg(short, long, value_name = "TOPIC")]
+    topic: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Topics {
+    /// Only topics that match; without it all but those of `$`.
+    filter: Option<String>,
+    #[command(flatten)]
+    admin: Admin,
+    /// As it was then: -15m, a time like 2026-01-31T08:00:00Z, or an offset.
+    #[arg(long, value_name = "AT", allow_hyphen_values = true, value_parser = crate::client::parse_from)]
+    at: Option<String>,
+    /// So many at most.
+    #[arg(short, long, default_value_t = 1_000)]
+    limit: usize,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Top {
+    #[command(flatten)]
+    admin: Admin,
+    /// Look once instead of every two seconds.
+    #[arg(long)]
+    once: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -133,6 +179,17 @@ impl Clients {
 
 impl Streams {
     pub fn ask(&self) -> Result<String, String> {
+        if self.segments {
+            let all: Vec<SegmentInfo> = self.admin.get("segments")?;
+            return self.admin.print(&all, |all| {
+                let row = |s: &SegmentInfo| {
+                    let end = s.end.map_or_else(|| "(written)".into(), |end| end.to_string());
+                    let sealed = s.sealed_ms.map_or_else(|| "-".into(), ago);
+                    vec![format!("{}/{}", s.stream, s.partition), s.base.to_string(), end, bytesize::ByteSize(s.bytes).to_string(), sealed]
+                };
+                table(&["STREAM", "BASE", "END", "SIZE", "SEALED"], all.iter().map(row))
+            });
+        }
         let all: Vec<PartitionInfo> = self.admin.get("streams")?;
         self.admin.print(&all, |all| {
             let row = |p: &PartitionInfo| {
@@ -142,6 +199,115 @@ impl Streams {
             };
             table(&["STREAM", "OLDEST", "END", "SEGMENTS", "SIZE", "STATE"], all.iter().map(row))
         })
+    }
+}
+
+/// Of one session, over all partitions that it reads.
+fn behind(s: &SessionInfo) -> u64 {
+    s.places.iter().filter(|p| !p.live).map(|p| p.end.saturating_sub(p.next)).sum()
+}
+
+impl Sessions {
+    pub fn ask(&self) -> Result<String, String> {
+        let (mut all, mut after) = (Vec::new(), String::new());
+        let topic = self.topic.as_ref().map_or_else(String::new, |t| format!("&topic={}", escaped(t)));
+        loop {
+            let part: SessionsInfo = self.admin.get(&format!("sessions?limit=1000&after={}{topic}", escaped(&after)))?;
+            all.extend(part.sessions);
+            match part.after {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+        self.admin.print(&all, |all| {
+            let row = |s: &SessionInfo| {
+                let connected = if s.connected { "yes" } else { "no" }.into();
+                let filters: Vec<&str> = s.subscriptions.iter().map(|f| &*f.filter).collect();
+                vec![s.client_id.clone(), s.version.clone(), connected, behind(s).to_string(), s.in_flight.to_string(), filters.join(" ")]
+            };
+            table(&["CLIENT", "MQTT", "CONNECTED", "BEHIND", "IN FLIGHT", "SUBSCRIBES TO"], all.iter().map(row))
+        })
+    }
+}
+
+impl Topics {
+    pub fn ask(&self) -> Result<String, String> {
+        let (mut all, mut after) = (Vec::new(), String::new());
+        let mut path = "topics?".to_owned();
+        for (name, value) in [("filter", &self.filter), ("at", &self.at)] {
+            path += &value.as_ref().map_or_else(String::new, |v| format!("{name}={}&", escaped(v)));
+        }
+        while all.len() < self.limit {
+            let limit = (self.limit - all.len()).min(1_000);
+            let part: TopicsInfo = self.admin.get(&format!("{path}limit={limit}&after={}", escaped(&after)))?;
+            all.extend(part.topics);
+            match part.after {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+        self.admin.print(&all, |all| {
+            let row = |t: &TopicInfo| {
+                let time = UNIX_EPOCH + Duration::from_millis(t.time_ms);
+                let shown: String =
+                    t.text.as_deref().unwrap_or("(bytes)").chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
+                let retained = if t.retain { "yes" } else { "" }.into();
+                vec![t.topic.clone(), humantime::format_rfc3339_seconds(time).to_string(), retained, t.bytes.to_string(), shown]
+            };
+            table(&["TOPIC", "TIME", "RETAINED", "BYTES", "PAYLOAD"], all.iter().map(row))
+        })
+    }
+}
+
+/// How often `top` looks.
+const LOOK: Duration = Duration::from_secs(2);
+/// Clients that it shows.
+const SHOWN: usize = 15;
+
+impl Top {
+    pub fn run(&self) -> Result<(), String> {
+        loop {
+            let text = self.look()?;
+            // The screen is cleared and the cursor goes home.
+            let screen = if self.once || !std::io::stdout().is_terminal() { text } else { format!("\x1b[2J\x1b[H{text}") };
+            match std::io::stdout().write_all(screen.as_bytes()) {
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                written => written.map_err(|e| e.to_string())?,
+            }
+            if self.once {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn look(&self) -> Result<String, String> {
+        let rates: Vec<RateInfo> = self.admin.get("rates")?;
+        let mut clients: Vec<ClientInfo> = self.admin.get("clients")?;
+        let streams: Vec<PartitionInfo> = self.admin.get("streams")?;
+        let mut text = match rates.last() {
+            None => format!("{} connections; rates in a moment\n", clients.len()),
+            Some(r) => format!(
+                "{} connections, {} connects/s; in {} messages/s, {}/s; out {} messages/s, {}/s; {} dropped/s\n",
+                clients.len(),
+                r.connects,
+                r.messages_in,
+                bytesize::ByteSize(r.bytes_in),
+                r.messages_out,
+                bytesize::ByteSize(r.bytes_out),
+                r.dropped
+            ),
+        };
+        for p in &streams {
+            let state = p.failed.as_deref().unwrap_or("ok");
+            text += &format!("{}/{}: {} records, {}, {state}\n", p.stream, p.partition, p.end - p.start, bytesize::ByteSize(p.bytes));
+        }
+        clients.sort_by_key(|c| std::cmp::Reverse(c.behind_records));
+        let row = |c: &ClientInfo| {
+            let behind = c.behind_records.map_or_else(|| "live".into(), |n| n.to_string());
+            vec![c.client_id.clone(), behind, ago(c.connected_ms)]
+        };
+        Ok(text + "\n" + &table(&["CLIENT", "BEHIND", "CONNECTED"], clients.iter().take(SHOWN).map(row)))
     }
 }
 
@@ -203,6 +369,12 @@ fn whereabouts(p: &PlaceInfo) -> String {
     }
     match p.end.saturating_sub(p.next) {
         0 => format!("at the end, record {}", p.end),
-        behind => format!("reads record {} next, {behind} before the end; retention is at {}", p.next, p.start),
+        behind => {
+            let loss = p.loss_at_ms.map_or_else(String::new, |at| {
+                let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at));
+                format!("; if it reads no further, retention takes that record about {at}")
+            });
+            format!("reads record {} next, {behind} before the end; retention is at {}{loss}", p.next, p.start)
+        }
     }
 }

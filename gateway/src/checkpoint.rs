@@ -114,7 +114,8 @@ impl Keeper {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let steps = Steps::new(gateway.now());
-        let mut work = Work { gateway, retention, system, steps, folded };
+        let _only_once = gateway.kept.set((retention, system));
+        let mut work = Work { gateway, steps, folded };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
@@ -138,8 +139,6 @@ impl Keeper {
 
 struct Work {
     gateway: Arc<Gateway>,
-    retention: Retention,
-    system: Retention,
     steps: Steps,
     /// Per partition, as it was put.
     folded: Vec<Offset>,
@@ -152,7 +151,7 @@ impl Work {
         let now = self.gateway.now();
         let trusted = self.steps.trusted(now);
         for (nth, p) in self.gateway.partitions.iter().enumerate() {
-            let retention = if self.gateway.is_system(*p) { self.system } else { self.retention };
+            let Some(retention) = self.gateway.retention(*p) else { continue };
             let retention = if trusted { retention } else { retention.ageless() };
             let p = weir_log::PartitionId(p.0);
             match self.gateway.engine.segments(p) {

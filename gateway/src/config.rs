@@ -3,7 +3,7 @@
 //! Invariant: a key that nothing reads is an error that names the nearest one that something reads; `weir.toml` in the root says the defaults.
 //! Must not know: what the settings do.
 
-use crate::{Options, Retention};
+use crate::{Options, Retention, api::process::SettingInfo};
 use bytesize::ByteSize;
 use clap::Args;
 use figment::{
@@ -246,18 +246,38 @@ impl Flags {
 
     /// Every key with its value and the place that says it, as a file that says the same.
     pub fn explain(&self) -> Result<String, ConfigError> {
-        let (config, layers) = (self.read()?, self.layers()?);
-        let mut text = String::new();
-        // Strings, numbers and booleans are written alike in JSON and TOML.
-        let sections = serde_json::to_value(config).map_err(|e| ConfigError(vec![e.to_string()]))?;
-        for (section, values) in sections.as_object().into_iter().flatten() {
-            text += &format!("{}[{section}]\n", if text.is_empty() { "" } else { "\n" });
-            for (key, value) in values.as_object().into_iter().flatten() {
-                let place = layers.find_metadata(&format!("{section}.{key}")).map(place).unwrap_or_default();
-                text += &format!("{:<40} # {place}\n", format!("{key} = {value}"));
+        let (mut text, mut last) = (String::new(), String::new());
+        for SettingInfo { key, value, source } in self.settings(&self.read()?)? {
+            let (section, key) = key.split_once('.').unwrap_or(("", &key));
+            if section != last {
+                text += &format!("{}[{section}]\n", if text.is_empty() { "" } else { "\n" });
+                section.clone_into(&mut last);
             }
+            text += &format!("{:<40} # {source}\n", format!("{key} = {value}"));
         }
         Ok(text)
+    }
+
+    fn settings(&self, config: &Config) -> Result<Vec<SettingInfo>, ConfigError> {
+        let layers = self.layers()?;
+        // Strings, numbers and booleans are written alike in JSON and TOML.
+        let sections = serde_json::to_value(config).map_err(|e| ConfigError(vec![e.to_string()]))?;
+        let sections = sections.as_object().into_iter().flatten();
+        let keys =
+            sections.flat_map(|(section, values)| values.as_object().into_iter().flatten().map(move |(key, value)| (section, key, value)));
+        let setting = |(section, key, value): (&String, &String, &serde_json::Value)| {
+            let key = format!("{section}.{key}");
+            SettingInfo { source: layers.find_metadata(&key).map(place).unwrap_or_default(), key, value: value.to_string() }
+        };
+        Ok(keys.map(setting).collect())
+    }
+
+    /// What is to run.
+    pub fn options(&self) -> Result<(Config, Options), ConfigError> {
+        let config = self.read()?;
+        let settings = self.settings(&config)?;
+        let options = Options { settings, ..Options::from(config.clone()) };
+        Ok((config, options))
     }
 }
 
@@ -337,6 +357,7 @@ impl From<Config> for Options {
             events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0 },
             sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()).map(|every| every.max(SYS_INTERVAL_MIN)),
             max_deliveries: c.groups.max_deliveries,
+            settings: Vec::new(),
             allow_anonymous: c.listen.allow_anonymous,
         }
     }

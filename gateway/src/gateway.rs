@@ -12,13 +12,15 @@ use crate::{
     metrics::{Metrics, Totals},
     offline::Offline,
     peer::Peer,
+    rates::Rates,
+    retention::Retention,
     tail,
 };
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -41,6 +43,9 @@ pub(crate) struct Gateway {
     /// Which of them holds what the gateway says; the last, if there is one.
     pub system: Option<usize>,
     pub events: Events,
+    pub rates: Rates,
+    /// How much of messages, and of what the gateway says, is kept.
+    pub kept: OnceLock<(Retention, Retention)>,
     pub tails: Vec<UnboundedSender<tail::Command>>,
     pub retained: Vec<Arc<RwLock<Retained>>>,
     pub directory: Directory,
@@ -118,6 +123,8 @@ impl Gateway {
             streams,
             system,
             events: Events::default(),
+            rates: Rates::default(),
+            kept: OnceLock::new(),
             tails: p.tails,
             retained: p.retained,
             directory: Directory::default(),
@@ -156,6 +163,12 @@ impl Gateway {
             Some(system) if is_system(topic) => system,
             system => partition_of(topic, self.partitions.len() - usize::from(system.is_some())),
         }
+    }
+
+    /// How much of this partition is kept; `None`: nobody looks after it yet.
+    pub fn retention(&self, p: PartitionId) -> Option<Retention> {
+        let (messages, system) = self.kept.get()?;
+        Some(if self.is_system(p) { *system } else { *messages })
     }
 
     pub fn is_system(&self, p: PartitionId) -> bool {

@@ -3,7 +3,11 @@
 //! Invariant: what changes or reveals something about the process is on the admin port only.
 //! Must not know: what the page shows.
 
-use crate::{api, gateway::Gateway, websocket};
+use crate::{
+    api::{self, process::Process},
+    gateway::Gateway,
+    websocket,
+};
 use axum::{
     Router,
     extract::{Request, State},
@@ -18,7 +22,7 @@ use weir_log::Watermark;
 
 /// The port for browsers.
 pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>) -> Router {
-    Router::new().route("/mqtt", get(mqtt)).with_state(gateway).merge(web::router(feed))
+    Router::new().route("/mqtt", get(mqtt)).merge(api::reading()).with_state(gateway).merge(web::router(feed))
 }
 
 async fn mqtt(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
@@ -29,13 +33,13 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
 }
 
 /// The port for those who run it.
-pub(crate) fn admin(gateway: Arc<Gateway>) -> Router {
+pub(crate) fn admin(gateway: Arc<Gateway>, process: Process) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .merge(api::routes())
-        .with_state(gateway)
+        .with_state(gateway.clone())
+        .merge(api::running(gateway, process))
 }
 
 /// In the text format of Prometheus.

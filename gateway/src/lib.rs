@@ -26,6 +26,7 @@ mod interests;
 mod metrics;
 mod offline;
 mod peer;
+pub mod rates;
 mod retention;
 mod run;
 #[cfg(test)]

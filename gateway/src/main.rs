@@ -10,7 +10,7 @@ use std::{
 };
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 use weir::{
-    ask,
+    api, ask,
     config::{Config, Flags},
     inspect,
 };
@@ -34,8 +34,14 @@ enum Command {
     CheckConfig(Flags),
     /// Who is connected, from where, since when, and how far behind.
     Clients(ask::Clients),
+    /// All sessions, connected or not; or who gets the messages of a topic.
+    Sessions(ask::Sessions),
+    /// The newest message of each topic, now or at a moment in the past.
+    Topics(ask::Topics),
     /// What the log holds.
     Streams(ask::Streams),
+    /// Rates, and who is furthest behind, every two seconds.
+    Top(ask::Top),
     /// Where the messages of one client are: what its session reads, how far it has come, and what it waits for. Connected or not.
     Explain(ask::Explain),
     /// Verify or print a log that no gateway runs on.
@@ -86,6 +92,18 @@ fn reload(flags: &Flags, running: &Config, level: &Level) {
     }
 }
 
+/// The same for the admin API.
+fn by_api(level: &Level) -> api::process::Level {
+    let (read, write) = (level.clone(), level.clone());
+    api::process::Level {
+        get: Box::new(move || read.with_current(ToString::to_string).unwrap_or_default()),
+        set: Box::new(move |text| {
+            let filter = EnvFilter::try_new(text).map_err(|e| format!("{text}: {e}; as in info, or info,weir_log=debug"))?;
+            write.reload(filter).map_err(|e| e.to_string())
+        }),
+    }
+}
+
 fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -93,6 +111,14 @@ fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
             eprintln!("weir: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints what was answered.
+fn said(result: Result<String, impl std::fmt::Display>) -> ExitCode {
+    match result {
+        Ok(text) => ended(print(text.as_bytes())),
+        Err(e) => ended(Err(e)),
     }
 }
 
@@ -108,13 +134,12 @@ fn told(result: Result<(), weir::client::Failure>) -> ExitCode {
 
 /// Exit code 1: it is not to be started again as it is.
 fn run(flags: &Flags, ready: impl FnOnce(&weir::Options)) -> ExitCode {
-    let config = match flags.read() {
-        Ok(config) => config,
+    let (config, options) = match flags.options() {
+        Ok(both) => both,
         Err(e) => return ended(Err(e)),
     };
     let level = log_to_stderr(&config);
-    let options = weir::Options::from(config.clone());
-    let hooks = weir::Hooks { ready: || ready(&options), reload: || reload(flags, &config, &level) };
+    let hooks = weir::Hooks { ready: || ready(&options), reload: || reload(flags, &config, &level), level: by_api(&level) };
     ended(weir::run(&options, hooks))
 }
 
@@ -146,10 +171,13 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(flags) => run(&flags, |_| {}),
         Command::Demo(flags) => demo(flags),
-        Command::CheckConfig(flags) => ended(flags.explain().map(|text| print!("{text}"))),
-        Command::Clients(c) => ended(c.ask().map(|text| print!("{text}"))),
-        Command::Streams(s) => ended(s.ask().map(|text| print!("{text}"))),
-        Command::Explain(e) => ended(e.ask().map(|text| print!("{text}"))),
+        Command::CheckConfig(flags) => said(flags.explain()),
+        Command::Clients(c) => said(c.ask()),
+        Command::Streams(s) => said(s.ask()),
+        Command::Sessions(s) => said(s.ask()),
+        Command::Topics(t) => said(t.ask()),
+        Command::Top(t) => ended(t.run()),
+        Command::Explain(e) => said(e.ask()),
         Command::Log(log) => ended(log.run()),
         Command::Pub(p) => told(weir::client::publish(&p)),
         Command::Sub(s) => told(weir::client::subscribe(&s)),

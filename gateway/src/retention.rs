@@ -27,6 +27,18 @@ impl Retention {
         Self { age: None, ..self }
     }
 
+    /// When the file that holds `next` goes, ms since 1970, if the log grows on as it did in its last files. `None`: not foreseen.
+    pub fn loss_at(&self, segments: &[SegmentInfo], next: weir_log::Offset, now_ms: u64) -> Option<u64> {
+        let at = segments.partition_point(|s| s.base <= next).checked_sub(1)?;
+        let by_age = self.age.zip(segments.get(at)?.sealed_ms).map(|(age, sealed_ms)| sealed_ms + age.as_millis() as u64);
+        let by_bytes = self.bytes.and_then(|max| {
+            let behind: u64 = segments[at..].iter().map(|s| s.bytes).sum();
+            let left = max.saturating_sub(behind);
+            Some(now_ms + (left as f64 / growth(segments)?) as u64)
+        });
+        by_age.into_iter().chain(by_bytes).min().map(|at| at.max(now_ms))
+    }
+
     /// Everything before this may go.
     pub fn below(&self, segments: &[SegmentInfo], now_ms: u64) -> Offset {
         let mut total: u64 = segments.iter().map(|s| s.bytes).sum();
@@ -43,6 +55,18 @@ impl Retention {
         }
         below
     }
+}
+
+/// Files that say how fast a log grows.
+const GROWTH_FILES: usize = 8;
+
+/// Bytes per millisecond in the last sealed files.
+fn growth(segments: &[SegmentInfo]) -> Option<f64> {
+    let sealed: Vec<_> = segments.iter().filter_map(|s| Some((s.sealed_ms?, s.bytes))).collect();
+    let last = &sealed[sealed.len().saturating_sub(GROWTH_FILES)..];
+    let ((first_ms, _), (last_ms, _)) = (last.first()?, last.last()?);
+    let (bytes, ms) = (last[1..].iter().map(|(_, bytes)| bytes).sum::<u64>(), last_ms.saturating_sub(*first_ms));
+    (bytes > 0 && ms > 0).then(|| bytes as f64 / ms as f64)
 }
 
 /// Steps of the wall clock. Retention by age pauses after one: a wrong date would take everything.
@@ -90,6 +114,35 @@ mod tests {
         assert_eq!([400, 399, 200, 0].map(|bytes| below(Some(bytes), None)), [0, 10, 20, 30]);
         assert_eq!([20, 8, 4, 1, 0].map(|s| below(None, Some(Duration::from_secs(s)))), [0, 10, 20, 20, 30]);
         assert_eq!(below(Some(300), Some(Duration::from_secs(4))), 20);
+    }
+
+    #[test]
+    fn a_loss_is_foreseen_by_age_and_by_growth() {
+        let segment = |n: u64, sealed: Option<u64>| SegmentInfo {
+            base: weir_log::Offset(n * 10),
+            end: sealed.map(|_| weir_log::Offset(n * 10 + 10)),
+            bytes: 100,
+            sealed_ms: sealed,
+        };
+        // 100 bytes in 1,000 ms.
+        let segments = [segment(0, Some(1_000)), segment(1, Some(2_000)), segment(2, Some(3_000)), segment(3, None)];
+        let loss = |bytes, age: Option<u64>, next| {
+            Retention { bytes, age: age.map(Duration::from_secs) }.loss_at(&segments, weir_log::Offset(next), 3_500)
+        };
+        assert_eq!(loss(None, None, 0), None);
+        assert_eq!(
+            [0, 9, 10, 29, 30].map(|next| loss(None, Some(10), next)),
+            [Some(11_000), Some(11_000), Some(12_000), Some(13_000), None]
+        );
+        // 400 bytes behind its beginning, 600 more until it goes.
+        assert_eq!([0, 10, 35].map(|next| loss(Some(1_000), None, next)), [Some(9_500), Some(10_500), Some(12_500)]);
+        assert_eq!(loss(Some(300), None, 0), Some(3_500), "at once");
+        assert_eq!(loss(Some(1_000), Some(2), 0), Some(3_500));
+        assert_eq!(
+            Retention { bytes: Some(10), age: None }.loss_at(&segments[3..], weir_log::Offset(30), 0),
+            None,
+            "one file says no speed"
+        );
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! Must not know: what a connection does.
 
 use crate::{
+    api::process::{Level, Process, SettingInfo},
     broker,
     checkpoint::Keeper,
     events,
     gateway::wall_ms,
     http,
     metrics::Metrics,
+    rates,
     retention::Retention,
     start::{Found, assemble},
     tcp, vital,
@@ -43,6 +45,8 @@ pub struct Options {
     pub sys_interval: Option<Duration>,
     /// How often a member of a group may leave a message unacknowledged before it goes to `$dead/GROUP/TOPIC`; 0: for ever.
     pub max_deliveries: u32,
+    /// All of it as it was said, and where.
+    pub settings: Vec<SettingInfo>,
     /// Listen on public addresses without knowing who comes.
     pub allow_anonymous: bool,
 }
@@ -90,6 +94,8 @@ pub(crate) fn raise_descriptors() {
 
 /// What somebody else does on the way.
 pub struct Hooks<R, H> {
+    /// Of the lines on standard error.
+    pub level: Level,
     /// Called on the runtime once connections are taken.
     pub ready: R,
     /// SIGHUP: what can be changed while it runs.
@@ -127,7 +133,8 @@ async fn main<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Re
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
     vital::spawn("the HTTP listener", async move { axum::serve(http, public).await });
-    let admin_routes = http::admin(gateway.clone());
+    let process = Process { settings: options.settings.clone(), level: hooks.level };
+    let admin_routes = http::admin(gateway.clone(), process);
     vital::spawn("the admin listener", async move { axum::serve(admin, admin_routes).await });
     vital::spawn("the keeper of the metrics", async move {
         loop {
@@ -135,6 +142,7 @@ async fn main<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Re
             metrics.upkeep();
         }
     });
+    vital::spawn("the counter of rates", rates::run(gateway.clone()));
     vital::spawn("the writer of events", events::run(gateway.clone()));
     if let Some(every) = options.sys_interval {
         vital::spawn("the writer of $SYS/broker", broker::run(gateway.clone(), every));

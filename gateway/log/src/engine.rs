@@ -8,6 +8,7 @@ use crate::{
     Span, Wake, Watermark,
     appender::{Appender, Opening},
     index::{self, Cache, Indexed},
+    newest::{self, Newest, Page},
     partition::{self, Beginning},
     reader::{self, Source},
     seek,
@@ -44,6 +45,7 @@ pub type Named<'a> = dyn FnMut(&[u8], u32, &[u8]) -> Vec<(PartitionId, Offset)> 
 
 pub type FetchDone = Box<dyn FnOnce(Result<Fetched, ReadError>) + Send>;
 pub type SeekDone = Box<dyn FnOnce(Result<Offset, ReadError>) + Send>;
+pub type NewestDone = Box<dyn FnOnce(Result<Page, ReadError>) + Send>;
 pub type RetireDone = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Completion-based and neutral to any runtime. A partition id that is not of `partitions` is the caller's bug and panics.
@@ -63,6 +65,8 @@ pub trait Engine: Send + Sync + 'static {
     fn fetch(&self, fetch: Fetch, done: FetchDone);
     /// Finds an offset, as `fetch` reads.
     fn seek(&self, p: PartitionId, seek: seek::Seek, done: SeekDone);
+    /// Reads the newest record of each key, as `fetch` reads.
+    fn newest(&self, p: PartitionId, newest: Newest, done: NewestDone);
     fn state(&self) -> &dyn State;
     /// The files of a partition, oldest first; the last is being written.
     fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>>;
@@ -326,6 +330,16 @@ impl<S: Storage> LogEngine<S> {
         &self.data[self.place(p)]
     }
 
+    /// Reads from a partition on a thread of the log's own.
+    fn read(&self, p: PartitionId, job: impl FnOnce(&Source<'_, S>) + Send + 'static) {
+        let partition = self.partition(p);
+        let (segments, shared) = (partition.segments.clone(), partition.shared.clone());
+        let (storage, indexes) = (self.storages[self.place(p)].clone(), self.indexes.clone());
+        self.readers.submit(Box::new(move || {
+            job(&Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() });
+        }));
+    }
+
     fn put_clean(&self) {
         let mut value = vec![1];
         for (p, d) in self.partitions.iter().zip(&self.data) {
@@ -370,13 +384,9 @@ impl<S: Storage> Engine for LogEngine<S> {
     }
 
     fn fetch(&self, fetch: Fetch, done: FetchDone) {
-        let partition = self.partition(fetch.partition);
-        let (segments, shared) = (partition.segments.clone(), partition.shared.clone());
-        let (storage, indexes) = (self.storages[self.place(fetch.partition)].clone(), self.indexes.clone());
         let (quarantined, state) = (self.quarantined.clone(), self.state.clone());
-        self.readers.submit(Box::new(move || {
-            let source = Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() };
-            let fetched = reader::fetch(&source, &fetch);
+        self.read(fetch.partition, move |source| {
+            let fetched = reader::fetch(source, &fetch);
             if let Ok(Fetched { damage: Some(damage), .. }) = &fetched
                 && quarantined.lock().insert((fetch.partition, damage.range.start))
             {
@@ -386,16 +396,15 @@ impl<S: Storage> Engine for LogEngine<S> {
                 let _ = state.put_patiently(&[Put { key: &key, tag: 0, value: Some(&damage_value(damage)) }]);
             }
             done(fetched);
-        }));
+        });
     }
 
     fn seek(&self, p: PartitionId, seek: seek::Seek, done: SeekDone) {
-        let partition = self.partition(p);
-        let (segments, shared) = (partition.segments.clone(), partition.shared.clone());
-        let (storage, indexes) = (self.storages[self.place(p)].clone(), self.indexes.clone());
-        self.readers.submit(Box::new(move || {
-            done(seek::seek(&Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() }, p, &seek));
-        }));
+        self.read(p, move |source| done(seek::seek(source, p, &seek)));
+    }
+
+    fn newest(&self, p: PartitionId, newest: Newest, done: NewestDone) {
+        self.read(p, move |source| done(newest::newest(source, &newest)));
     }
 
     fn state(&self) -> &dyn State {

@@ -342,6 +342,30 @@ fn choose(keys: &impl Keys, select: &dyn Select, from: u32) -> Option<Vec<u32>> 
     (!too_many).then_some(found)
 }
 
+/// The last position before `before` of each key behind `after` that `select` chooses, in the order of keys, while `each` wants more.
+fn last_of(keys: &impl Keys, select: &dyn Select, after: &[u8], before: u32, each: &mut dyn FnMut(&[u8], u32) -> bool) {
+    let (mut positions, mut to) = (Vec::new(), Vec::new());
+    let mut at = Some(after.to_vec());
+    while let Some(start) = at {
+        at = keys.walk(&start, &mut |key, give| {
+            if key <= after {
+                return Walk::Next;
+            }
+            if select.matches(key) {
+                positions.clear();
+                give(0, &mut positions);
+                let last = positions.partition_point(|p| *p < before).checked_sub(1).and_then(|i| positions.get(i));
+                return if last.is_none_or(|p| each(key, *p)) { Walk::Next } else { Walk::End };
+            }
+            match select.skip(key, &mut to) {
+                Skip::Next => Walk::Next,
+                Skip::To => Walk::Seek(to.clone()),
+                Skip::End => Walk::End,
+            }
+        });
+    }
+}
+
 /// Where the index of a segment is.
 pub(crate) enum Indexed {
     Building(RwLock<Building>),
@@ -394,6 +418,35 @@ impl Cache {
 pub(crate) struct Chosen {
     pub positions: Vec<u32>,
     pub end: Offset,
+}
+
+/// The same of a segment. Gives the end of what it covers; `None`: scan it.
+pub(crate) fn newest<S: Storage>(
+    storage: &S,
+    cache: &Cache,
+    segment: &Segment<S::File>,
+    select: &dyn Select,
+    after: &[u8],
+    before: u32,
+    each: &mut dyn FnMut(&[u8], u32) -> bool,
+) -> Option<Offset> {
+    let indexed = segment.indexed.read();
+    match &*indexed {
+        Indexed::Building(building) => {
+            let building = building.read();
+            if building.abandoned {
+                return None;
+            }
+            last_of(&*building, select, after, before, each);
+            Some(building.end)
+        }
+        Indexed::Sealed => {
+            let sidecar = cache.get(storage, segment)?;
+            last_of(&*sidecar, select, after, before, each);
+            Some(sidecar.end)
+        }
+        Indexed::Missing | Indexed::Never => None,
+    }
 }
 
 /// Asks the index of a segment; `None`: scan it.

@@ -10,6 +10,7 @@ mod publish;
 mod subscribe;
 
 pub use publish::{Publish, publish};
+pub(crate) use subscribe::parse_from;
 pub use subscribe::{Subscribe, subscribe};
 
 use clap::{Args, ValueEnum};

@@ -67,7 +67,7 @@ pub struct Subscribe {
 }
 
 /// As the gateway has it: an offset and a time are also known without their names.
-fn parse_from(text: &str) -> Result<String, String> {
+pub(crate) fn parse_from(text: &str) -> Result<String, String> {
     let bare = text.starts_with(|c: char| c.is_ascii_digit());
     let from = match text.contains([':', '-']) {
         true if bare => format!("time:{text}"),

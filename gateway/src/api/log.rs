@@ -1,0 +1,217 @@
+//! What the log holds: streams, their files, and the newest message of each topic, now or at any moment that is still kept.
+//!
+//! Invariant: topics come in their order, each once, with the record that was its newest then.
+//! Must not know: how any of it is found.
+
+use super::{Part, unavailable};
+use crate::{
+    filters::Filters,
+    gateway::{Gateway, stored},
+};
+use axum::{
+    Json,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use utoipa::{IntoParams, ToSchema};
+use weir_core::{message::Stored, session::begin::Begin, topic::filter_is_valid};
+use weir_log::{Newest, Offset, Page, PartitionId, ReadError, Seek, Watermark};
+
+/// Of a payload; the rest is in the log.
+const PAYLOAD_SHOWN: usize = 4_096;
+/// Records read for one part.
+const BYTES_MAX: usize = 1 << 20;
+
+/// One partition of the log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PartitionInfo {
+    pub stream: String,
+    pub partition: u32,
+    /// The oldest record that is kept.
+    pub start: u64,
+    /// One past the newest durable record.
+    pub end: u64,
+    pub segments: usize,
+    pub bytes: u64,
+    /// Why nothing more is taken; missing: all is well.
+    pub failed: Option<String>,
+}
+
+/// What the log holds.
+#[utoipa::path(get, path = "/api/v1/streams", responses((status = 200, body = Vec<PartitionInfo>),
+    (status = 503, description = "A directory of the log cannot be listed.")))]
+pub(crate) async fn streams(State(gateway): State<Arc<Gateway>>) -> Response {
+    let mut all = Vec::new();
+    for p in gateway.engine.partitions() {
+        let span = gateway.engine.span(p.id);
+        let segments = match gateway.engine.segments(p.id) {
+            Ok(segments) => segments,
+            Err(e) => return unavailable(format!("{}/{}: {e}", p.stream, p.number)),
+        };
+        let failed = if let Watermark::Failed(f) = gateway.engine.appended(p.id) { Some(f.to_string()) } else { None };
+        all.push(PartitionInfo {
+            stream: p.stream.clone(),
+            partition: p.number,
+            start: span.start.0,
+            end: span.durable.0,
+            segments: segments.len(),
+            bytes: segments.iter().map(|s| s.bytes).sum(),
+            failed,
+        });
+    }
+    Json(all).into_response()
+}
+
+/// One file of the log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SegmentInfo {
+    pub stream: String,
+    pub partition: u32,
+    /// Its first record.
+    pub base: u64,
+    /// One past its last; missing: it is being written.
+    pub end: Option<u64>,
+    pub bytes: u64,
+    /// When the next one began, ms since 1970: nothing in it is younger.
+    pub sealed_ms: Option<u64>,
+}
+
+/// The files of the log, oldest first in each partition.
+#[utoipa::path(get, path = "/api/v1/segments", responses((status = 200, body = Vec<SegmentInfo>),
+    (status = 503, description = "A directory of the log cannot be listed.")))]
+pub(crate) async fn segments(State(gateway): State<Arc<Gateway>>) -> Response {
+    let mut all = Vec::new();
+    for p in gateway.engine.partitions() {
+        let segments = match gateway.engine.segments(p.id) {
+            Ok(segments) => segments,
+            Err(e) => return unavailable(format!("{}/{}: {e}", p.stream, p.number)),
+        };
+        all.extend(segments.into_iter().map(|s| SegmentInfo {
+            stream: p.stream.clone(),
+            partition: p.number,
+            base: s.base.0,
+            end: s.end.map(|end| end.0),
+            bytes: s.bytes,
+            sealed_ms: s.sealed_ms,
+        }));
+    }
+    Json(all).into_response()
+}
+
+/// The newest message of a topic.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TopicInfo {
+    pub topic: String,
+    pub stream: String,
+    pub partition: u32,
+    pub offset: u64,
+    /// When it was written, ms since 1970; up to 64 KiB of log early.
+    pub time_ms: u64,
+    pub qos: u8,
+    pub retain: bool,
+    /// Of the payload.
+    pub bytes: usize,
+    /// The payload, up to 4 KiB of it, if it is text.
+    pub text: Option<String>,
+    /// The same if it is not.
+    pub base64: Option<String>,
+}
+
+/// A part of all topics, in their order.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TopicsInfo {
+    pub topics: Vec<TopicInfo>,
+    /// There may be more behind this one; missing: these were the last.
+    pub after: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Moment {
+    /// Only topics that match; without it all but those of `$`.
+    filter: Option<String>,
+    /// As it was then: `-15m`, `time:2026-01-31T08:00:00Z`, `offset:N` (before that record of each partition); without it now.
+    at: Option<String>,
+}
+
+impl TopicInfo {
+    fn of(m: &Stored<'_>, stream: &str, partition: u32) -> Self {
+        let shown = m.payload.get(..PAYLOAD_SHOWN).unwrap_or(m.payload);
+        let text = std::str::from_utf8(shown).ok().map(Into::into);
+        Self {
+            topic: String::from_utf8_lossy(m.topic).into_owned(),
+            stream: stream.into(),
+            partition,
+            offset: m.offset.0,
+            time_ms: m.time_ms,
+            qos: m.qos as u8,
+            retain: m.retain,
+            bytes: m.payload.len(),
+            base64: text.is_none().then(|| STANDARD.encode(shown)),
+            text,
+        }
+    }
+}
+
+/// The newest message of each topic, retained or not.
+#[utoipa::path(get, path = "/api/v1/topics", params(Moment, Part),
+    responses((status = 200, body = TopicsInfo), (status = 400, description = "A filter or a moment that is none."),
+        (status = 503, description = "The log cannot be read.")))]
+pub(crate) async fn topics(State(gateway): State<Arc<Gateway>>, Query(moment): Query<Moment>, Query(part): Query<Part>) -> Response {
+    let filter = moment.filter.as_deref().unwrap_or("#");
+    if !filter_is_valid(filter) {
+        return (StatusCode::BAD_REQUEST, format!("{filter}: not a topic filter\n")).into_response();
+    }
+    let at = match Begin::parse(moment.at.as_deref().unwrap_or("latest"), gateway.now().wall_ms) {
+        Ok(Some(Begin::Last(_) | Begin::Earliest)) => Err("at: a time or an offset".into()),
+        Ok(at) => Ok(at),
+        Err(e) => Err(e.to_string()),
+    };
+    match at {
+        Ok(at) => match find(&gateway, filter, at, &part).await {
+            Ok(found) => Json(found).into_response(),
+            Err(e) => unavailable(e),
+        },
+        Err(words) => (StatusCode::BAD_REQUEST, format!("{words}\n")).into_response(),
+    }
+}
+
+async fn find(gateway: &Gateway, filter: &str, at: Option<Begin>, part: &Part) -> Result<TopicsInfo, ReadError> {
+    let select = Arc::new(Filters::new([filter.into()]));
+    let (mut topics, mut upto) = (Vec::new(), None::<String>);
+    for nth in gateway.read_by(filter) {
+        let p = PartitionId(gateway.partitions[nth].0);
+        let below = match at {
+            None => Offset(u64::MAX),
+            Some(Begin::Offset(at)) => Offset(at.0),
+            Some(Begin::Time(ms)) => ask(|tx| gateway.engine.seek(p, Seek::Time(ms), Box::new(|found| drop(tx.send(found))))).await?,
+            Some(Begin::Earliest | Begin::Last(_)) => Offset(0),
+        };
+        let after = part.after.clone().into_bytes();
+        let newest = Newest { below, select: select.clone(), after, keys_max: part.limit(), bytes_max: BYTES_MAX };
+        let page: Page = ask(|tx| gateway.engine.newest(p, newest, Box::new(|page| drop(tx.send(page))))).await?;
+        let (stream, number) = &gateway.streams[nth];
+        topics.extend(page.batch.iter().filter_map(|r| stored(&r)).map(|m| TopicInfo::of(&m, stream, *number)));
+        // Behind this one other partitions are ahead.
+        let last = page.after.map(|key| String::from_utf8_lossy(&key).into_owned());
+        upto = upto.into_iter().chain(last).min();
+    }
+    topics.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
+    topics.retain(|t| upto.as_ref().is_none_or(|upto| t.topic <= *upto));
+    let more = topics.len() > part.limit();
+    topics.truncate(part.limit());
+    let after = topics.last().map(|t| t.topic.clone()).filter(|_| more).or(upto);
+    Ok(TopicsInfo { topics, after })
+}
+
+/// Waits for a thread of the log.
+async fn ask<T>(ask: impl FnOnce(oneshot::Sender<Result<T, ReadError>>)) -> Result<T, ReadError> {
+    let (tx, rx) = oneshot::channel();
+    ask(tx);
+    rx.await.unwrap_or(Err(ReadError::Stopping))
+}

@@ -1,0 +1,98 @@
+//! The admin API: what is connected, what sessions wait for, what the log holds, how the process runs; and two things that change something: the end of a
+//! connection and the log level.
+//!
+//! Invariant: what reads is on the page's origin too, what changes or reveals the configuration on the admin port only, and what changes is refused from a page.
+//! Must not know: sockets, the command line.
+
+pub mod clients;
+pub mod log;
+pub mod process;
+pub mod sessions;
+
+use crate::gateway::Gateway;
+use axum::{
+    Json, Router,
+    http::{HeaderMap, StatusCode, header::ORIGIN},
+    response::{IntoResponse, Response},
+    routing::{delete, get},
+};
+use process::Process;
+use serde::Deserialize;
+use std::sync::Arc;
+use utoipa::{IntoParams, OpenApi};
+use weir_core::packet::Version;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Weir, admin API",
+        description = "Everything on the admin port; what only reads, but for the configuration, on the page's port too."
+    ),
+    paths(
+        clients::clients,
+        clients::disconnect,
+        sessions::session,
+        sessions::sessions,
+        log::streams,
+        log::segments,
+        log::topics,
+        process::rates,
+        process::config,
+        process::log_level,
+        process::set_log_level
+    )
+)]
+struct Api;
+
+/// What only reads.
+pub(crate) fn reading() -> Router<Arc<Gateway>> {
+    Router::new()
+        .route("/api/v1/clients", get(clients::clients))
+        .route("/api/v1/sessions", get(sessions::sessions))
+        .route("/api/v1/sessions/{client_id}", get(sessions::session))
+        .route("/api/v1/streams", get(log::streams))
+        .route("/api/v1/segments", get(log::segments))
+        .route("/api/v1/topics", get(log::topics))
+        .route("/api/v1/rates", get(process::rates))
+        .route("/api/v1/openapi.json", get(|| async { Json(Api::openapi()) }))
+}
+
+/// What is for those who run it, beside that.
+pub(crate) fn running(gateway: Arc<Gateway>, process: Process) -> Router {
+    let process = Router::new()
+        .route("/api/v1/config", get(process::config))
+        .route("/api/v1/log-level", get(process::log_level).put(process::set_log_level))
+        .with_state(Arc::new(process));
+    let disconnect = Router::new().route("/api/v1/clients/{client_id}", delete(clients::disconnect));
+    reading().merge(disconnect).with_state(gateway).merge(process)
+}
+
+/// A part of a long list.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Part {
+    /// Go on behind this one.
+    #[serde(default)]
+    after: String,
+    /// So many at most: 100, or up to 1,000.
+    limit: Option<usize>,
+}
+
+impl Part {
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(100).clamp(1, 1_000)
+    }
+}
+
+fn version(v: Version) -> String {
+    if v == Version::V5 { "5" } else { "3.1.1" }.into()
+}
+
+/// Somebody else's page in the browser of whoever may reach this port.
+fn from_a_page(headers: &HeaderMap) -> Option<Response> {
+    headers.contains_key(ORIGIN).then(|| (StatusCode::FORBIDDEN, "not from a browser\n").into_response())
+}
+
+fn unavailable(words: impl std::fmt::Display) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{words}\n")).into_response()
+}

@@ -1,0 +1,207 @@
+//! Sessions: what each reads, how far it has come, what it waits for; and who gets a topic.
+//!
+//! Invariant: a connected session is described by its own connection, any other by what the store has; nothing here waits for a slow one for ever.
+//! Must not know: how a session works.
+
+use super::{Part, clients::find, unavailable, version};
+use crate::gateway::{Gateway, session_key};
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::oneshot;
+use utoipa::{IntoParams, ToSchema};
+use weir_core::{
+    ids::PartitionId,
+    session::{
+        Session,
+        describe::{Description, Place},
+    },
+    topic::{filter_matches, is_system, shared},
+};
+
+/// A connection describes its session when it has its turn.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SubscriptionInfo {
+    pub filter: String,
+    pub qos: u8,
+}
+
+/// How far a session has come in one partition.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PlaceInfo {
+    pub stream: String,
+    pub partition: u32,
+    /// The record that it reads next.
+    pub next: u64,
+    /// The end of the log.
+    pub end: u64,
+    /// It is given what comes as it comes.
+    pub live: bool,
+    /// Records below this are gone; a session whose next is below it loses some.
+    pub start: u64,
+    /// When retention takes the record that it reads next, ms since 1970, if it reads no further and the log grows as in its last files; missing: not foreseen.
+    pub loss_at_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SessionInfo {
+    pub client_id: String,
+    pub connected: bool,
+    pub version: String,
+    /// Seconds that it outlives its connection; missing: for ever.
+    pub expiry_s: Option<u32>,
+    pub has_will: bool,
+    pub subscriptions: Vec<SubscriptionInfo>,
+    pub places: Vec<PlaceInfo>,
+    /// Messages with QoS 1 and 2 that were sent and not acknowledged by the client.
+    pub in_flight: usize,
+    pub in_flight_max: usize,
+    /// Offset of the oldest of them.
+    pub oldest_in_flight: Option<u64>,
+    /// What it published and is not acknowledged yet, for the disk has not answered.
+    pub unacknowledged: usize,
+    /// Messages with QoS 2 that it published and has not released.
+    pub unreleased: usize,
+}
+
+/// What a session reads, how far it has come, and what it waits for; connected or not.
+#[utoipa::path(get, path = "/api/v1/sessions/{client_id}", params(("client_id" = String, Path)),
+    responses((status = 200, body = SessionInfo), (status = 404, description = "There is no such session."),
+        (status = 503, description = "Its connection did not answer, or the store cannot be read.")))]
+pub(crate) async fn session(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<String>) -> Response {
+    match look(&gateway, &client_id).await {
+        Ok(Some(session)) => Json(session).into_response(),
+        Ok(None) => (StatusCode::NOT_FOUND, format!("there is no session of {client_id}\n")).into_response(),
+        Err(words) => unavailable(words),
+    }
+}
+
+/// Asks its connection, or the store. `None`: there is no such session.
+async fn look(gateway: &Gateway, client_id: &str) -> Result<Option<SessionInfo>, String> {
+    let of = |connected, description| Ok(Some(info(gateway, client_id.to_owned(), connected, description)));
+    if let Some(peer) = find(gateway, client_id) {
+        let (tx, rx) = oneshot::channel();
+        peer.tell(|m| m.describe.push(tx));
+        // One that ends meanwhile does not answer: the store knows it then. Its end takes the question away, unless it came too late for that.
+        if peer.is_connected() {
+            match tokio::time::timeout(PATIENCE, rx).await {
+                Ok(Ok(description)) => return of(true, description),
+                Ok(Err(_)) => {}
+                Err(_) => return Err("its connection does not answer".into()),
+            }
+        }
+    }
+    let (tx, rx) = oneshot::channel();
+    gateway.engine.state().get(&session_key(client_id), Box::new(move |entry| drop(tx.send(entry))));
+    match rx.await {
+        Ok(Ok(Some(entry))) => match Session::decode(client_id, &entry.value) {
+            Ok(s) => of(false, s.describe()),
+            Err(e) => Err(format!("key c/{client_id}: {e}")),
+        },
+        Ok(Ok(None)) => Ok(None),
+        Ok(Err(e)) => Err(format!("the state store: {e}")),
+        Err(_) => Err("the log stops".into()),
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Only sessions that get messages of this topic.
+    topic: Option<String>,
+}
+
+/// A part of all sessions, by client id: connected ones, and those that the store keeps.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SessionsInfo {
+    pub sessions: Vec<SessionInfo>,
+    /// There may be more behind this one; missing: these were the last.
+    pub after: Option<String>,
+}
+
+/// All sessions, or who gets the messages of a topic. With a topic a part may be empty and still not the last.
+#[utoipa::path(get, path = "/api/v1/sessions", params(Which, Part),
+    responses((status = 200, body = SessionsInfo), (status = 503, description = "A connection did not answer, or the store cannot be read.")))]
+pub(crate) async fn sessions(State(gateway): State<Arc<Gateway>>, Query(which): Query<Which>, Query(part): Query<Part>) -> Response {
+    let limit = part.limit();
+    let (asking, behind) = (gateway.clone(), session_key(&part.after));
+    let stored = tokio::task::spawn_blocking(move || asking.engine.state().keys(b"c/", &behind, limit + 1)).await;
+    let stored = match stored {
+        Ok(keys) => keys,
+        Err(e) => return unavailable(e),
+    };
+    let stored = stored.iter().filter_map(|key| std::str::from_utf8(key.strip_prefix(b"c/")?).ok()).map(Into::into);
+    let peers: Vec<_> = gateway.peers.iter().map(|p| p.value().clone()).collect();
+    let here = peers.iter().filter(|p| p.is_connected()).filter_map(|p| p.identity());
+    let here = here.map(|i| i.client_id.to_string()).filter(|id| *id > part.after);
+    let mut names: Vec<String> = stored.chain(here).collect();
+    names.sort_unstable();
+    names.dedup();
+    let more = names.len() > limit;
+    names.truncate(limit);
+    let mut sessions = Vec::new();
+    for name in &names {
+        match look(&gateway, name).await {
+            Ok(Some(session)) if which.topic.as_ref().is_none_or(|topic| gets(&session, topic)) => sessions.push(session),
+            // Gone meanwhile.
+            Ok(_) => {}
+            Err(words) => return unavailable(format!("{name}: {words}")),
+        }
+    }
+    let after = names.pop().filter(|_| more);
+    Json(SessionsInfo { sessions, after }).into_response()
+}
+
+fn gets(s: &SessionInfo, topic: &str) -> bool {
+    s.subscriptions.iter().any(|s| filter_matches(shared(&s.filter).map_or(&*s.filter, |(_, filter)| filter), topic))
+}
+
+fn loss_at(gateway: &Gateway, p: weir_log::PartitionId, place: &Place, connected: bool, end: u64) -> Option<u64> {
+    if connected && place.live || place.next.0 >= end {
+        return None;
+    }
+    let retention = gateway.retention(PartitionId(p.0))?;
+    let segments = gateway.engine.segments(p).ok()?;
+    retention.loss_at(&segments, weir_log::Offset(place.next.0), gateway.now().wall_ms)
+}
+
+fn info(gateway: &Gateway, client_id: String, connected: bool, d: Description) -> SessionInfo {
+    let system = d.subscriptions.iter().any(|s| is_system(&s.filter));
+    let place = |p: &Place| {
+        if gateway.is_system(p.partition) && !system {
+            return None;
+        }
+        let known = gateway.engine.partitions().iter().find(|known| known.id.0 == p.partition.0)?;
+        let span = gateway.engine.span(known.id);
+        Some(PlaceInfo {
+            stream: known.stream.clone(),
+            partition: known.number,
+            next: p.next.0,
+            end: span.durable.0,
+            live: connected && p.live,
+            start: span.start.0,
+            loss_at_ms: loss_at(gateway, known.id, p, connected, span.durable.0),
+        })
+    };
+    SessionInfo {
+        client_id,
+        connected,
+        version: version(d.version),
+        expiry_s: (d.expiry_s != u32::MAX).then_some(d.expiry_s),
+        has_will: d.has_will,
+        places: d.places.iter().filter_map(place).collect(),
+        subscriptions: d.subscriptions.into_iter().map(|s| SubscriptionInfo { filter: s.filter.into(), qos: s.qos }).collect(),
+        in_flight: d.in_flight,
+        in_flight_max: d.in_flight_max,
+        oldest_in_flight: d.oldest_in_flight.map(|(_, at)| at.0),
+        unacknowledged: d.unacknowledged,
+        unreleased: d.unreleased,
+    }
+}

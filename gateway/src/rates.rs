@@ -1,0 +1,80 @@
+//! How much came and went, step by step, for the last hour: for whoever looks now and wants to know what was a moment ago. Prometheus has the rest.
+//!
+//! Invariant: at most an hour of steps; a step says per second what was counted in it.
+//! Must not know: who asks.
+
+use crate::{gateway::Gateway, metrics::Total};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use utoipa::ToSchema;
+
+/// One step.
+pub const STEP: Duration = Duration::from_secs(5);
+/// An hour.
+const STEPS_MAX: usize = 720;
+
+/// What was counted in one step of five seconds, per second.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RateInfo {
+    /// The end of the step, ms since 1970.
+    pub at_ms: u64,
+    /// Messages from clients.
+    pub messages_in: u64,
+    /// Messages to clients.
+    pub messages_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Messages that were not sent to a subscriber, for whatever reason.
+    pub dropped: u64,
+    /// Connections that were accepted.
+    pub connects: u64,
+    /// Connections at the end of the step.
+    pub connections: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Rates {
+    steps: Mutex<VecDeque<RateInfo>>,
+}
+
+const COUNTED: [&[Total]; 6] = [
+    &[Total::In0, Total::In1, Total::In2],
+    &[Total::Out0, Total::Out1, Total::Out2],
+    &[Total::BytesIn],
+    &[Total::BytesOut],
+    &[Total::Behind, Total::TooLarge, Total::Expired, Total::Lost],
+    &[Total::Connections],
+];
+
+impl Rates {
+    /// Oldest first.
+    pub fn steps(&self) -> Vec<RateInfo> {
+        self.steps.lock().iter().cloned().collect()
+    }
+
+    fn push(&self, step: RateInfo) {
+        let mut steps = self.steps.lock();
+        if steps.len() >= STEPS_MAX {
+            steps.pop_front();
+        }
+        steps.push_back(step);
+    }
+}
+
+/// Until the process ends.
+pub(crate) async fn run(gateway: Arc<Gateway>) {
+    let totals = || COUNTED.map(|all| all.iter().map(|t| gateway.totals.get(*t)).sum::<u64>());
+    let mut before = totals();
+    let mut tick = tokio::time::interval(STEP);
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        let now = totals();
+        let [messages_in, messages_out, bytes_in, bytes_out, dropped, connects] =
+            std::array::from_fn(|i| (now[i] - before[i]) / STEP.as_secs());
+        let (at_ms, (connections, ..)) = (gateway.now().wall_ms, gateway.connected());
+        gateway.rates.push(RateInfo { at_ms, messages_in, messages_out, bytes_in, bytes_out, dropped, connects, connections });
+        before = now;
+    }
+}
