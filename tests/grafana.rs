@@ -75,7 +75,9 @@ fn promtool(args: &[&str], input: &str) {
 fn rules_fire_when_they_should_and_say_what_to_do() {
     let rules = grafana().join("prometheus/rules");
     promtool(&["test", "rules", rules.join("weir_test.yml").to_str().unwrap()], "");
-    promtool(&["check", "config", grafana().join("prometheus/prometheus.yml").to_str().unwrap()], "");
+    for config in ["prometheus.yml", "compose.yml"] {
+        promtool(&["check", "config", grafana().join("prometheus").join(config).to_str().unwrap()], "");
+    }
     let (text, tests) =
         (std::fs::read_to_string(rules.join("weir.yml")).unwrap(), std::fs::read_to_string(rules.join("weir_test.yml")).unwrap());
     for alert in text.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")) {

@@ -72,3 +72,23 @@ fn the_package_installs_runs_and_goes() {
         assert!(!Path::new(gone).exists(), "{gone} has stayed");
     }
 }
+
+/// Nothing is built here; but what the files name is there, and the gateway takes what they ask of it.
+#[test]
+fn the_files_for_containers_name_what_there_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docker = std::fs::read_to_string(root.join("Dockerfile")).unwrap();
+    let command = docker.lines().find_map(|l| l.strip_prefix("CMD ")).unwrap();
+    let args: Vec<String> = serde_json::from_str(command).unwrap();
+    assert_eq!(args[0], "run");
+    let says = run(Command::new(support::binary()).arg("check-config").args(&args[1..]));
+    assert!(says.contains("mqtt = \"0.0.0.0:1883\"") && says.contains("allow_anonymous = true"), "{says}");
+    let compose = std::fs::read_to_string(root.join("compose.yaml")).unwrap();
+    let mounts: Vec<&str> = compose.lines().filter_map(|l| l.trim().strip_prefix("- ./")?.split(':').next()).collect();
+    assert_eq!(mounts, ["grafana/prometheus", "grafana/provisioning", "grafana/dashboards"]);
+    assert!(mounts.iter().all(|path| root.join(path).is_dir()));
+    for (name, file) in [("WEIR_DASHBOARDS", "dashboards"), ("WEIR_PROMETHEUS", "datasources")] {
+        let provisioning = std::fs::read_to_string(root.join(format!("grafana/provisioning/{file}/weir.yml"))).unwrap();
+        assert!(compose.contains(&format!("{name}: ")) && provisioning.contains(&format!("${name}\n")), "{name}");
+    }
+}

@@ -4,7 +4,11 @@
 //! that it gets a new snapshot, never a gap that it is not told of. What waits for it is offsets, never records.
 //! Must not know: HTTP, JSON.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, atomic::AtomicU64},
+};
 use tokio::sync::{
     Notify,
     mpsc::{self, UnboundedReceiver, UnboundedSender, error::TrySendError, unbounded_channel},
@@ -32,9 +36,21 @@ struct Subscribe {
     tell: mpsc::Sender<Told>,
 }
 
+/// What browsers were told.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Now.
+    pub browsers: AtomicU64,
+    pub records: AtomicU64,
+    pub bytes: AtomicU64,
+    /// New snapshots for who was too slow.
+    pub restarts: AtomicU64,
+}
+
 /// All partitions' feeds.
 pub struct Feed {
     pub engine: Arc<dyn Engine>,
+    pub counts: Arc<Counts>,
     partitions: Vec<(Partition, UnboundedSender<Subscribe>)>,
 }
 
@@ -68,7 +84,7 @@ impl Feed {
             });
             (p, tx)
         });
-        Arc::new(Self { partitions: partitions.collect(), engine: engine.clone() })
+        Arc::new(Self { partitions: partitions.collect(), engine: engine.clone(), counts: Arc::default() })
     }
 
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {

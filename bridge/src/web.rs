@@ -9,7 +9,7 @@
 //! position than was reached, the records between were too many for this browser.
 
 use crate::{
-    feed::{Feed, Told, fetch},
+    feed::{Counts, Feed, Told, fetch},
     upgrade::{Socket, upgrade},
 };
 use axum::{
@@ -22,7 +22,10 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use weir_core::topic::{SYSTEM_STREAM, filter_is_valid, is_system, shared};
@@ -119,8 +122,25 @@ async fn ws(State(feed): State<Arc<Feed>>, request: Request) -> Response {
     upgrade(request, None, MESSAGE_BYTES_MAX, |socket| serve(socket, feed))
 }
 
+/// A browser, as long as it is there.
+struct Here<'a>(&'a Counts);
+
+impl<'a> Here<'a> {
+    fn new(counts: &'a Counts) -> Self {
+        counts.browsers.fetch_add(1, Ordering::Relaxed);
+        Self(counts)
+    }
+}
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        self.0.browsers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// One browser. Ends when the socket does.
 async fn serve(mut socket: Socket, feed: Arc<Feed>) {
+    let _here = Here::new(&feed.counts);
     let mut subscription: Option<(String, Queue)> = None;
     // Told since it subscribed: a feed that ends at once has stopped for good.
     let mut told_something = false;
@@ -140,7 +160,7 @@ async fn serve(mut socket: Socket, feed: Arc<Feed>) {
                             told_something = false;
                             Ok(())
                         }
-                        Err(message) => say(&mut socket, &Tell::Error { message }).await,
+                        Err(message) => say(&mut socket, &feed.counts, &Tell::Error { message }).await,
                     }
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
@@ -153,11 +173,12 @@ async fn serve(mut socket: Socket, feed: Arc<Feed>) {
                 }
                 (_, Some(_)) if !told_something => {
                     let message = "the feed has stopped; the gateway's log says why".into();
-                    let _ = say(&mut socket, &Tell::Error { message }).await;
+                    let _ = say(&mut socket, &feed.counts, &Tell::Error { message }).await;
                     Err(())
                 }
                 // Too slow: what it has is too old to go on from.
                 (_, Some((filter, _))) => {
+                    feed.counts.restarts.fetch_add(1, Ordering::Relaxed);
                     subscription = Some((filter.clone(), subscribe(&feed, filter.clone())));
                     told_something = false;
                     Ok(())
@@ -203,8 +224,12 @@ fn subscribe(feed: &Arc<Feed>, filter: String) -> Queue {
     rx
 }
 
-async fn say(socket: &mut Socket, tell: &Tell<'_>) -> Result<(), ()> {
+async fn say(socket: &mut Socket, counts: &Counts, tell: &Tell<'_>) -> Result<(), ()> {
     let text = serde_json::to_string(tell).map_err(|_| ())?;
+    if let Tell::Records { records, .. } | Tell::Snapshot { records, .. } = tell {
+        counts.records.fetch_add(records.len() as u64, Ordering::Relaxed);
+    }
+    counts.bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
     match tokio::time::timeout(WRITE_STALL, socket.send(Message::text(text))).await {
         Ok(Ok(())) => Ok(()),
         _ => Err(()),
@@ -235,7 +260,7 @@ async fn tell(socket: &mut Socket, feed: &Feed, nth: usize, filter: &str, told: 
         Told::Records { batch, indices } => {
             if let Some(found) = feed.engine.recent(p.id, &[batch]).pop().flatten() {
                 let records = indices.iter().filter_map(|i| Shown::of(&found.get(*i))).collect();
-                return say(socket, &tell_of(&p, Head::Records, true, records)).await;
+                return say(socket, &feed.counts, &tell_of(&p, Head::Records, true, records)).await;
             }
             // No longer in memory: the browser lags by more than the ring holds, and the log has it still.
             let offsets = indices.iter().map(|i| batch.plus(u64::from(*i))).collect();
@@ -247,7 +272,7 @@ async fn tell(socket: &mut Socket, feed: &Feed, nth: usize, filter: &str, told: 
 /// Reads these records and says them, part by part; the last part is told so.
 async fn in_parts(socket: &mut Socket, feed: &Feed, p: &Partition, mut offsets: Vec<Offset>, head: Head<'_>) -> Result<(), ()> {
     if offsets.is_empty() {
-        return say(socket, &tell_of(p, head, true, Vec::new())).await;
+        return say(socket, &feed.counts, &tell_of(p, head, true, Vec::new())).await;
     }
     while !offsets.is_empty() {
         let wanted = Wanted::Exactly(offsets.clone());
@@ -256,12 +281,12 @@ async fn in_parts(socket: &mut Socket, feed: &Feed, p: &Partition, mut offsets: 
             Err(e) => {
                 let message = e.to_string();
                 tracing::error!("the feed: {message}");
-                return say(socket, &Tell::Error { message }).await;
+                return say(socket, &feed.counts, &Tell::Error { message }).await;
             }
         };
         offsets.retain(|o| *o >= part.next);
         let records = part.batch.iter().filter_map(|r| Shown::of(&r)).collect();
-        say(socket, &tell_of(p, head, offsets.is_empty(), records)).await?;
+        say(socket, &feed.counts, &tell_of(p, head, offsets.is_empty(), records)).await?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ const LOADS: [(&str, f64); 3] = [("1min", 60.0), ("5min", 300.0), ("15min", 900.
 
 /// What has a load.
 const LOADED: [(&str, &[Total]); 6] = [
-    ("connections", &[Total::Connections]),
+    ("connections", &[Total::ConnectionsTcp, Total::ConnectionsWebsocket]),
     ("bytes/received", &[Total::BytesIn]),
     ("bytes/sent", &[Total::BytesOut]),
     ("publish/received", &[Total::In0, Total::In1, Total::In2]),

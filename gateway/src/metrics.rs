@@ -11,10 +11,11 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
+use weir_bridge::feed::Counts as Told;
 use weir_core::session::Counts;
 use weir_log::{Commit, Observe, PartitionId, STATE, Watermark};
 
@@ -76,8 +77,16 @@ names! {
     LogEnd Gauge "weir_log_end_offset" "One past the newest durable record.";
     LogBytes Gauge "weir_log_size_bytes" "Bytes of the files of the log.";
     LogSegments Gauge "weir_log_segments" "Files of the log.";
+    LogPending Gauge "weir_log_pending_bytes" "Bytes that wait for the writer; at their limit publishers are not read.";
+    LogPendingLimit Gauge "weir_log_pending_limit_bytes" "What may wait for the writer.";
+    LogRecent Gauge "weir_log_recent_bytes" "Bytes of the newest records in memory, from which live readers are served.";
+    LogRecentLimit Gauge "weir_log_recent_limit_bytes" "What may be held of the newest records; a tail that lags beyond it holds the writer.";
     LogFailed Gauge "weir_log_failed" "1 when a write or sync has failed: nothing more is acknowledged until a restart.";
     Quarantined Gauge "weir_log_quarantined_ranges" "Places of the log where acknowledged records cannot be read.";
+    Browsers Gauge "weir_feed_browsers" "Browsers on the dashboard feed.";
+    FeedRecords Counter "weir_feed_records_total" "Records that were told to browsers, once per browser.";
+    FeedBytes Counter "weir_feed_bytes_total" "Bytes of JSON that were told to browsers.";
+    FeedRestarts Counter "weir_feed_restarts_total" "Browsers that were too slow and were given a new snapshot instead of the records between.";
     BuildInfo Gauge "weir_build_info" "1, with the version as a label.";
 }
 
@@ -110,7 +119,8 @@ totals! {
     Out2 Messages "direction" "out" "qos" "2";
     BytesIn Bytes "direction" "in";
     BytesOut Bytes "direction" "out";
-    Connections ConnectionsTotal;
+    ConnectionsTcp ConnectionsTotal "listener" "mqtt";
+    ConnectionsWebsocket ConnectionsTotal "listener" "websocket";
     Behind Dropped "reason" "behind";
     TooLarge Dropped "reason" "too_large";
     Expired Dropped "reason" "expired";
@@ -188,6 +198,7 @@ pub(crate) struct Metrics {
     counters: Vec<Counter>,
     meters: OnceLock<HashMap<PartitionId, Meters>>,
     labels: OnceLock<Labels>,
+    feed: OnceLock<Arc<Told>>,
     process: metrics_process::Collector,
 }
 
@@ -217,7 +228,20 @@ impl Metrics {
         let counters = Total::ALL.iter().map(counter).collect();
         let process = metrics_process::Collector::default();
         metrics::with_local_recorder(&recorder, || process.describe());
-        Ok(Self { handle: recorder.handle(), recorder, counters, meters: OnceLock::new(), labels: OnceLock::new(), process })
+        Ok(Self {
+            handle: recorder.handle(),
+            recorder,
+            counters,
+            meters: OnceLock::new(),
+            labels: OnceLock::new(),
+            feed: OnceLock::new(),
+            process,
+        })
+    }
+
+    /// The browsers' feed counts here.
+    pub fn feed(&self, told: Arc<Told>) {
+        let _only_once = self.feed.set(told);
     }
 
     /// The partitions are known now; the state store is one more.
@@ -252,6 +276,14 @@ impl Metrics {
             counter.absolute(gateway.totals.get(*total));
         }
         let set = |name: Name, value: u64| self.gauge(name, &[]).set(value as f64);
+        let feed = self.feed.get();
+        let told = |count: fn(&Told) -> &AtomicU64| feed.map_or(0, |told| count(told).load(Ordering::Relaxed));
+        set(Name::Browsers, told(|t| &t.browsers));
+        for (name, value) in
+            [(Name::FeedRecords, told(|t| &t.records)), (Name::FeedBytes, told(|t| &t.bytes)), (Name::FeedRestarts, told(|t| &t.restarts))]
+        {
+            self.recorder.register_counter(&Key::from_name(name.name()), &METADATA).absolute(value);
+        }
         let (connections, behind, lag) = gateway.connected();
         set(Name::Connections, connections);
         set(Name::SessionsBehind, behind);
@@ -266,6 +298,11 @@ impl Metrics {
             let set = |name: Name, value: u64| self.gauge(name, labels).set(value as f64);
             set(Name::LogStart, span.start.0);
             set(Name::LogEnd, span.durable.0);
+            let memory = gateway.engine.memory(*p);
+            set(Name::LogPending, memory.pending_bytes as u64);
+            set(Name::LogPendingLimit, memory.pending_bytes_max as u64);
+            set(Name::LogRecent, memory.recent_bytes as u64);
+            set(Name::LogRecentLimit, memory.recent_bytes_max as u64);
             set(Name::LogFailed, u64::from(matches!(gateway.engine.appended(*p), Watermark::Failed(_))));
             // A directory that cannot be listed keeps its last numbers.
             if let Ok(segments) = gateway.engine.segments(*p) {

@@ -44,7 +44,7 @@ const COUNTED: [&[Total]; 6] = [
     &[Total::BytesIn],
     &[Total::BytesOut],
     &[Total::Behind, Total::TooLarge, Total::Expired, Total::Lost],
-    &[Total::Connections],
+    &[Total::ConnectionsTcp, Total::ConnectionsWebsocket],
 ];
 
 impl Rates {

@@ -130,6 +130,7 @@ async fn main<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Re
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), options.max_deliveries, wall_ms))?;
     let feed = Feed::start(engine.clone());
+    metrics.feed(feed.counts.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
     vital::spawn("the HTTP listener", async move { axum::serve(http, public).await });

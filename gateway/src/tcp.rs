@@ -4,7 +4,7 @@
 //! makes leaves in one write.
 //! Must not know: MQTT.
 
-use crate::{driver::Driver, gateway::Gateway};
+use crate::{driver::Driver, gateway::Gateway, metrics::Total};
 use std::{
     cell::RefCell,
     io::{self, ErrorKind},
@@ -46,6 +46,7 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
                 tokio::spawn(async move {
                     // A socket without it still works, only slower.
                     let _ = stream.set_nodelay(true);
+                    gateway.totals.add(Total::ConnectionsTcp, 1);
                     let mut driver = Driver::new(gateway);
                     driver.address = Some(address);
                     Box::pin(serve(stream, driver)).await;

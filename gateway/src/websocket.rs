@@ -3,7 +3,7 @@
 //! Invariant: packets may be cut anywhere between messages [MQTT-6.0.0-2]; a text message ends the connection.
 //! Must not know: MQTT.
 
-use crate::{driver::Driver, gateway::Gateway, tcp};
+use crate::{driver::Driver, gateway::Gateway, metrics::Total, tcp};
 use futures_util::{SinkExt, StreamExt};
 use std::{sync::Arc, time::Duration};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
@@ -17,6 +17,7 @@ use weir_core::{
 const WRITE_STALL: Duration = Duration::from_secs(10);
 
 pub(crate) async fn serve(mut socket: Socket, gateway: Arc<Gateway>) {
+    gateway.totals.add(Total::ConnectionsWebsocket, 1);
     let mut driver = Driver::new(gateway);
     let peer = driver.peer().clone();
     while driver.close().is_none() || !driver.out.is_empty() {

@@ -4,8 +4,8 @@
 //! Must not know: MQTT. No path or file is in the trait.
 
 use crate::{
-    AppendError, Batch, Damage, Fetch, Fetched, Follow, Nobody, Observe, Offset, OpenError, PartitionId, Put, ReadError, Receipt, Records,
-    Span, Wake, Watermark,
+    AppendError, Batch, Damage, Fetch, Fetched, Follow, Memory, Nobody, Observe, Offset, OpenError, PartitionId, Put, ReadError, Receipt,
+    Records, Span, Wake, Watermark,
     appender::{Appender, Opening},
     index::{self, Cache, Indexed},
     newest::{self, Newest, Page},
@@ -67,6 +67,7 @@ pub trait Engine: Send + Sync + 'static {
     fn seek(&self, p: PartitionId, seek: seek::Seek, done: SeekDone);
     /// Reads the newest record of each key, as `fetch` reads.
     fn newest(&self, p: PartitionId, newest: Newest, done: NewestDone);
+    fn memory(&self, p: PartitionId) -> Memory;
     fn state(&self) -> &dyn State;
     /// The files of a partition, oldest first; the last is being written.
     fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>>;
@@ -405,6 +406,10 @@ impl<S: Storage> Engine for LogEngine<S> {
 
     fn newest(&self, p: PartitionId, newest: Newest, done: NewestDone) {
         self.read(p, move |source| done(newest::newest(source, &newest)));
+    }
+
+    fn memory(&self, p: PartitionId) -> Memory {
+        self.partition(p).shared.memory()
     }
 
     fn state(&self) -> &dyn State {

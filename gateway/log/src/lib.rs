@@ -76,6 +76,17 @@ pub struct Span {
     pub durable: Offset,
 }
 
+/// What a partition holds in memory, and may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Waiting for the writer.
+    pub pending_bytes: usize,
+    pub pending_bytes_max: usize,
+    /// The newest batches.
+    pub recent_bytes: usize,
+    pub recent_bytes_max: usize,
+}
+
 /// Somebody who waits. Called from the log's threads; must return at once and may come more often than needed.
 pub trait Wake: Send + Sync {
     fn wake(&self);

@@ -5,7 +5,7 @@
 //! Must not know: keys, or what a waiter waits for.
 
 use crate::{
-    AppendError, Batch, Commit, Failure, Follow, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
+    AppendError, Batch, Commit, Failure, Follow, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
     appender::{Appender, Pending},
     segment::{Limits, Segments},
     storage::Storage,
@@ -186,6 +186,12 @@ impl Shared {
     pub fn recent_start(&self) -> Offset {
         let ring = self.ring.lock();
         ring.batches.front().map_or_else(|| self.durable(), |b| b.first())
+    }
+
+    pub fn memory(&self) -> Memory {
+        let (pending_bytes_max, recent_bytes_max) = (self.limits.pending_bytes_max, self.limits.ring_bytes);
+        let pending_bytes = self.queue.lock().pending.bytes();
+        Memory { pending_bytes, pending_bytes_max, recent_bytes: self.ring.lock().bytes, recent_bytes_max }
     }
 
     fn push(&self, batch: Arc<Batch>) -> Vec<Arc<dyn Wake>> {

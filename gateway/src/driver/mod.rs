@@ -131,7 +131,6 @@ pub(crate) struct Driver {
 impl Driver {
     pub fn new(gateway: Arc<Gateway>) -> Self {
         let deadline = gateway.now().monotonic_ms + FIRST_PACKET_MS;
-        gateway.totals.add(Total::Connections, 1);
         let driver = Self::with_phase(gateway, Phase::FirstPacket { deadline });
         driver.peer.set_connected(true);
         driver
