@@ -190,3 +190,71 @@ fn completions_and_manual_pages_know_every_command() {
     }
     assert_eq!(run(&["man", "/proc/nowhere"]).status.code(), Some(1));
 }
+
+#[test]
+fn wills_properties_and_the_rest_are_what_mosquittos_are() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let port = weir.mqtt;
+    // A session that is there when it ends, by either.
+    for ours in [true, false] {
+        let made = run(client(ours, "sub", port, "5"), &["-t", "p/#", "-q", "1", "-c", "-i", "kept", "-x", "60", "-E"], "");
+        assert!(made.status.success(), "{ours}: {}", text(&made.stderr));
+    }
+    // What one says of a message the other prints.
+    let said =
+        ["-t", "p/x", "-m", "x", "-q", "1", "-D", "publish", "user-property", "k", "v", "-D", "publish", "content-type", "text/plain"];
+    for ours in [true, false] {
+        let sent = run(client(ours, "pub", port, "5"), &said, "");
+        assert!(sent.status.success(), "{}", text(&sent.stderr));
+    }
+    let got =
+        run(client(false, "sub", port, "5"), &["-t", "p/#", "-q", "1", "-c", "-i", "kept", "-x", "60", "-C", "2", "-F", "%p %P %C"], "");
+    assert_eq!(text(&got.stdout), "x k:v text/plain\nx k:v text/plain\n");
+    // Wills: the connection is killed without a goodbye.
+    for version in VERSIONS {
+        let mut listener = client(false, "sub", port, version);
+        listener.args(["-t", "will/#", "-v", "-q", "1", "-C", "1", "-W", "10", "-F", "%t %p %q %r"]).stdout(Stdio::piped());
+        let listener = listener.spawn().unwrap();
+        let mut dying = client(true, "sub", port, version);
+        dying.args(["-t", "x", "-I", "dying-", "--will-topic", "will/x", "--will-payload", "gone", "--will-qos", "1"]);
+        let mut dying = Guard(dying.spawn().unwrap());
+        let all = |n: &str| support::http_get(weir.admin, "/metrics").contains(n);
+        support::eventually("both are there", Duration::from_secs(5), || all("weir_connections 2\n") && all("weir_subscriptions 3\n"));
+        dying.0.kill().unwrap();
+        let heard = listener.wait_with_output().unwrap();
+        assert_eq!(text(&heard.stdout), "will/x gone 1 0\n", "{version}");
+    }
+    // Retained messages go as they come.
+    let removed = [true, false].map(|ours| {
+        run(client(ours, "pub", port, "311"), &["-t", "r/x", "-m", "x", "-r", "-q", "1"], "");
+        let out = run(client(ours, "sub", port, "311"), &["-t", "r/x", "-W", "1", "--remove-retained"], "");
+        (text(&out.stdout), out.status.code())
+    });
+    assert!(removed[0] == removed[1] && removed[0].0.starts_with("x\n"), "{removed:?}");
+    // A message that holds nothing.
+    for args in [&["-v"][..], &[], &["-F", "%t %p"], &["-F", "%p"]] {
+        let printed = [true, false].map(|ours| {
+            let mut sub = client(ours, "sub", port, "311");
+            sub.args(["-t", "n/#", "-C", "2", "-q", "1", "-c", "-i", "nothing"]).args(args);
+            run(client(ours, "sub", port, "311"), &["-t", "n/#", "-q", "1", "-c", "-i", "nothing", "-E"], "");
+            run(client(ours, "pub", port, "311"), &["-t", "n/x", "-n", "-q", "1"], "");
+            run(client(ours, "pub", port, "311"), &["-t", "n/x", "-m", "y", "-q", "1"], "");
+            text(&sub.output().unwrap().stdout)
+        });
+        assert_eq!(printed[0], printed[1], "{args:?}");
+    }
+    let after = run(client(true, "sub", port, "311"), &["-t", "r/x", "-W", "1", "--quiet"], "");
+    assert_eq!((text(&after.stdout), text(&after.stderr), after.status.code()), (String::new(), String::new(), Some(27)));
+    for (args, words) in [
+        (&["-D", "publish", "topic-alias", "1"][..], "there are publish user-property"),
+        (&["-D", "publish", "user-property", "k"], "NAME and VALUE"),
+        (&["-x", "5"], "-x is for version 5"),
+    ] {
+        let args = [&["-t", "a", "-m", "x"], args].concat();
+        let mut command = Command::new(binary());
+        command.args(["pub", "-p", &port.to_string()]);
+        let out = run(command, &args, "");
+        assert!(out.status.code() == Some(1) && text(&out.stderr).contains(words), "{args:?}: {}", text(&out.stderr));
+    }
+}

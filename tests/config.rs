@@ -33,6 +33,14 @@ fn the_nearest_place_wins_and_is_named() {
         let found = said.lines().find(|l| l.starts_with(line)).unwrap_or_else(|| panic!("{line} in\n{said}"));
         assert!(found.ends_with(&format!("# {place}")), "{found}");
     }
+    // A value may stand in a file, whose name is what the environment has.
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "3GiB\n").unwrap();
+    let from_file = check(&[], &[("WEIR__LOG__RETENTION_BYTES_FILE", secret.to_str().unwrap())]);
+    let line = text(&from_file.stdout).lines().find(|l| l.starts_with("retention_bytes")).map(str::to_owned).unwrap();
+    assert!(line.contains("\"3GiB\"") && line.ends_with("# WEIR__LOG__RETENTION_BYTES_FILE"), "{line}");
+    let missing = text(&check(&[], &[("WEIR__LOG__DATA_FILE", "/nowhere")]).stderr);
+    assert!(missing.contains("WEIR__LOG__DATA_FILE: /nowhere: "), "{missing}");
     // What it says is a file that says the same.
     let again = dir.path().join("again.toml");
     std::fs::write(&again, &said).unwrap();

@@ -10,10 +10,10 @@ use figment::{
     Figment, Metadata, Profile, Provider,
     error::{Kind, Result as FigmentResult},
     providers::{Env, Format, Serialized, Toml},
-    value::{Dict, Map},
+    value::{Dict, Map, Value},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 /// Bytes, as in `8GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,11 +184,11 @@ pub struct Flags {
 }
 
 /// A provider under a name that people know.
-struct Named<P>(&'static str, P);
+struct Named<P>(Cow<'static, str>, P);
 
 impl<P: Provider> Provider for Named<P> {
     fn metadata(&self) -> Metadata {
-        Metadata::named(self.0)
+        Metadata::named(self.0.clone())
     }
 
     fn data(&self) -> FigmentResult<Map<Profile, Dict>> {
@@ -196,9 +196,24 @@ impl<P: Provider> Provider for Named<P> {
     }
 }
 
+const PREFIX: &str = "WEIR__";
 const DEFAULT: &str = "default";
 const COMMAND_LINE: &str = "command line";
 const ENVIRONMENT: &str = "environment";
+
+/// `WEIR__LOG__DATA_FILE=PATH`: the value stands in that file, for what is not to be seen in the environment. Gives the variable, the key, the value.
+fn from_files() -> Result<Vec<(String, String, Value)>, ConfigError> {
+    let named = std::env::vars().filter_map(|(name, path)| {
+        let key = name.strip_prefix(PREFIX)?.strip_suffix("_FILE")?.to_lowercase().replace("__", ".");
+        Some((name, key, path))
+    });
+    let read = |(name, key, path): (String, String, String)| {
+        let text = std::fs::read_to_string(&path).map_err(|e| ConfigError(vec![format!("{name}: {path}: {e}")]))?;
+        let Ok(value) = text.trim_end().parse::<Value>();
+        Ok((name, key, value))
+    };
+    named.map(read).collect()
+}
 
 impl Flags {
     /// No data directory was named.
@@ -213,17 +228,23 @@ impl Flags {
     }
 
     fn layers(&self) -> Result<Figment, ConfigError> {
-        let mut layers = Figment::from(Named(DEFAULT, Serialized::defaults(Config::default())));
+        let mut layers = Figment::from(Named(DEFAULT.into(), Serialized::defaults(Config::default())));
         if let Some(file) = &self.config {
             if !file.is_file() {
                 return Err(ConfigError(vec![format!("{}: there is no such file", file.display())]));
             }
             layers = layers.merge(Toml::file_exact(file));
         }
-        layers = layers.merge(Named(ENVIRONMENT, Env::prefixed("WEIR__").split("__")));
+        layers = layers.merge(Named(
+            ENVIRONMENT.into(),
+            Env::prefixed(PREFIX).filter(|key| !key.as_str().to_lowercase().ends_with("_file")).split("__"),
+        ));
+        for (name, key, value) in from_files()? {
+            layers = layers.merge(Named(name.into(), Serialized::default(&key, value)));
+        }
         fn set<T: Serialize>(layers: Figment, key: &str, value: Option<T>) -> Figment {
             match value {
-                Some(value) => layers.merge(Named(COMMAND_LINE, Serialized::default(key, value))),
+                Some(value) => layers.merge(Named(COMMAND_LINE.into(), Serialized::default(key, value))),
                 None => layers,
             }
         }

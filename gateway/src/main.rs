@@ -122,11 +122,13 @@ fn said(result: Result<String, impl std::fmt::Display>) -> ExitCode {
     }
 }
 
-fn told(result: Result<(), weir::client::Failure>) -> ExitCode {
+fn told(result: Result<(), weir::client::Failure>, quiet: bool) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("weir: {}", e.words);
+            if !quiet {
+                eprintln!("weir: {}", e.words);
+            }
             ExitCode::from(e.code)
         }
     }
@@ -179,9 +181,9 @@ fn main() -> ExitCode {
         Command::Top(t) => ended(t.run()),
         Command::Explain(e) => said(e.ask()),
         Command::Log(log) => ended(log.run()),
-        Command::Pub(p) => told(weir::client::publish(&p)),
-        Command::Sub(s) => told(weir::client::subscribe(&s)),
-        Command::Bench(bench) => told(weir::bench::run(&bench)),
+        Command::Pub(p) => told(weir::client::publish(&p), p.is_quiet()),
+        Command::Sub(s) => told(weir::client::subscribe(&s), s.is_quiet()),
+        Command::Bench(bench) => told(weir::bench::run(&bench), false),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);

@@ -27,6 +27,9 @@ pub struct Connection {
     /// Client id [default: one of its own].
     #[arg(short, long)]
     id: Option<String>,
+    /// Client id: this, and the number of the process.
+    #[arg(short = 'I', long, value_name = "PREFIX", conflicts_with = "id")]
+    id_prefix: Option<String>,
     /// Keep-alive in seconds.
     #[arg(short, long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(5..))]
     keepalive: u16,
@@ -38,6 +41,21 @@ pub struct Connection {
     /// Version of the protocol [default: 311; 5 with --from]
     #[arg(short = 'V', long, value_enum)]
     protocol_version: Option<ProtocolVersion>,
+    /// Seconds that the session is kept behind the connection; version 5.
+    #[arg(short = 'x', long, value_name = "SECONDS")]
+    session_expiry_interval: Option<u32>,
+    /// What the broker publishes if the connection ends without a goodbye.
+    #[arg(long, value_name = "TOPIC")]
+    will_topic: Option<String>,
+    #[arg(long, requires = "will_topic", default_value = "")]
+    will_payload: String,
+    #[arg(long, requires = "will_topic", default_value = "0", value_parser = parse_qos)]
+    will_qos: u8,
+    #[arg(long, requires = "will_topic")]
+    will_retain: bool,
+    /// Say nothing on standard error; the exit code says it.
+    #[arg(long)]
+    quiet: bool,
     /// Say what happens on standard error.
     #[arg(short, long)]
     debug: bool,
@@ -68,6 +86,26 @@ impl Failure {
 }
 
 impl Connection {
+    /// Nothing is to be said, but by the exit code.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    fn client_id(&self, kind: &str) -> String {
+        let number = std::process::id();
+        let prefixed = self.id_prefix.as_ref().map(|prefix| format!("{prefix}{number}"));
+        self.id.clone().or(prefixed).unwrap_or_else(|| format!("weir-{kind}-{number}"))
+    }
+
+    /// The version that is asked for, or `other`.
+    fn version(&self, other: ProtocolVersion) -> Result<ProtocolVersion, Failure> {
+        let version = self.protocol_version.unwrap_or(other);
+        if self.session_expiry_interval.is_some() && version == ProtocolVersion::V311 {
+            return Err(Failure::new("-x is for version 5: add -V 5"));
+        }
+        Ok(version)
+    }
+
     /// It never got there.
     fn unreachable(&self, e: Failure) -> Failure {
         Failure { words: format!("{}:{}: {}", self.host, self.port, e.words), ..e }

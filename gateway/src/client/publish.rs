@@ -9,6 +9,7 @@ use super::{
     parse_qos,
 };
 use clap::{ArgGroup, Args};
+use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use std::{
     io::{BufRead, Read},
     path::PathBuf,
@@ -50,9 +51,20 @@ pub struct Publish {
     /// Publish it so many times.
     #[arg(long, default_value_t = 1, conflicts_with_all = ["stdin_line"], value_name = "COUNT")]
     repeat: u64,
+    /// A property of version 5: `publish` and user-property NAME VALUE, content-type VALUE, response-topic VALUE, or message-expiry-interval SECONDS; may be given
+    /// several times.
+    #[arg(short = 'D', long, num_args = 3..=4, action = clap::ArgAction::Append, value_names = ["COMMAND", "PROPERTY", "VALUE", "VALUE"])]
+    property: Vec<String>,
     /// Seconds between, as in 0.5.
     #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
     repeat_delay: f64,
+}
+
+impl Publish {
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.connection.is_quiet()
+    }
 }
 
 /// Publishes, and ends.
@@ -109,8 +121,37 @@ fn lines(tx: &Sender<Result<Vec<u8>, Failure>>) {
     }
 }
 
+/// What `-D` says, the values of all of them in a row.
+fn properties(said: &[String]) -> Result<PublishProperties, Failure> {
+    let mut all = PublishProperties::default();
+    let mut rest = said.iter().map(String::as_str);
+    while let (Some(command), Some(property), Some(value)) = (rest.next(), rest.next(), rest.next()) {
+        match (command, property) {
+            ("publish", "user-property") => {
+                let named = rest.next().ok_or_else(|| Failure::new(format!("-D publish user-property {value}: NAME and VALUE")))?;
+                all.user_properties.push((value.into(), named.into()));
+            }
+            ("publish", "content-type") => all.content_type = Some(value.into()),
+            ("publish", "response-topic") => all.response_topic = Some(value.into()),
+            ("publish", "message-expiry-interval") => {
+                let seconds = value.parse().map_err(|e| Failure::new(format!("-D publish message-expiry-interval {value}: {e}")))?;
+                all.message_expiry_interval = Some(seconds);
+            }
+            _ => {
+                let known = "publish user-property, content-type, response-topic, message-expiry-interval";
+                return Err(Failure::new(format!("-D {command} {property}: there are {known}")));
+            }
+        }
+    }
+    Ok(all)
+}
+
 async fn send(p: &Publish, mut payloads: Receiver<Result<Vec<u8>, Failure>>) -> Result<(), Failure> {
-    let version = p.connection.protocol_version.unwrap_or(ProtocolVersion::V311);
+    let properties = properties(&p.property)?;
+    let version = p.connection.version(if p.property.is_empty() { ProtocolVersion::V311 } else { ProtocolVersion::V5 })?;
+    if version == ProtocolVersion::V311 && !p.property.is_empty() {
+        return Err(Failure::new("-D is for version 5: add -V 5"));
+    }
     let mut link = Link::new(&p.connection, "pub", version, !p.disable_clean_session);
     let (mut connected, mut more, mut sent, mut done, mut refused) = (false, true, 0u64, 0u64, 0u64);
     while more || done < sent {
@@ -129,7 +170,7 @@ async fn send(p: &Publish, mut payloads: Receiver<Result<Vec<u8>, Failure>>) -> 
             },
             payload = payloads.recv(), if room => match payload {
                 Some(payload) => {
-                    link.publish(&p.topic, p.qos, p.retain, payload?).await?;
+                    link.publish(&p.topic, p.qos, p.retain, payload?, &properties).await?;
                     sent += 1;
                 }
                 None => more = false,

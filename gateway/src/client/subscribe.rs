@@ -9,6 +9,7 @@ use super::{
     parse_qos,
 };
 use clap::Args;
+use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use std::{
     io::{ErrorKind, Write},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -57,6 +58,12 @@ pub struct Subscribe {
     /// Only what was retained before.
     #[arg(long, conflicts_with = "no_retained")]
     retained_only: bool,
+    /// End when the broker has acknowledged the subscriptions: with -c, the session is there then.
+    #[arg(short = 'E')]
+    exit_subscribed: bool,
+    /// Delete what was retained before, as it comes.
+    #[arg(long, conflicts_with = "no_retained")]
+    remove_retained: bool,
     /// Keep the session, and what comes for it meanwhile.
     #[arg(short = 'c', long, requires = "id")]
     disable_clean_session: bool,
@@ -102,6 +109,13 @@ impl Place<'_> {
     }
 }
 
+impl Subscribe {
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.connection.is_quiet()
+    }
+}
+
 /// Whether it goes on.
 enum Then {
     More,
@@ -138,7 +152,7 @@ pub fn subscribe(s: &Subscribe) -> Result<(), Failure> {
 }
 
 async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
-    let version = s.connection.protocol_version.unwrap_or(if s.from.is_some() { ProtocolVersion::V5 } else { ProtocolVersion::V311 });
+    let version = s.connection.version(if s.from.is_some() { ProtocolVersion::V5 } else { ProtocolVersion::V311 })?;
     let mut link = Link::new(&s.connection, "sub", version, !s.disable_clean_session);
     let (mut count, mut was_connected) = (0, false);
     let mut place = Place { s, from: s.from.clone() };
@@ -151,9 +165,16 @@ async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
             Ok(Heard::Subscribed(codes, words)) => {
                 subscribed(s, &codes, words)?;
                 place.subscribed();
+                if s.exit_subscribed {
+                    link.goodbye().await?;
+                    return Ok(());
+                }
             }
             Ok(Heard::Message(m)) => {
                 place.came(&m);
+                if s.remove_retained && m.retain {
+                    link.publish(&m.topic, 1, true, Vec::new(), &PublishProperties::default()).await?;
+                }
                 if let Then::Enough = message(s, format, &m, &mut count)? {
                     link.goodbye().await?;
                     return Ok(());
@@ -161,7 +182,9 @@ async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
             }
             Ok(_) => {}
             Err(e) if was_connected && e.code == 1 => {
-                eprintln!("weir: {}; it is tried again", e.words);
+                if !s.connection.is_quiet() {
+                    eprintln!("weir: {}; it is tried again", e.words);
+                }
                 tokio::time::sleep(AGAIN).await;
             }
             Err(e) => return Err(s.connection.unreachable(e)),
@@ -191,8 +214,14 @@ fn message(s: &Subscribe, format: &format::Format, m: &Message, count: &mut u64)
     if s.retained_only && !m.retain {
         return Ok(Then::Enough);
     }
-    let mut line = format.print(m, std::time::SystemTime::now());
-    if !s.no_line_end {
+    let mut line = match (m.payload.is_empty() && s.format.is_none(), s.verbose) {
+        (false, _) => format.print(m, std::time::SystemTime::now()),
+        // As mosquitto_sub prints what holds nothing.
+        (true, true) => format!("{} (null)", m.topic).into_bytes(),
+        (true, false) => Vec::new(),
+    };
+    let ends = s.format.is_some() || !line.is_empty();
+    if ends && !s.no_line_end {
         line.push(b'\n');
     }
     let mut out = std::io::stdout().lock();
