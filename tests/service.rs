@@ -50,10 +50,16 @@ fn ready_reload_stopping() {
     let words = || std::fs::read_to_string(&said).unwrap();
     assert_eq!(words(), "", "nothing is said at this level");
 
-    write("info", 6, "");
+    write("info", 6, "[events]\nsys_interval = \"33s\"\n");
     signal(weir.0.id(), "HUP");
-    eventually("it is read again", Duration::from_secs(5), || words().contains("log_level is info"));
-    assert!(words().contains("these wait for a restart: groups.max_deliveries\n"), "{}", words());
+    let changed = "read again: diagnostics.log_level, groups.max_deliveries changed\n";
+    eventually("it is read again", Duration::from_secs(5), || words().contains(changed));
+    assert!(words().contains("these wait for a restart: events.sys_interval\n"), "{}", words());
+    // What is in force is what is shown.
+    eventually("it is in force", Duration::from_secs(5), || {
+        let config = support::http_get(admin, "/api/v1/config");
+        config.contains(r#""groups.max_deliveries","value":"6""#) && config.contains(r#""events.sys_interval","value":"\"10s\"""#)
+    });
     violate();
     eventually("the level is in force", Duration::from_secs(5), || words().contains("closed: "));
 

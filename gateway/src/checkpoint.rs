@@ -8,12 +8,7 @@
 //! `r/TOPIC`: u8 format 1, u32 partition, u64 offset, all little-endian; and when retention has taken the record: u64 time, u8 flags, u16 length
 //! of meta, meta, u32 length of headers, headers, payload.
 
-use crate::{
-    fold::Base,
-    gateway::Gateway,
-    retention::{Retention, Steps},
-    vital,
-};
+use crate::{fold::Base, gateway::Gateway, retention::Steps, vital};
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc::unbounded_channel, oneshot, watch},
@@ -109,12 +104,10 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// `system`: of the stream of what the gateway says.
-    pub fn start(gateway: Arc<Gateway>, retention: Retention, system: Retention) -> Self {
+    pub fn start(gateway: Arc<Gateway>) -> Self {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let steps = Steps::new(gateway.now());
-        let _only_once = gateway.kept.set((retention, system));
         let mut work = Work { gateway, steps, folded };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
@@ -151,7 +144,7 @@ impl Work {
         let now = self.gateway.now();
         let trusted = self.steps.trusted(now);
         for (nth, p) in self.gateway.partitions.iter().enumerate() {
-            let Some(retention) = self.gateway.retention(*p) else { continue };
+            let retention = self.gateway.retention(*p);
             let retention = if trusted { retention } else { retention.ageless() };
             let p = weir_log::PartitionId(p.0);
             match self.gateway.engine.segments(p) {

@@ -3,7 +3,7 @@
 //! Invariant: a key that nothing reads is an error that names the nearest one that something reads; `weir.toml` in the root says the defaults.
 //! Must not know: what the settings do.
 
-use crate::{Options, Retention, api::process::SettingInfo};
+use crate::{Limits, Options, Retention, api::process::SettingInfo};
 use bytesize::ByteSize;
 use clap::Args;
 use figment::{
@@ -347,19 +347,34 @@ impl Config {
     pub fn log_level(&self) -> &str {
         &self.diagnostics.log_level
     }
+}
 
-    /// Keys whose values are different and are not taken before a restart.
-    #[must_use]
-    pub fn wants_restart(&self, now: &Self) -> Vec<String> {
-        let flat = |c: &Self| serde_json::to_value(Self { diagnostics: self.diagnostics.clone(), ..c.clone() }).unwrap_or_default();
-        let (before, after) = (flat(self), flat(now));
-        let sections = before.as_object().into_iter().flatten();
-        let keys =
-            sections.flat_map(|(section, values)| values.as_object().into_iter().flatten().map(move |(key, value)| (section, key, value)));
-        keys.filter(|(section, key, value)| after[section.as_str()][key.as_str()] != **value)
-            .map(|(section, key, _)| format!("{section}.{key}"))
-            .collect()
+/// What is taken without a restart.
+const LIVE: [&str; 5] =
+    ["log.retention_bytes", "log.retention_age", "groups.max_deliveries", "events.retention_age", "diagnostics.log_level"];
+
+/// What was read again.
+pub struct Reread {
+    /// In force from now on: the new values of what is taken, the old ones of the rest.
+    pub settings: Vec<SettingInfo>,
+    /// Keys whose values have changed and are taken.
+    pub taken: Vec<String>,
+    /// Keys whose values have changed and wait for a restart.
+    pub waits: Vec<String>,
+}
+
+/// `before` and `now` have the same keys in the same order.
+#[must_use]
+pub fn reread(before: &[SettingInfo], now: &[SettingInfo]) -> Reread {
+    let mut reread = Reread { settings: Vec::new(), taken: Vec::new(), waits: Vec::new() };
+    for (before, now) in before.iter().zip(now) {
+        let live = LIVE.contains(&now.key.as_str());
+        if before.value != now.value {
+            (if live { &mut reread.taken } else { &mut reread.waits }).push(now.key.clone());
+        }
+        reread.settings.push(if live { now } else { before }.clone());
     }
+    reread
 }
 
 /// A storm of connections must not take the disk.
@@ -374,10 +389,12 @@ impl From<Config> for Options {
             http: c.listen.http,
             admin: c.listen.admin,
             data: c.log.data,
-            retention: Retention { bytes: Some(c.log.retention_bytes.0).filter(|bytes| *bytes > 0), age: c.log.retention_age.0 },
-            events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0 },
+            limits: Limits {
+                messages: Retention { bytes: Some(c.log.retention_bytes.0).filter(|bytes| *bytes > 0), age: c.log.retention_age.0 },
+                events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0 },
+                max_deliveries: c.groups.max_deliveries,
+            },
             sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()).map(|every| every.max(SYS_INTERVAL_MIN)),
-            max_deliveries: c.groups.max_deliveries,
             settings: Vec::new(),
             allow_anonymous: c.listen.allow_anonymous,
         }

@@ -20,7 +20,7 @@ use dashmap::DashMap;
 use parking_lot::RwLock;
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -44,8 +44,7 @@ pub(crate) struct Gateway {
     pub system: Option<usize>,
     pub events: Events,
     pub rates: Rates,
-    /// How much of messages, and of what the gateway says, is kept.
-    pub kept: OnceLock<(Retention, Retention)>,
+    pub limits: RwLock<Limits>,
     pub tails: Vec<UnboundedSender<tail::Command>>,
     pub retained: Vec<Arc<RwLock<Retained>>>,
     pub directory: Directory,
@@ -54,7 +53,6 @@ pub(crate) struct Gateway {
     pub offline: Offline,
     pub boots: Boots,
     pub boot: u64,
-    pub deliveries_max: u32,
     pub totals: Totals,
     pub metrics: Arc<Metrics>,
     /// Sessions in the store.
@@ -71,6 +69,16 @@ pub(crate) struct Gateway {
     wall_ms: fn() -> u64,
 }
 
+/// What can be changed while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How much of messages is kept, and of events and `$SYS/broker`.
+    pub messages: Retention,
+    pub events: Retention,
+    /// How often a member of a group may leave a message unacknowledged before it goes to `$dead/GROUP/TOPIC`; 0: for ever.
+    pub max_deliveries: u32,
+}
+
 /// What `Gateway` is made of.
 pub(crate) struct Parts {
     pub engine: Arc<dyn Engine>,
@@ -83,8 +91,7 @@ pub(crate) struct Parts {
     pub stored: u64,
     pub boots: Boots,
     pub boot: u64,
-    /// How often a member of a group may leave a record unacknowledged before it is a dead letter; 0: for ever.
-    pub deliveries_max: u32,
+    pub limits: Limits,
     /// Milliseconds since 1970.
     pub wall_ms: fn() -> u64,
 }
@@ -124,7 +131,7 @@ impl Gateway {
             system,
             events: Events::default(),
             rates: Rates::default(),
-            kept: OnceLock::new(),
+            limits: RwLock::new(p.limits),
             tails: p.tails,
             retained: p.retained,
             directory: Directory::default(),
@@ -133,7 +140,6 @@ impl Gateway {
             offline: p.offline,
             boots: p.boots,
             boot: p.boot,
-            deliveries_max: p.deliveries_max,
             totals: Totals::default(),
             metrics: p.metrics,
             stored: AtomicU64::new(p.stored),
@@ -165,10 +171,10 @@ impl Gateway {
         }
     }
 
-    /// How much of this partition is kept; `None`: nobody looks after it yet.
-    pub fn retention(&self, p: PartitionId) -> Option<Retention> {
-        let (messages, system) = self.kept.get()?;
-        Some(if self.is_system(p) { *system } else { *messages })
+    /// How much of this partition is kept.
+    pub fn retention(&self, p: PartitionId) -> Retention {
+        let limits = self.limits.read();
+        if self.is_system(p) { limits.events } else { limits.messages }
     }
 
     pub fn is_system(&self, p: PartitionId) -> bool {

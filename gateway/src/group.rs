@@ -325,7 +325,8 @@ impl Home {
         if !self.is_ready() {
             return;
         }
-        while let Some((place, owed)) = self.group.next_owed(self.gateway.deliveries_max) {
+        let deliveries_max = self.gateway.limits.read().max_deliveries;
+        while let Some((place, owed)) = self.group.next_owed(deliveries_max) {
             match owed {
                 Owed::To(member) => self.give(member, place),
                 Owed::Dead { deliveries } => self.burials.push(place, deliveries),

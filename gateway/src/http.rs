@@ -33,7 +33,7 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
 }
 
 /// The port for those who run it.
-pub(crate) fn admin(gateway: Arc<Gateway>, process: Process) -> Router {
+pub(crate) fn admin(gateway: Arc<Gateway>, process: Arc<Process>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))

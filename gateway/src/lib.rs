@@ -37,5 +37,6 @@ mod tcp;
 mod vital;
 mod websocket;
 
+pub use gateway::Limits;
 pub use retention::Retention;
-pub use run::{Hooks, Options, RunError, run};
+pub use run::{Hooks, Options, Reloaded, RunError, run};

@@ -4,14 +4,17 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{
+    cell::RefCell,
     io::{IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 use weir::{
-    api, ask,
-    config::{Config, Flags},
+    api,
+    api::process::SettingInfo,
+    ask,
+    config::{Config, Flags, reread},
     inspect,
 };
 
@@ -77,19 +80,25 @@ fn log_to_stderr(config: &Config) -> Level {
 }
 
 /// SIGHUP: reads the configuration again, takes what can be taken, and says what cannot.
-fn reload(flags: &Flags, running: &Config, level: &Level) {
-    let now = match flags.read() {
+fn reload(flags: &Flags, running: &RefCell<Vec<SettingInfo>>, level: &Level) -> Option<weir::Reloaded> {
+    let (config, now) = match flags.options() {
         Ok(now) => now,
-        Err(e) => return tracing::error!("the configuration is not read again: {e}"),
+        Err(e) => {
+            tracing::error!("the configuration is not read again: {e}");
+            return None;
+        }
     };
-    if let Err(e) = level.reload(filter(&now)) {
+    if let Err(e) = level.reload(filter(&config)) {
         tracing::error!("the log level stays: {e}");
     }
-    tracing::warn!("the configuration was read again: log_level is {}", now.log_level());
-    let waits = running.wants_restart(&now);
-    if !waits.is_empty() {
-        tracing::warn!("these wait for a restart: {}", waits.join(", "));
+    let reread = reread(&running.borrow(), &now.settings);
+    let list = |keys: &[String]| if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
+    tracing::warn!("the configuration was read again: {} changed", list(&reread.taken));
+    if !reread.waits.is_empty() {
+        tracing::warn!("these wait for a restart: {}", list(&reread.waits));
     }
+    running.replace(reread.settings.clone());
+    Some(weir::Reloaded { limits: now.limits, settings: reread.settings })
 }
 
 /// The same for the admin API.
@@ -141,7 +150,8 @@ fn run(flags: &Flags, ready: impl FnOnce(&weir::Options)) -> ExitCode {
         Err(e) => return ended(Err(e)),
     };
     let level = log_to_stderr(&config);
-    let hooks = weir::Hooks { ready: || ready(&options), reload: || reload(flags, &config, &level), level: by_api(&level) };
+    let running = RefCell::new(options.settings.clone());
+    let hooks = weir::Hooks { ready: || ready(&options), reload: || reload(flags, &running, &level), level: by_api(&level) };
     ended(weir::run(&options, hooks))
 }
 

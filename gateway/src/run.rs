@@ -8,14 +8,14 @@ use crate::{
     broker,
     checkpoint::Keeper,
     events,
-    gateway::wall_ms,
+    gateway::{Limits, wall_ms},
     http,
     metrics::Metrics,
     rates,
-    retention::Retention,
     start::{Found, assemble},
     tcp, vital,
 };
+use parking_lot::RwLock;
 use sd_notify::NotifyState;
 use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -24,13 +24,13 @@ use tokio::{
 };
 use weir_bridge::feed::Feed;
 use weir_core::topic::SYSTEM_STREAM;
-use weir_log::{Engine, FileEngine, Limits, OpenError, ReadError, Stream};
+use weir_log::{Engine, FileEngine, OpenError, ReadError, Stream};
 
 /// How often histograms are emptied into their buckets.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// What the gateway says is little: recovery reads one segment.
-const SYSTEM_LIMITS: Limits = Limits { segment_bytes: 4 << 20, pending_bytes_max: 1 << 20, ring_bytes: 1 << 20 };
+const SYSTEM_LIMITS: weir_log::Limits = weir_log::Limits { segment_bytes: 4 << 20, pending_bytes_max: 1 << 20, ring_bytes: 1 << 20 };
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -38,13 +38,9 @@ pub struct Options {
     pub http: SocketAddr,
     pub admin: SocketAddr,
     pub data: PathBuf,
-    pub retention: Retention,
-    /// Of events and `$SYS/broker`.
-    pub events: Retention,
+    pub limits: Limits,
     /// How often `$SYS/broker` is written; `None`: never.
     pub sys_interval: Option<Duration>,
-    /// How often a member of a group may leave a message unacknowledged before it goes to `$dead/GROUP/TOPIC`; 0: for ever.
-    pub max_deliveries: u32,
     /// All of it as it was said, and where.
     pub settings: Vec<SettingInfo>,
     /// Listen on public addresses without knowing who comes.
@@ -98,12 +94,18 @@ pub struct Hooks<R, H> {
     pub level: Level,
     /// Called on the runtime once connections are taken.
     pub ready: R,
-    /// SIGHUP: what can be changed while it runs.
+    /// SIGHUP: what can be changed while it runs, if the configuration could be read.
     pub reload: H,
 }
 
+/// What is in force after the configuration was read again.
+pub struct Reloaded {
+    pub limits: Limits,
+    pub settings: Vec<SettingInfo>,
+}
+
 /// Runs until SIGTERM or SIGINT.
-pub fn run<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Result<(), RunError> {
+pub fn run<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks: Hooks<R, H>) -> Result<(), RunError> {
     raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| RunError::Io("starting threads", e))?;
     let result = runtime.block_on(main(options, hooks));
@@ -118,7 +120,7 @@ fn listen(options: &Options, flag: &'static str, address: SocketAddr) -> Result<
     tcp::listen(address).map_err(|error| RunError::Listen { flag, address, error })
 }
 
-async fn main<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Result<(), RunError> {
+async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks: Hooks<R, H>) -> Result<(), RunError> {
     let mqtt = listen(options, "--mqtt", options.mqtt)?;
     let http = listen(options, "--http", options.http)?;
     let admin = listen(options, "--admin", options.admin)?;
@@ -128,14 +130,14 @@ async fn main<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Re
     let (engine, found) = tokio::task::block_in_place(|| open(options, metrics.clone()))?;
     metrics.partitions(engine.partitions());
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), options.max_deliveries, wall_ms))?;
+    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), options.limits, wall_ms))?;
     let feed = Feed::start(engine.clone());
     metrics.feed(feed.counts.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
     vital::spawn("the HTTP listener", async move { axum::serve(http, public).await });
-    let process = Process { settings: options.settings.clone(), level: hooks.level };
-    let admin_routes = http::admin(gateway.clone(), process);
+    let process = Arc::new(Process { settings: RwLock::new(options.settings.clone()), level: hooks.level });
+    let admin_routes = http::admin(gateway.clone(), process.clone());
     vital::spawn("the admin listener", async move { axum::serve(admin, admin_routes).await });
     vital::spawn("the keeper of the metrics", async move {
         loop {
@@ -148,12 +150,18 @@ async fn main<R: FnOnce(), H: Fn()>(options: &Options, hooks: Hooks<R, H>) -> Re
     if let Some(every) = options.sys_interval {
         vital::spawn("the writer of $SYS/broker", broker::run(gateway.clone(), every));
     }
-    let keeper = Keeper::start(gateway.clone(), options.retention, options.events);
+    let keeper = Keeper::start(gateway.clone());
     println!("weir ready");
     tell_service_manager(&[NotifyState::Ready]);
     (hooks.ready)();
 
-    stop.wait(&hooks.reload).await;
+    let reload = || {
+        if let Some(now) = (hooks.reload)() {
+            *gateway.limits.write() = now.limits;
+            *process.settings.write() = now.settings;
+        }
+    };
+    stop.wait(&reload).await;
     tell_service_manager(&[NotifyState::Stopping]);
     tracing::info!("stopping: connections are closed, the log is finished");
     gateway.drain();

@@ -8,7 +8,7 @@ use crate::{
     checkpoint,
     driver::Driver,
     fold::{Base, fold},
-    gateway::{Gateway, Parts},
+    gateway::{Gateway, Limits, Parts},
     group::{self, Groups},
     interests::Interests,
     metrics::Metrics,
@@ -137,7 +137,7 @@ pub(crate) fn assemble(
     engine: Arc<dyn Engine>,
     mut found: Found,
     metrics: Arc<Metrics>,
-    deliveries_max: u32,
+    limits: Limits,
     wall_ms: fn() -> u64,
 ) -> Result<Arc<Gateway>, RunError> {
     let retained = fold(&*engine, std::mem::take(&mut found.bases))?;
@@ -163,7 +163,7 @@ pub(crate) fn assemble(
         stored: found.sessions,
         boots,
         boot,
-        deliveries_max,
+        limits,
         wall_ms,
     }));
     Groups::restore(&gateway, groups);

@@ -58,11 +58,11 @@ pub(crate) fn reading() -> Router<Arc<Gateway>> {
 }
 
 /// What is for those who run it, beside that.
-pub(crate) fn running(gateway: Arc<Gateway>, process: Process) -> Router {
+pub(crate) fn running(gateway: Arc<Gateway>, process: Arc<Process>) -> Router {
     let process = Router::new()
         .route("/api/v1/config", get(process::config))
         .route("/api/v1/log-level", get(process::log_level).put(process::set_log_level))
-        .with_state(Arc::new(process));
+        .with_state(process);
     let disconnect = Router::new().route("/api/v1/clients/{client_id}", delete(clients::disconnect));
     reading().merge(disconnect).with_state(gateway).merge(process)
 }

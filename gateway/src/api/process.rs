@@ -11,6 +11,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -43,7 +44,7 @@ pub struct Level {
 
 /// What is known of the process itself.
 pub struct Process {
-    pub settings: Vec<SettingInfo>,
+    pub settings: RwLock<Vec<SettingInfo>>,
     pub level: Level,
 }
 
@@ -56,7 +57,7 @@ pub(crate) async fn rates(State(gateway): State<Arc<Gateway>>) -> Json<Vec<RateI
 /// Every key, its value, and where that comes from. Admin port only.
 #[utoipa::path(get, path = "/api/v1/config", responses((status = 200, body = Vec<SettingInfo>)))]
 pub(crate) async fn config(State(process): State<Arc<Process>>) -> Json<Vec<SettingInfo>> {
-    Json(process.settings.clone())
+    Json(process.settings.read().clone())
 }
 
 /// The log level in force. Admin port only.

@@ -167,9 +167,8 @@ fn loss_at(gateway: &Gateway, p: weir_log::PartitionId, place: &Place, connected
     if connected && place.live || place.next.0 >= end {
         return None;
     }
-    let retention = gateway.retention(PartitionId(p.0))?;
     let segments = gateway.engine.segments(p).ok()?;
-    retention.loss_at(&segments, weir_log::Offset(place.next.0), gateway.now().wall_ms)
+    gateway.retention(PartitionId(p.0)).loss_at(&segments, weir_log::Offset(place.next.0), gateway.now().wall_ms)
 }
 
 fn info(gateway: &Gateway, client_id: String, connected: bool, d: Description) -> SessionInfo {

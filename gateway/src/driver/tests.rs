@@ -3,16 +3,19 @@
 use super::*;
 use crate::{
     boot::Boots,
-    gateway::Parts,
+    gateway::{Limits, Parts},
     interests::Interests,
     metrics::Metrics,
     offline::{Due, Offline},
+    retention::Retention,
 };
 use parking_lot::RwLock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::mpsc::UnboundedReceiver;
 use weir_core::retained::Retained;
 use weir_log::{Engine, FileEngine, LogEngine, Options, storage::sim::SimStorage};
+
+const KEEP: Retention = Retention { bytes: None, age: None };
 
 fn options(dir: &std::path::Path) -> Options {
     Options::new(dir.join("data"), &[("default", 1)])
@@ -34,7 +37,7 @@ fn gateway(engine: Arc<dyn Engine>, boot: u64) -> (Arc<Gateway>, UnboundedReceiv
         stored: 0,
         boots,
         boot,
-        deliveries_max: 0,
+        limits: Limits { messages: KEEP, events: KEEP, max_deliveries: 0 },
         wall_ms: || 0,
     });
     (Arc::new(gateway), due)

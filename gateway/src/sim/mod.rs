@@ -145,9 +145,10 @@ impl World {
         engine.read_at_once(true);
         self.audit(&*engine);
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let gateway = assemble(engine.clone(), found, metrics, 3, wall_ms).expect("begins");
+        let limits = crate::gateway::Limits { messages: self.retention, events: self.retention, max_deliveries: 3 };
+        let gateway = assemble(engine.clone(), found, metrics, limits, wall_ms).expect("begins");
         engine.read_at_once(false);
-        let keeper = Keeper::start(gateway.clone(), self.retention, self.retention);
+        let keeper = Keeper::start(gateway.clone());
         Life { engine, gateway, connections: BTreeMap::new(), leaving: Vec::new(), _keeper: keeper }
     }
 
