@@ -202,9 +202,14 @@ impl Streams {
     }
 }
 
-/// Of one session, over all partitions that it reads.
-fn behind(s: &SessionInfo) -> u64 {
-    s.places.iter().filter(|p| !p.live).map(|p| p.end.saturating_sub(p.next)).sum()
+/// It has filters of its own; a group reads for its members.
+fn reads(s: &SessionInfo) -> bool {
+    s.subscriptions.iter().any(|f| !f.filter.starts_with("$share/") && !f.filter.starts_with("$queue/"))
+}
+
+/// Records, over all partitions that it reads; `None`: it reads nothing.
+fn behind(s: &SessionInfo) -> Option<u64> {
+    reads(s).then(|| s.places.iter().filter(|p| !p.live).map(|p| p.end.saturating_sub(p.next)).sum())
 }
 
 impl Sessions {
@@ -223,7 +228,8 @@ impl Sessions {
             let row = |s: &SessionInfo| {
                 let connected = if s.connected { "yes" } else { "no" }.into();
                 let filters: Vec<&str> = s.subscriptions.iter().map(|f| &*f.filter).collect();
-                vec![s.client_id.clone(), s.version.clone(), connected, behind(s).to_string(), s.in_flight.to_string(), filters.join(" ")]
+                let behind = behind(s).map_or_else(|| "-".into(), |n| n.to_string());
+                vec![s.client_id.clone(), s.version.clone(), connected, behind, s.in_flight.to_string(), filters.join(" ")]
             };
             table(&["CLIENT", "MQTT", "CONNECTED", "BEHIND", "IN FLIGHT", "SUBSCRIBES TO"], all.iter().map(row))
         })
@@ -335,8 +341,7 @@ fn explain(s: &SessionInfo) -> String {
     if s.subscriptions.is_empty() {
         say("  subscribes to nothing".into());
     }
-    let plain = s.subscriptions.iter().any(|f| !f.filter.starts_with("$share/") && !f.filter.starts_with("$queue/"));
-    s.places.iter().filter(|_| plain).for_each(|p| say(format!("  {}/{}: {}", p.stream, p.partition, whereabouts(p))));
+    s.places.iter().filter(|_| reads(s)).for_each(|p| say(format!("  {}/{}: {}", p.stream, p.partition, whereabouts(p))));
     if s.in_flight > 0 {
         let full = if s.in_flight >= s.in_flight_max { "; it gets no more until it acknowledges one" } else { "" };
         let oldest = s.oldest_in_flight.map_or_else(String::new, |at| format!(", the oldest is record {at}"));

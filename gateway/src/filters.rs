@@ -12,13 +12,20 @@ pub(crate) struct Filters {
     wild: Vec<Box<str>>,
     /// One of them takes everything but `$` topics.
     all: bool,
+    /// Whoever reads wants to know when each was written.
+    times: bool,
 }
 
 impl Filters {
     pub fn new(filters: impl IntoIterator<Item = Box<str>>) -> Self {
         let (wild, mut literal): (Vec<_>, Vec<_>) = filters.into_iter().partition(|f| f.contains(['+', '#']));
         literal.sort_unstable();
-        Self { all: wild.iter().any(|f| &**f == "#"), literal, wild }
+        Self { all: wild.iter().any(|f| &**f == "#"), literal, wild, times: false }
+    }
+
+    /// Whether whoever reads wants to know when each was written.
+    pub fn with_times(self, times: bool) -> Self {
+        Self { times, ..self }
     }
 }
 
@@ -46,6 +53,10 @@ impl Select for Filters {
             }
             None => Skip::End,
         }
+    }
+
+    fn wants_times(&self) -> bool {
+        self.times
     }
 
     fn is_wide(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::{
     batch::parse,
     index,
     reader::Source,
-    segment::{Scan, Segment},
+    segment::{Placed, Scan, Segment},
     storage::{File, Storage},
 };
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
@@ -70,7 +70,7 @@ pub(crate) fn newest<S: Storage>(source: &Source<'_, S>, n: &Newest) -> Result<P
             take(&mut found, n.keys_max, &key, at);
         }
     }
-    read(&segments, found, n)
+    read(&segments, source.durable, found, n)
 }
 
 /// Where the record `offset` begins, or what comes before it ends.
@@ -121,7 +121,7 @@ fn scan<F: File>(segment: &Segment<F>, range: Range<Offset>, n: &Newest, nth: us
     Ok(())
 }
 
-fn read<F: File>(segments: &[(Arc<Segment<F>>, Option<Offset>)], found: Found, n: &Newest) -> Result<Page, ReadError> {
+fn read<F: File>(segments: &[(Arc<Segment<F>>, Option<Offset>)], durable: Offset, found: Found, n: &Newest) -> Result<Page, ReadError> {
     let (mut page, mut raw) = (Page::default(), Vec::new());
     let mut read: Option<Vec<u8>> = None;
     for (i, (key, (nth, position))) in found.into_iter().enumerate() {
@@ -130,9 +130,14 @@ fn read<F: File>(segments: &[(Arc<Segment<F>>, Option<Offset>)], found: Found, n
             page.after = read;
             return Ok(page);
         }
-        let Some((segment, _)) = segments.get(nth) else { continue };
+        let Some((segment, end)) = segments.get(nth) else { continue };
+        // Where its batches are, for the times: read once per segment.
+        segment.place(segment.head.base, end.unwrap_or(durable))?;
         match segment.record_at(position, segment.head.base, &mut raw) {
-            Ok((_, time_ms)) => page.batch.push(&raw, segment.head.base, time_ms),
+            Ok(_) => {
+                let time_ms = segment.batch_of(position, &mut Placed::default())?;
+                page.batch.push(&raw, segment.head.base, time_ms);
+            }
             // Whoever reads the range is told of it.
             Err(ReadError::Damaged { .. }) => {}
             Err(e) => return Err(e),

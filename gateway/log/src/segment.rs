@@ -117,6 +117,14 @@ pub struct Place {
     pub time_ms: u64,
 }
 
+/// A batch: where it lies, and when it was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Placed {
+    start: u32,
+    end: u32,
+    time_ms: u64,
+}
+
 /// An open segment, shared by the writer and the readers.
 pub struct Segment<F> {
     pub head: SegmentHead,
@@ -158,6 +166,25 @@ impl<F: File> Segment<F> {
         let places = places.as_deref().unwrap_or_default();
         let before = places.partition_point(|p| p.position <= position).checked_sub(1).and_then(|i| places.get(i));
         Ok((self.head.base.plus(u64::from(delta)), before.map_or(0, |p| p.time_ms)))
+    }
+
+    /// The time of the batch that holds `position`. `batch`: the one that was found last, so that positions that ascend pass each header once. Headers that are
+    /// damaged leave it at the last one before them.
+    pub(crate) fn batch_of(&self, position: u32, batch: &mut Placed) -> Result<u64, ReadError> {
+        let places = self.places.read();
+        let places = places.as_deref().unwrap_or_default();
+        let before = places.partition_point(|p| p.position <= position).checked_sub(1).and_then(|i| places.get(i));
+        if let Some(place) = before.filter(|p| p.batch_end > batch.end || position < batch.start) {
+            *batch = Placed { start: place.position, end: place.batch_end, time_ms: place.time_ms };
+        }
+        while batch.end <= position {
+            let at = u64::from(batch.end).next_multiple_of(8);
+            let mut b = [0; BATCH_HEAD];
+            self.file.read_at(&mut b, at).map_err(self.io(at))?;
+            let Some(head) = BatchHead::parse(&b, self.head.salt).filter(|h| h.len > 0) else { break };
+            *batch = Placed { start: at as u32, end: at as u32 + head.len, time_ms: head.time_ms };
+        }
+        Ok(batch.time_ms)
     }
 
     pub(crate) fn damaged(&self, at: u64, offset: Offset) -> ReadError {

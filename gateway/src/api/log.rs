@@ -110,7 +110,7 @@ pub struct TopicInfo {
     pub stream: String,
     pub partition: u32,
     pub offset: u64,
-    /// When it was written, ms since 1970; up to 64 KiB of log early.
+    /// When it was written, ms since 1970.
     pub time_ms: u64,
     pub qos: u8,
     pub retain: bool,

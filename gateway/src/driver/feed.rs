@@ -18,7 +18,7 @@ use weir_core::{
     ids::{Now, Offset, PartitionId, SubscribeId},
     session::{Cause, Delivery, Event, Paging},
 };
-use weir_log::{Batch, Entry, Fetch, Fetched, ReadError, Wanted};
+use weir_log::{Batch, Entry, Fetch, Fetched, ReadError, Select, Wanted};
 
 /// One fetch: enough for a socket write, little enough for 10,000 at once.
 const FETCH_BYTES: u32 = 64 * 1024;
@@ -324,7 +324,10 @@ impl Driver {
             }
             Step::Fetch(range) => {
                 let (from, to) = (weir_log::Offset(range.start.0), weir_log::Offset(range.end.0));
-                let select = self.filters.get_or_insert_with(|| Arc::new(Filters::new(session.filters()))).clone();
+                let times = session.tells_positions();
+                let known = self.filters.take().filter(|known| known.wants_times() == times);
+                let select = known.unwrap_or_else(|| Arc::new(Filters::new(session.filters()).with_times(times)));
+                self.filters = Some(select.clone());
                 self.fetch(Feed::Range(nth), self.gateway.partitions[nth], Wanted::Range { from, to, select });
                 false
             }

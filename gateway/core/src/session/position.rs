@@ -34,6 +34,12 @@ pub(super) fn wants_position(properties: Properties<'_>) -> bool {
 }
 
 impl Session {
+    /// Some of its deliveries say where they stand and when they were written.
+    #[must_use]
+    pub fn tells_positions(&self) -> bool {
+        self.subscriptions.all.values().any(|s| s.position)
+    }
+
     /// Every acknowledged record is to have a receipt of its own.
     #[must_use]
     pub fn wants_positions(&self) -> bool {

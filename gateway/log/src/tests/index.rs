@@ -28,10 +28,14 @@ impl Select for Keys {
     fn is_wide(&self) -> bool {
         self.wide
     }
+
+    fn wants_times(&self) -> bool {
+        true
+    }
 }
 
 /// All of a range, in fetches of `records_max`.
-fn read(a: &Appender<SimStorage>, cache: &Cache, from: u64, records_max: u32, select: Keys) -> Vec<(u64, usize)> {
+fn read(a: &Appender<SimStorage>, cache: &Cache, from: u64, records_max: u32, select: Keys) -> Vec<(u64, usize, u64)> {
     let select = Arc::new(select);
     let (mut all, mut at) = (Vec::new(), Offset(from));
     while at < a.next() {
@@ -40,7 +44,7 @@ fn read(a: &Appender<SimStorage>, cache: &Cache, from: u64, records_max: u32, se
         let source = Source { storage: a.storage(), segments: a.segments(), indexes: cache, durable: a.next() };
         let Fetched { batch, next, .. } = reader::fetch(&source, &fetch).expect("reads");
         assert!(next > at && batch.len() <= records_max as usize);
-        all.extend(batch.iter().map(|r| (r.offset.0, r.value.len())));
+        all.extend(batch.iter().map(|r| (r.offset.0, r.value.len(), r.time_ms)));
         at = next;
     }
     all
@@ -70,10 +74,16 @@ fn the_index_chooses_what_a_scan_chooses() {
         let mut rng = Rng::new(seed ^ 0x1DE4);
         let storage = Arc::new(SimStorage::new(seed));
         let mut a = open(&storage, true);
+        let mut now = 1_000;
         for life in 0..3 {
             let cache = Cache::new(1 << 16);
             for _ in 0..60 {
-                let batch = a.commit(pending(&records(&mut rng)), 5).expect("commits");
+                let batch = a
+                    .commit(pending(&records(&mut rng)), {
+                        now += rng.below(9);
+                        now
+                    })
+                    .expect("commits");
                 // One that was not indexed yet, because the crash came before.
                 if !rng.chance(1) {
                     a.index(&batch);

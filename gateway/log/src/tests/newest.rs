@@ -31,20 +31,21 @@ fn pages_give_what_a_fold_gives() {
         let mut rng = Rng::new(seed ^ 0x0FE3);
         let storage = Arc::new(SimStorage::new(seed));
         let mut a = open(&storage, true);
-        let mut all: Vec<Vec<u8>> = Vec::new();
+        let (mut all, mut now): (Vec<(Vec<u8>, u64)>, _) = (Vec::new(), 1_000);
         for _life in 0..3 {
             let cache = Cache::new(1 << 16);
             for _ in 0..60 {
                 let mut batch = Vec::new();
+                now += rng.below(20);
                 for _ in 0..1 + rng.below(20) {
                     let key = if rng.chance(40) { rng.below(3) } else { rng.below(150) };
                     let key = format!("k/{key}").into_bytes();
                     let mut r = Records::default();
                     r.push(Kind::Message, 0, &[], &key, b"", &vec![7; rng.below(300) as usize]).expect("small");
                     batch.push(r);
-                    all.push(key);
+                    all.push((key, now));
                 }
-                let batch = a.commit(pending(&batch), 5).expect("commits");
+                let batch = a.commit(pending(&batch), now).expect("commits");
                 // What is not indexed is scanned.
                 if !rng.chance(2) {
                     a.index(&batch);
@@ -58,9 +59,9 @@ fn pages_give_what_a_fold_gives() {
             for _ in 0..15 {
                 let below = rng.below(all.len() as u64 + 20);
                 let digit = rng.chance(70).then(|| b'0' + rng.below(10) as u8);
-                let mut want: BTreeMap<&[u8], u64> = BTreeMap::new();
-                for (i, key) in all.iter().enumerate().take(below as usize).filter(|(_, key)| Ending(digit).matches(key)) {
-                    want.insert(key, i as u64);
+                let mut want: BTreeMap<&[u8], (u64, u64)> = BTreeMap::new();
+                for (i, (key, at)) in all.iter().enumerate().take(below as usize).filter(|(_, (key, _))| Ending(digit).matches(key)) {
+                    want.insert(key, (i as u64, *at));
                 }
                 let (keys_max, bytes_max) = (1 + rng.below(60) as usize, 1 + rng.below(4_000) as usize);
                 let (mut got, mut after) = (Vec::new(), Vec::new());
@@ -69,7 +70,7 @@ fn pages_give_what_a_fold_gives() {
                     let source = Source { storage: a.storage(), segments: a.segments(), indexes: &cache, durable: a.next() };
                     let page = newest(&source, &n).expect("reads");
                     assert!(page.batch.len() <= keys_max);
-                    got.extend(page.batch.iter().map(|r| (r.key.to_vec(), r.offset.0)));
+                    got.extend(page.batch.iter().map(|r| (r.key.to_vec(), (r.offset.0, r.time_ms))));
                     let Some(next) = page.after else { break };
                     after = next;
                 }
