@@ -88,7 +88,10 @@ pub(super) enum Second {
     There,
 }
 
-pub(super) const SECOND: &str = "t/+/1";
+/// The filter that `adder` adds: from then on.
+const SECOND: &str = "t/+/1";
+/// And the one of `replayer`: from the beginning of the log.
+const REPLAYED: &str = "$replay/earliest/t/+/1";
 
 pub(super) struct Client {
     pub id: String,
@@ -164,7 +167,7 @@ impl Client {
         Self::new(id, role)
     }
 
-    /// Subscribes to `t/+/0`, and later to `SECOND`.
+    /// Subscribes to `t/+/0`, and later to `SECOND` or `REPLAYED`.
     pub fn adder(id: &str) -> Self {
         let mut client = Self::subscriber(id, "t/+/0", Qos::AtLeastOnce);
         if let Role::Subscriber { second, .. } = &mut client.role {
@@ -277,6 +280,11 @@ impl Client {
         !matches!(self.role, Role::Subscriber { subscribed: false, .. })
     }
 
+    /// The filter that was added later is there.
+    pub fn has_second(&self) -> bool {
+        matches!(self.role, Role::Subscriber { second: Second::There, .. })
+    }
+
     /// Publishes one more, if it may.
     pub fn act(&mut self, coin: u64, ledger: &mut Ledger) {
         if let Role::Subscriber { subscribed: true, second, .. } = &mut self.role
@@ -287,7 +295,8 @@ impl Client {
             && coin == 0
         {
             *second = Second::Asked;
-            self.say_subscribe(SECOND, Qos::AtLeastOnce);
+            let filter = if self.id == "replayer" { REPLAYED } else { SECOND };
+            self.say_subscribe(filter, Qos::AtLeastOnce);
         }
         let Role::Publisher { open, next, last } = &mut self.role else { return };
         if !self.connected || open.len() >= 4 || *next >= *last {
@@ -356,7 +365,9 @@ impl Client {
                     *subscribed = true;
                     if *second == Second::Asked {
                         *second = Second::There;
-                        ledger.before_second = Some(ledger.published.clone());
+                        if self.id == "adder" {
+                            ledger.before_second = Some(ledger.published.clone());
+                        }
                     }
                 }
             }
