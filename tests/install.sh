@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 need=""
 command -v mosquitto_sub >/dev/null || need="$need mosquitto-clients"
 command -v strace >/dev/null || need="$need strace"
+command -v openssl >/dev/null || need="$need openssl"
 command -v promtool >/dev/null || need="$need prometheus"
 if [ -n "$need" ]; then
   if [ "$(id -u)" -ne 0 ]; then

@@ -4,7 +4,10 @@
 //! Must not know: what is published or printed.
 
 use super::{Connection, Failure, ProtocolVersion};
-use rumqttc::v5::{self, mqttbytes::v5::PublishProperties};
+use rumqttc::{
+    Transport,
+    v5::{self, mqttbytes::v5::PublishProperties},
+};
 use std::time::Duration;
 
 /// Requests that wait for the connection: more than are ever on their way.
@@ -87,33 +90,40 @@ fn refused(code: u8, what: &dyn std::fmt::Debug) -> Failure {
 
 impl Link {
     /// Begins to connect. `clean`: nothing of an earlier session, and nothing is kept.
-    pub fn new(c: &Connection, kind: &str, version: ProtocolVersion, clean: bool) -> Self {
+    pub fn new(c: &Connection, kind: &str, version: ProtocolVersion, clean: bool) -> Result<Self, Failure> {
         let id = c.client_id(kind);
+        let transport = c.tls()?.map(|tls| {
+            // Another caller may have said the same.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            Transport::Tls(tls)
+        });
         let keep_alive = Duration::from_secs(u64::from(c.keepalive));
         let credentials = c.username.clone().map(|user| (user, c.pw.clone().unwrap_or_default()));
         match version {
             ProtocolVersion::V311 => {
-                let mut o = rumqttc::MqttOptions::new(id, &c.host, c.port);
+                let mut o = rumqttc::MqttOptions::new(id, &c.host, c.port());
                 o.set_keep_alive(keep_alive).set_clean_session(clean).set_inflight(INFLIGHT);
                 o.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
                 credentials.map(|(user, password)| o.set_credentials(user, password));
+                transport.map(|tls| o.set_transport(tls));
                 if let Some(topic) = &c.will_topic {
                     o.set_last_will(rumqttc::LastWill::new(topic, c.will_payload.clone(), qos_4(c.will_qos), c.will_retain));
                 }
                 let (client, connection) = rumqttc::AsyncClient::new(o, REQUESTS);
-                Self::V311(client, Box::new(connection))
+                Ok(Self::V311(client, Box::new(connection)))
             }
             ProtocolVersion::V5 => {
-                let mut o = v5::MqttOptions::new(id, &c.host, c.port);
+                let mut o = v5::MqttOptions::new(id, &c.host, c.port());
                 o.set_keep_alive(keep_alive).set_clean_start(clean).set_outgoing_inflight_upper_limit(INFLIGHT);
                 o.set_session_expiry_interval(c.session_expiry_interval.or((!clean).then_some(u32::MAX)));
                 credentials.map(|(user, password)| o.set_credentials(user, password));
+                transport.map(|tls| o.set_transport(tls));
                 if let Some(topic) = &c.will_topic {
                     let payload = c.will_payload.clone();
                     o.set_last_will(v5::mqttbytes::v5::LastWill::new(topic, payload, qos_5(c.will_qos), c.will_retain, None));
                 }
                 let (client, connection) = v5::AsyncClient::new(o, REQUESTS);
-                Self::V5(client, Box::new(connection))
+                Ok(Self::V5(client, Box::new(connection)))
             }
         }
     }

@@ -14,7 +14,8 @@ pub(crate) use subscribe::parse_from;
 pub use subscribe::{Subscribe, subscribe};
 
 use clap::{Args, ValueEnum};
-use std::fmt;
+use rumqttc::TlsConfiguration;
+use std::{fmt, path::PathBuf};
 
 /// Where and as whom.
 #[derive(Args, Clone, Debug)]
@@ -22,8 +23,9 @@ pub struct Connection {
     /// Host of the broker.
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     host: String,
-    #[arg(short, long, default_value_t = 1883)]
-    port: u16,
+    /// [default: 1883; 8883 with TLS]
+    #[arg(short, long)]
+    port: Option<u16>,
     /// Client id [default: one of its own].
     #[arg(short, long)]
     id: Option<String>,
@@ -38,6 +40,18 @@ pub struct Connection {
     #[arg(short = 'P', long)]
     pw: Option<String>,
     /// Version of the protocol.
+    /// TLS: the certificates, in PEM, of those who may vouch for the broker.
+    #[arg(long, value_name = "FILE")]
+    cafile: Option<PathBuf>,
+    /// TLS: those that the operating system trusts may vouch for it.
+    #[arg(long, conflicts_with = "cafile")]
+    tls_use_os_certs: bool,
+    /// Our own certificate, in PEM, for a broker that asks for one.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// Version of the protocol [default: 311; 5 with --from]
     #[arg(short = 'V', long, value_enum)]
     protocol_version: Option<ProtocolVersion>,
@@ -86,6 +100,26 @@ impl Failure {
 }
 
 impl Connection {
+    fn port(&self) -> u16 {
+        self.port.unwrap_or(if self.cafile.is_some() || self.tls_use_os_certs { 8883 } else { 1883 })
+    }
+
+    /// `None`: without TLS.
+    fn tls(&self) -> Result<Option<TlsConfiguration>, Failure> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())));
+        let Some(ca) = self.cafile.as_ref().map(read).transpose()? else {
+            if self.cert.is_some() && !self.tls_use_os_certs {
+                return Err(Failure::new("--cert and --key are for TLS: say --cafile or --tls-use-os-certs too"));
+            }
+            return Ok(self.tls_use_os_certs.then(TlsConfiguration::default));
+        };
+        let client_auth = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
+        };
+        Ok(Some(TlsConfiguration::Simple { ca, alpn: None, client_auth }))
+    }
+
     /// Nothing is to be said, but by the exit code.
     pub fn is_quiet(&self) -> bool {
         self.quiet
@@ -108,7 +142,7 @@ impl Connection {
 
     /// It never got there.
     fn unreachable(&self, e: Failure) -> Failure {
-        Failure { words: format!("{}:{}: {}", self.host, self.port, e.words), ..e }
+        Failure { words: format!("{}:{}: {}", self.host, self.port(), e.words), ..e }
     }
 }
 

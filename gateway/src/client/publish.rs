@@ -152,7 +152,7 @@ async fn send(p: &Publish, mut payloads: Receiver<Result<Vec<u8>, Failure>>) -> 
     if version == ProtocolVersion::V311 && !p.property.is_empty() {
         return Err(Failure::new("-D is for version 5: add -V 5"));
     }
-    let mut link = Link::new(&p.connection, "pub", version, !p.disable_clean_session);
+    let mut link = Link::new(&p.connection, "pub", version, !p.disable_clean_session)?;
     let (mut connected, mut more, mut sent, mut done, mut refused) = (false, true, 0u64, 0u64, 0u64);
     while more || done < sent {
         let room = connected && more && sent - done < u64::from(INFLIGHT);

@@ -153,7 +153,7 @@ pub fn subscribe(s: &Subscribe) -> Result<(), Failure> {
 
 async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
     let version = s.connection.version(if s.from.is_some() { ProtocolVersion::V5 } else { ProtocolVersion::V311 })?;
-    let mut link = Link::new(&s.connection, "sub", version, !s.disable_clean_session);
+    let mut link = Link::new(&s.connection, "sub", version, !s.disable_clean_session)?;
     let (mut count, mut was_connected) = (0, false);
     let mut place = Place { s, from: s.from.clone() };
     loop {
