@@ -124,3 +124,27 @@ fn a_ring_is_whole() {
     let line = text(&out.stdout).lines().find(|l| l.starts_with("default/0")).unwrap().to_owned();
     assert!(line.ends_with(" to 149") && !line.contains("records 0 to"), "{line}");
 }
+
+#[test]
+fn a_log_of_another_version_is_named_as_that() {
+    let dir = dir();
+    let data = dir.path().join("data");
+    let weir = Weir::start(&data);
+    publish(weir.mqtt, 0..3);
+    assert_eq!(weir.terminate(), Some(0));
+    // Bytes 4 and 5 of a segment are its version.
+    let path = data.join("streams/default/0/00000000000000000000.log");
+    let mut file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.seek(SeekFrom::Start(4)).unwrap();
+    file.write_all(&[9]).unwrap();
+    let words = "segment format version 9; this program reads version 1";
+    let verify = log(&["verify"], &data);
+    assert!(verify.status.code() == Some(1) && text(&verify.stdout).contains(words), "{}", text(&verify.stdout));
+    let run = Command::new(binary())
+        .args(["run", "--data"])
+        .arg(&data)
+        .args(["--mqtt", "--http", "--admin"].iter().flat_map(|flag| [*flag, "127.0.0.1:0"]))
+        .output()
+        .unwrap();
+    assert!(run.status.code() == Some(1) && text(&run.stderr).contains(words), "{}", text(&run.stderr));
+}

@@ -92,6 +92,21 @@ fn p6_the_log_is_a_ring_who_comes_late_is_told_the_range_and_what_is_retained_ou
         weir.kill();
         weir = start(&data, ports, "128MiB");
     }
+    // It is said before it happens, and after.
+    let explain = |client: &str| {
+        let out =
+            std::process::Command::new(binary()).args(["explain", client, "--admin", &format!("127.0.0.1:{}", ports[2])]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    assert!(explain("late").contains("are lost for it, retention has taken them"), "{}", explain("late"));
+    let mut waits = Raw::connect(weir.mqtt, Version::V5, "waits");
+    waits.subscribe("wait/#", 1);
+    drop(waits);
+    p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    p.publish(1, false, 1, "wait/x", "x");
+    p.expect_ack(PUBACK, 1);
+    let foreseen = || explain("waits").contains("if it reads no further, retention takes that record about 20");
+    eventually("a loss is foreseen", Duration::from_secs(5), foreseen);
     // Who was away gets what is left, from the first record of the ring on, and goes on.
     let mut late = Raw::connect(weir.mqtt, Version::V5, "late");
     assert!(late.session_present);

@@ -106,6 +106,7 @@ fn verify(source: &Source, bar: &ProgressBar) -> Result<u64, String> {
                 let start = sum.ends.map_or(b.first().0, |(start, _)| start);
                 sum.ends = Some((start, b.end().0));
             }
+            Found::Head { name, why } => say(format!("{name}: {why}")),
             Found::Damage(d) => {
                 sum.damaged += 1;
                 say(d.to_string());
@@ -139,6 +140,10 @@ impl Cat {
                         false
                     }
                 }),
+                Found::Head { name, why } => {
+                    eprintln!("weir: {name}: {why}");
+                    true
+                }
                 Found::Damage(d) => {
                     eprintln!("weir: {d}");
                     true

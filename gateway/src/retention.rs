@@ -62,10 +62,10 @@ const GROWTH_FILES: usize = 8;
 
 /// Bytes per millisecond in the last sealed files.
 fn growth(segments: &[SegmentInfo]) -> Option<f64> {
-    let sealed: Vec<_> = segments.iter().filter_map(|s| Some((s.sealed_ms?, s.bytes))).collect();
+    let sealed: Vec<_> = segments.iter().filter_map(|s| Some((s.created_ms, s.sealed_ms?, s.bytes))).collect();
     let last = &sealed[sealed.len().saturating_sub(GROWTH_FILES)..];
-    let ((first_ms, _), (last_ms, _)) = (last.first()?, last.last()?);
-    let (bytes, ms) = (last[1..].iter().map(|(_, bytes)| bytes).sum::<u64>(), last_ms.saturating_sub(*first_ms));
+    let ((first_ms, ..), (_, last_ms, _)) = (last.first()?, last.last()?);
+    let (bytes, ms) = (last.iter().map(|(.., bytes)| bytes).sum::<u64>(), last_ms.saturating_sub(*first_ms));
     (bytes > 0 && ms > 0).then(|| bytes as f64 / ms as f64)
 }
 
@@ -106,6 +106,7 @@ mod tests {
             base: weir_log::Offset(n * 10),
             end: sealed.is_some().then(|| weir_log::Offset(n * 10 + 10)),
             bytes: 100,
+            created_ms: n * 1_000,
             sealed_ms: sealed,
         };
         let segments = [segment(0, Some(1_000)), segment(1, Some(5_000)), segment(2, Some(9_000)), segment(3, None)];
@@ -122,6 +123,7 @@ mod tests {
             base: weir_log::Offset(n * 10),
             end: sealed.map(|_| weir_log::Offset(n * 10 + 10)),
             bytes: 100,
+            created_ms: n * 1_000,
             sealed_ms: sealed,
         };
         // 100 bytes in 1,000 ms.
@@ -141,7 +143,7 @@ mod tests {
         assert_eq!(
             Retention { bytes: Some(10), age: None }.loss_at(&segments[3..], weir_log::Offset(30), 0),
             None,
-            "one file says no speed"
+            "a file that is written says no speed"
         );
     }
 

@@ -35,6 +35,11 @@ pub enum Found {
         bytes: u64,
     },
     Batch(Batch),
+    /// The head of a file that cannot be read, and why: of another version, or damaged. What is lost with it follows.
+    Head {
+        name: String,
+        why: String,
+    },
     /// Acknowledged records that cannot be read.
     Damage(Damage),
     /// A batch that was begun and never acknowledged, at the end.
@@ -116,10 +121,13 @@ impl Source {
 /// One file; gives where it ends, `None`: enough.
 fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut dyn FnMut(Found) -> bool) -> Option<Offset> {
     let damage = |at: usize, range| Found::Damage(Damage { file: name.to_owned(), at: at as u64, range });
-    let Ok(head) = SegmentHead::parse(bytes) else {
-        // How much was in the last one, nobody knows.
-        let end = next.unwrap_or(base.plus(1));
-        return each(damage(0, base..end)).then_some(end);
+    let head = match SegmentHead::parse(bytes) {
+        Ok(head) => head,
+        Err(why) => {
+            // How much was in the last one, nobody knows.
+            let end = next.unwrap_or(base.plus(1));
+            return (each(Found::Head { name: name.to_owned(), why }) && each(damage(0, base..end))).then_some(end);
+        }
     };
     let (mut at, mut end) = (BATCHES_AT as usize, base);
     loop {

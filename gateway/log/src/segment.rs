@@ -306,6 +306,8 @@ pub struct SegmentInfo {
     /// The base of the next one; the active segment has none.
     pub end: Option<Offset>,
     pub bytes: u64,
+    /// When it began: nothing in it is older.
+    pub created_ms: u64,
     /// When the next one began: nothing in it is younger.
     pub sealed_ms: Option<u64>,
 }
@@ -348,7 +350,7 @@ impl<F: File> Segments<F> {
         let info = |(i, s): (usize, &Arc<Segment<F>>)| {
             let after = list.get(i + 1);
             let (end, sealed_ms) = (after.map(|n| n.head.base), after.map(|n| n.head.created_ms));
-            Ok(SegmentInfo { base: s.head.base, end, bytes: s.file.bytes()?, sealed_ms })
+            Ok(SegmentInfo { base: s.head.base, end, bytes: s.file.bytes()?, created_ms: s.head.created_ms, sealed_ms })
         };
         list.iter().enumerate().map(info).collect()
     }
