@@ -11,14 +11,15 @@ use crate::{
     newest::{self, Newest, Page},
     partition::{self, Beginning},
     reader::{self, Source},
+    readers::Readers,
     seek,
     segment::{Limits, SegmentInfo, Segments},
-    state::{self, Directory, Job, State, StateStore},
+    state::{self, Directory, State, StateStore},
     storage::{FileStorage, Storage},
 };
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read, Seek, Write},
@@ -79,8 +80,6 @@ pub trait Engine: Send + Sync + 'static {
     fn stop(&self);
 }
 
-/// Two threads are enough to keep one disk and two cores busy.
-const READERS: usize = 2;
 /// Sidecars in memory: about 60 of segments with 10,000 topics.
 const INDEX_CACHE_BYTES: usize = 64 << 20;
 /// How often sealed segments without a sidecar are looked for.
@@ -478,7 +477,7 @@ impl LogEngine<crate::storage::sim::SimStorage> {
 
     /// Jobs are done as they come, or wait to be stepped: a start waits for what it reads.
     pub fn read_at_once(&self, at_once: bool) {
-        self.readers.at_once.store(at_once, std::sync::atomic::Ordering::Relaxed);
+        self.readers.at_once(at_once);
     }
 
     /// Cleans the state store, whether it wants it or not.
@@ -488,8 +487,7 @@ impl LogEngine<crate::storage::sim::SimStorage> {
 
     /// Does one job of the reader threads; false: there is none.
     pub fn step_reader(&self) -> bool {
-        let job = self.readers.queue.lock().0.pop_front();
-        job.map(|job| job()).is_some()
+        self.readers.step()
     }
 
     /// Seals what the index thread would.
@@ -498,71 +496,6 @@ impl LogEngine<crate::storage::sim::SimStorage> {
             for (segment, end) in data.segments.sealed() {
                 let _scanned_instead = index::seal(&**storage, &segment, end);
             }
-        }
-    }
-}
-
-/// Jobs for the reader threads, first come first served.
-#[derive(Default)]
-struct Readers {
-    queue: Mutex<(VecDeque<Job>, bool)>,
-    work: Condvar,
-    stopped: Mutex<bool>,
-    stop: Condvar,
-    #[cfg(any(test, feature = "sim"))]
-    at_once: std::sync::atomic::AtomicBool,
-}
-
-impl Readers {
-    fn start(readers: &Arc<Self>) -> std::io::Result<Vec<JoinHandle<()>>> {
-        let start = |n: usize| {
-            let readers = readers.clone();
-            thread::Builder::new().name(format!("log-reader-{n}")).spawn(move || readers.run())
-        };
-        (0..READERS).map(start).collect()
-    }
-
-    fn submit(&self, job: Job) {
-        #[cfg(any(test, feature = "sim"))]
-        if self.at_once.load(std::sync::atomic::Ordering::Relaxed) {
-            return job();
-        }
-        self.queue.lock().0.push_back(job);
-        self.work.notify_one();
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.queue.lock().1
-    }
-
-    /// True: it has stopped.
-    fn wait(&self, time: Duration) -> bool {
-        let mut stopped = self.stopped.lock();
-        if !*stopped {
-            self.stop.wait_for(&mut stopped, time);
-        }
-        *stopped
-    }
-
-    fn stop(&self) {
-        *self.stopped.lock() = true;
-        self.stop.notify_all();
-        self.queue.lock().1 = true;
-        self.work.notify_all();
-    }
-
-    fn run(&self) {
-        loop {
-            let mut queue = self.queue.lock();
-            let job = loop {
-                match queue.0.pop_front() {
-                    Some(job) => break job,
-                    None if queue.1 => return,
-                    None => self.work.wait(&mut queue),
-                }
-            };
-            drop(queue);
-            job();
         }
     }
 }

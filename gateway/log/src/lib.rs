@@ -14,6 +14,7 @@ pub mod newest;
 pub mod offline;
 mod partition;
 pub mod reader;
+mod readers;
 pub mod record;
 mod recovery;
 mod seek;

@@ -1,0 +1,115 @@
+//! What a read pass appends: records are gathered per partition while packets are decoded, then appended at once, and the session is told what it was given.
+//!
+//! Invariant: one append per pass and partition; the session hears of receipts in the order of its packets, when every partition has taken its part.
+//! Must not know: packets, sockets.
+
+use super::{Driver, log_id};
+use crate::gateway::encode;
+use weir_core::{
+    ids::{Now, Receipt, Source, Watermark},
+    message::Message,
+    packet::Qos,
+    session::{Append, Cause, Event},
+};
+use weir_log::{AppendError, Kind, record::PushError};
+
+/// Records of one pass and partition that are acknowledged one after the other.
+pub(super) struct Run {
+    /// Index of the partition.
+    partition: usize,
+    count: u32,
+    /// Records of the pass in this partition, up to and with the last of these.
+    end: usize,
+}
+
+impl Driver {
+    /// Encodes it into the records of its partition.
+    pub(super) fn append(&mut self, append: &Append<'_>) -> Result<(), PushError> {
+        let (p, acknowledged) = match append {
+            Append::Message(m) => (self.gateway.partition_of(&m.topic), m.qos != Qos::AtMostOnce),
+            Append::Release(p, _) => (self.gateway.partitions.iter().position(|q| q == p).unwrap_or(0), true),
+        };
+        match append {
+            Append::Message(m) => encode(m, &mut self.records[p])?,
+            Append::Release(_, r) => {
+                let meta = r.meta();
+                self.records[p].push(Kind::Note, meta.flags, meta.bytes(), b"", b"", b"")?;
+            }
+        }
+        if !self.marked && matches!(append, Append::Release(..) | Append::Message(Message { mark: Some(_), .. })) {
+            self.mark();
+        }
+        if acknowledged {
+            let end = self.records[p].len();
+            // Who wants to know where each one is has a receipt for each.
+            let together = self.phase.session().is_none_or(|s| !s.wants_positions());
+            match self.runs.last_mut() {
+                Some(run) if run.partition == p && together => (run.count, run.end) = (run.count + 1, end),
+                _ => self.runs.push(Run { partition: p, count: 1, end }),
+            }
+        }
+        Ok(())
+    }
+
+    /// The log is about to say something of the session: checkpoints ask for its value first.
+    pub(super) fn mark(&mut self) {
+        self.marked = true;
+        self.gateway.marked.insert(self.peer.id, self.peer.clone());
+    }
+
+    /// Appends the records of this pass; all receipts are told in order when every partition has taken its part.
+    pub(super) fn submit(&mut self, now: Now) {
+        self.full = false;
+        let mut failed = Vec::new();
+        for (p, records) in self.records.iter_mut().enumerate() {
+            if records.is_empty() {
+                continue;
+            }
+            match self.gateway.engine.append(log_id(self.gateway.partitions[p]), records, &self.who) {
+                Ok(receipt) => {
+                    self.receipts[p] = Some(receipt.0 - records.len() as u64..receipt.0);
+                    records.clear();
+                }
+                Err(AppendError::Full) => self.full = true,
+                Err(e) => {
+                    if !matches!(e, AppendError::Stopping) {
+                        self.gateway.partition_failed(&e);
+                    }
+                    records.clear();
+                    // One that never becomes durable.
+                    self.receipts[p] = Some(u64::MAX..u64::MAX);
+                    failed.push(self.gateway.partitions[p]);
+                }
+            }
+        }
+        if !failed.is_empty() {
+            // What it published cannot be taken, and it cannot be told otherwise.
+            self.event(now, Event::Closed(Cause::LogFailed));
+        }
+        if !self.full {
+            self.submitted(now);
+        }
+        for p in failed {
+            self.event(now, Event::Appended(Source::Partition(p), Watermark::Failed));
+        }
+    }
+
+    /// Every partition has taken its part.
+    fn submitted(&mut self, now: Now) {
+        for run in std::mem::take(&mut self.runs) {
+            if let Some(pass) = &self.receipts[run.partition] {
+                let receipt = Receipt(pass.start.saturating_add(run.end as u64));
+                self.event(now, Event::Submitted(self.gateway.partitions[run.partition], receipt, run.count));
+            }
+        }
+        if let Some(p) = self.will.take()
+            && let Some(pass) = &self.receipts[p]
+        {
+            let receipt = Receipt(pass.end);
+            // Its watermark may have passed already: look again.
+            self.seen[p] = Receipt(0);
+            self.event(now, Event::WillSubmitted(self.gateway.partitions[p], receipt));
+        }
+        self.receipts.fill(None);
+    }
+}
