@@ -55,7 +55,8 @@ async fn main() {
     let mut result = Result::load(path);
 
     let mut options = MqttOptions::new(format!("consumer-{}", std::process::id()), host, port.parse().expect("a port"));
-    options.set_keep_alive(Duration::from_secs(5)).set_clean_start(true);
+    // The library would take no more than 10 KiB.
+    options.set_keep_alive(Duration::from_secs(5)).set_clean_start(true).set_max_packet_size(Some(8 << 20));
     let (client, mut connection) = AsyncClient::new(options, 10);
     loop {
         match connection.poll().await {

@@ -10,6 +10,8 @@ use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS};
 use serde_json::json;
 use std::{collections::VecDeque, time::Duration};
 
+/// As large as Weir takes them; the library would take no more than 10 KiB.
+const PACKET_BYTES_MAX: usize = 8 << 20;
 /// Messages on their way to the other broker.
 const WINDOW: u16 = 100;
 
@@ -19,7 +21,7 @@ fn remote_broker(listen: &str) {
         "router": { "max_connections": 100, "max_outgoing_packet_count": 200, "max_segment_size": 10_485_760, "max_segment_count": 10 },
         "v4": { "1": {
             "name": "v4", "listen": listen, "next_connection_delay_ms": 1,
-            "connections": { "connection_timeout_ms": 5_000, "max_payload_size": 1_048_576, "max_inflight_count": 200, "dynamic_filters": true },
+            "connections": { "connection_timeout_ms": 5_000, "max_payload_size": PACKET_BYTES_MAX, "max_inflight_count": 200, "dynamic_filters": true },
         } },
     });
     let mut broker = rumqttd::Broker::new(serde_json::from_value(config).expect("a configuration"));
@@ -30,6 +32,7 @@ fn connect(address: &str, id: &str, manual: bool) -> (AsyncClient, EventLoop) {
     let (host, port) = address.split_once(':').expect("HOST:PORT");
     let mut options = MqttOptions::new(id, host, port.parse().expect("a port"));
     options.set_clean_session(false).set_manual_acks(manual).set_inflight(WINDOW).set_keep_alive(Duration::from_secs(5));
+    options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
     AsyncClient::new(options, usize::from(WINDOW) * 2)
 }
 

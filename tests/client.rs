@@ -232,6 +232,15 @@ fn wills_properties_and_the_rest_are_what_mosquittos_are() {
         (text(&out.stdout), out.status.code())
     });
     assert!(removed[0] == removed[1] && removed[0].0.starts_with("x\n"), "{removed:?}");
+    // Large messages: the bytes are counted.
+    let large = dir.path().join("large");
+    std::fs::write(&large, "x".repeat(3 << 20)).unwrap();
+    for version in VERSIONS {
+        let sent = run(client(true, "pub", port, version), &["-t", "large", "-f", large.to_str().unwrap(), "-r", "-q", "1"], "");
+        assert!(sent.status.success(), "{}", text(&sent.stderr));
+        let got = run(client(true, "sub", port, version), &["-t", "large", "-C", "1", "-W", "10", "-N"], "");
+        assert_eq!(got.stdout.len(), 3 << 20, "{version}: {}", text(&got.stderr));
+    }
     // A message that holds nothing.
     for args in [&["-v"][..], &[], &["-F", "%t %p"], &["-F", "%p"]] {
         let printed = [true, false].map(|ours| {

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use std::{process::Command, time::Duration};
+use std::{io::Write, process::Command, time::Duration};
 use support::{
     Collected, Weir, binary, command, dir, eventually, free_port,
     raw::{PUBACK, Raw, Version},
@@ -63,6 +63,19 @@ fn what_happens_to_clients_is_told_and_can_be_read_later() {
     assert_eq!(d.expect_ack(PUBACK, 1), 0x87);
     let dropped = wait_for(&events, "$SYS/events/dropped/d");
     assert_eq!((&dropped["reason"], &dropped["messages"]), (&"topic".into(), &1.into()));
+
+    // A group may read them, and a session that reads nothing else is behind in nothing else.
+    let mut member = Raw::connect_with(weir.mqtt, Version::V5, "member", true, &[]);
+    assert_eq!(member.subscribe("$share/g/$SYS/events/refused/+", 1), 1);
+    let explained = Command::new(binary()).args(["explain", "watcher", "--admin", &format!("127.0.0.1:{}", weir.admin)]).output().unwrap();
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(explained.contains("system/0: ") && !explained.contains("default/0"), "{explained}");
+    // A session without a name could never be found again: refused.
+    let mut nameless = std::net::TcpStream::connect(("127.0.0.1", weir.mqtt)).unwrap();
+    nameless.write_all(b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x00\x00\x00").unwrap();
+    let p = member.expect_publish();
+    assert!(p.topic.starts_with("$SYS/events/refused/") && p.payload.contains("\"code\""), "{p:?}");
+    member.ack(PUBACK, p.id);
 
     // Who subscribes to everything gets none of it.
     let mut all = Raw::connect_with(weir.mqtt, Version::V5, "all", true, &[]);

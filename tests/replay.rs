@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     process::{Command, Output},
     time::{Duration, SystemTime},
 };
@@ -126,4 +127,58 @@ fn a_session_with_other_filters_gets_each_message_once() {
     publish(weir.mqtt, "r/b", 10..12, 1);
     assert_eq!(take(&mut s, 2), ["r/b 10", "r/b 11"], "both filters match: once");
     s.expect_silence();
+}
+
+/// User properties of an acknowledgement of version 5, behind id and reason.
+fn told(body: &[u8]) -> Vec<(String, String)> {
+    let mut rest = body.get(4..).unwrap_or_default();
+    let text = |rest: &mut &[u8]| {
+        let n = usize::from(u16::from_be_bytes([rest[0], rest[1]]));
+        let text = String::from_utf8(rest[2..2 + n].to_vec()).unwrap();
+        *rest = &rest[2 + n..];
+        text
+    };
+    let mut all = Vec::new();
+    while let Some((0x26, more)) = rest.split_first() {
+        rest = more;
+        let name = text(&mut rest);
+        all.push((name, text(&mut rest)));
+    }
+    all
+}
+
+/// Every acknowledgement names the record that the log has: many in one read, with QoS 0 between, which has none.
+#[test]
+fn acknowledgements_say_where_each_message_went() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, b"\x26\x00\x08position\x00\x04true");
+    for n in 1..=500u16 {
+        match n % 5 {
+            0 => p.publish(0, false, 0, "ack/zero", &n.to_string()),
+            1 => p.publish(2, false, n, "ack/two", &n.to_string()),
+            _ => p.publish(1, false, n, "ack/one", &n.to_string()),
+        }
+    }
+    let mut places = BTreeMap::new();
+    while places.len() < 400 {
+        let a = p.read();
+        match a.head {
+            0x50 => p.ack(0x62, a.id()),
+            PUBACK | 0x70 => {
+                let told = told(&a.body);
+                assert_eq!(told[..2], [("stream".into(), "default".into()), ("partition".into(), "0".into())], "{:02x?}", a.body);
+                assert_eq!(told[2].0, "offset");
+                places.insert(a.id().to_string(), told[2].1.clone());
+            }
+            other => panic!("{other:02x}"),
+        }
+    }
+    let out = sub(weir.mqtt, &["-t", "ack/+", "--from", "earliest", "-C", "500", "-F", "%p %P"]).output().unwrap();
+    for line in lines(&out) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let offset = words[3].strip_prefix("offset:").expect("a position");
+        let number: u16 = words[0].parse().unwrap();
+        assert_eq!(places.get(words[0]).map(String::as_str), (!number.is_multiple_of(5)).then_some(offset), "{line}");
+    }
 }

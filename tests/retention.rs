@@ -10,6 +10,7 @@ use std::{
 use support::{
     Weir, binary, command, dir, eventually, free_port, http_get,
     raw::{PUBACK, PUBREC, Raw, Version},
+    signal,
 };
 
 fn start(data: &Path, ports: [u16; 3], bytes: &str) -> Weir {
@@ -107,6 +108,14 @@ fn p6_the_log_is_a_ring_who_comes_late_is_told_the_range_and_what_is_retained_ou
     p.expect_ack(PUBACK, 1);
     let foreseen = || explain("waits").contains("if it reads no further, retention takes that record about 20");
     eventually("a loss is foreseen", Duration::from_secs(5), foreseen);
+    // Who asks for what is gone is told the range on the wire.
+    let mut past = std::process::Command::new(binary());
+    past.args(["sub", "-p", &ports[0].to_string(), "-t", "fill/#", "--from", "0", "-C", "1", "-F", "%P"]);
+    let told = String::from_utf8_lossy(&past.output().unwrap().stdout).into_owned();
+    let word =
+        |name: &str| told.split_whitespace().find_map(|w| w.strip_prefix(name)).unwrap_or_else(|| panic!("{name} {told}")).to_owned();
+    let gone: usize = word("offset:").parse().unwrap();
+    assert_eq!(word("lost:"), format!("default/0:0-{gone}"), "{told}");
     // Who was away gets what is left, from the first record of the ring on, and goes on.
     let mut late = Raw::connect(weir.mqtt, Version::V5, "late");
     assert!(late.session_present);
@@ -118,7 +127,7 @@ fn p6_the_log_is_a_ring_who_comes_late_is_told_the_range_and_what_is_retained_ou
     assert!((100..400 * 16).contains(&got), "{got} of {}", 400 * 16);
     // The exact range: its session began at record 3; record 3 is not for it, and all that follow are.
     let words = std::fs::read_to_string(said(&data)).unwrap();
-    let told = words.lines().find(|l| l.contains("are lost for this client")).expect("told");
+    let told = words.lines().find(|l| l.contains("are lost for this client") && l.contains("\"late\"")).expect("told");
     let end: usize = told.split("records 3 to ").nth(1).and_then(|r| r.split(' ').next()?.parse().ok()).expect(told);
     assert_eq!(got, 400 * 16 - (end - 4), "{told}");
     fill(weir.mqtt, 4);
@@ -126,7 +135,7 @@ fn p6_the_log_is_a_ring_who_comes_late_is_told_the_range_and_what_is_retained_ou
     assert_eq!(more, 1);
     drop(late);
     let metrics = http_get(weir.admin, "/metrics");
-    assert!(metrics.contains(&format!("weir_lost_records_total {}\n", end - 3)), "counted: {metrics}");
+    assert!(metrics.contains(&format!("weir_lost_records_total {}\n", end - 3 + gone)), "counted: {metrics}");
     assert_eq!(weir.terminate(), Some(0));
 }
 
@@ -161,4 +170,20 @@ fn a_start_reads_what_the_last_checkpoint_did_not_see() {
     // One segment is 64 MiB: a debug build reads it in far less than this, and 800 MiB in far more.
     println!("started in {took:?}");
     assert!(took < Duration::from_millis(1_500), "{took:?}");
+}
+
+#[test]
+fn retention_is_taken_on_sighup() {
+    let dir = dir();
+    let (data, ports) = (dir.path().join("data"), ports());
+    let file = dir.path().join("weir.toml");
+    let write = |bytes: &str| std::fs::write(&file, format!("[log]\nretention_bytes = \"{bytes}\"\n")).unwrap();
+    write("1GiB");
+    let weir = start_with(&data, ports, &["-c", file.to_str().unwrap()]);
+    fill(weir.mqtt, 200);
+    assert!(segments(&data) > 3, "all of it is kept");
+    write("64MiB");
+    signal(weir.process.0.id(), "HUP");
+    eventually("less is kept", Duration::from_secs(10), || segments(&data) <= 2);
+    assert_eq!(weir.terminate(), Some(0));
 }

@@ -202,14 +202,10 @@ impl Streams {
     }
 }
 
-/// It has filters of its own; a group reads for its members.
-fn reads(s: &SessionInfo) -> bool {
-    s.subscriptions.iter().any(|f| !f.filter.starts_with("$share/") && !f.filter.starts_with("$queue/"))
-}
-
 /// Records, over all partitions that it reads; `None`: it reads nothing.
 fn behind(s: &SessionInfo) -> Option<u64> {
-    reads(s).then(|| s.places.iter().filter(|p| !p.live).map(|p| p.end.saturating_sub(p.next)).sum())
+    let lag = |p: &PlaceInfo| if p.live { 0 } else { p.end.saturating_sub(p.next) };
+    (!s.places.is_empty()).then(|| s.places.iter().map(lag).sum())
 }
 
 impl Sessions {
@@ -341,7 +337,7 @@ fn explain(s: &SessionInfo) -> String {
     if s.subscriptions.is_empty() {
         say("  subscribes to nothing".into());
     }
-    s.places.iter().filter(|_| reads(s)).for_each(|p| say(format!("  {}/{}: {}", p.stream, p.partition, whereabouts(p))));
+    s.places.iter().for_each(|p| say(format!("  {}/{}: {}", p.stream, p.partition, whereabouts(p))));
     if s.in_flight > 0 {
         let full = if s.in_flight >= s.in_flight_max { "; it gets no more until it acknowledges one" } else { "" };
         let oldest = s.oldest_in_flight.map_or_else(String::new, |at| format!(", the oldest is record {at}"));

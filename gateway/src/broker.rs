@@ -3,7 +3,11 @@
 //! Invariant: a number that is not measured is not there (packets that are no PUBLISH are not counted, so `messages/received` is missing).
 //! Must not know: who reads.
 
-use crate::{events, gateway::Gateway, metrics::Total};
+use crate::{
+    events,
+    gateway::Gateway,
+    metrics::{CONNECTIONS, DROPPED, RECEIVED, SENT, Total},
+};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Rates per minute over so many minutes, as mosquitto has them.
@@ -11,12 +15,12 @@ const LOADS: [(&str, f64); 3] = [("1min", 60.0), ("5min", 300.0), ("15min", 900.
 
 /// What has a load.
 const LOADED: [(&str, &[Total]); 6] = [
-    ("connections", &[Total::ConnectionsTcp, Total::ConnectionsWebsocket]),
+    ("connections", CONNECTIONS),
     ("bytes/received", &[Total::BytesIn]),
     ("bytes/sent", &[Total::BytesOut]),
-    ("publish/received", &[Total::In0, Total::In1, Total::In2]),
-    ("publish/sent", &[Total::Out0, Total::Out1, Total::Out2]),
-    ("publish/dropped", &[Total::Behind, Total::TooLarge, Total::Expired]),
+    ("publish/received", RECEIVED),
+    ("publish/sent", SENT),
+    ("publish/dropped", DROPPED),
 ];
 
 /// A rate that follows slowly.
@@ -46,7 +50,7 @@ struct Broker {
 
 impl Broker {
     fn values(&mut self, gateway: &Gateway, seconds: f64) -> Vec<(String, String)> {
-        let sum = |totals: &[Total]| totals.iter().map(|t| gateway.totals.get(*t)).sum::<u64>();
+        let sum = |totals: &[Total]| gateway.totals.sum(totals);
         let (connected, ..) = gateway.connected();
         let total = connected.max(gateway.sessions());
         self.most_clients = self.most_clients.max(total);
@@ -63,9 +67,9 @@ impl Broker {
             ("retained messages/count", gateway.retained.iter().map(|view| view.read().len() as u64).sum()),
             ("bytes/received", sum(&[Total::BytesIn])),
             ("bytes/sent", sum(&[Total::BytesOut])),
-            ("publish/messages/received", sum(LOADED[3].1)),
-            ("publish/messages/sent", sum(LOADED[4].1)),
-            ("publish/messages/dropped", sum(LOADED[5].1)),
+            ("publish/messages/received", sum(RECEIVED)),
+            ("publish/messages/sent", sum(SENT)),
+            ("publish/messages/dropped", sum(DROPPED)),
         ] {
             say(name, value.to_string());
         }

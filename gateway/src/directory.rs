@@ -37,6 +37,11 @@ impl Directory {
         }
     }
 
+    /// Who has a client id.
+    pub fn owner(&self, client_id: &str) -> Option<Arc<Peer>> {
+        self.slots.get(client_id).map(|slot| slot.owner().clone())
+    }
+
     /// Takes a client id that nobody has; false: somebody has it.
     pub fn claim_if_free(&self, client_id: &str, peer: &Arc<Peer>) -> bool {
         match self.slots.entry(client_id.into()) {

@@ -106,7 +106,7 @@ impl Events {
         self.push(gateway, "refused", client_id, json!({ "address": address, "code": reason.0 }));
     }
 
-    /// Adds what was dropped to what is told once a second.
+    /// Adds what was dropped to what is told within a second.
     pub fn dropped(&self, gateway: &Gateway, client_id: &str, counts: &Counts) {
         let reasons = [
             ("behind", counts.dropped_behind),
@@ -115,8 +115,11 @@ impl Events {
             ("lost", counts.lost),
             ("topic", counts.refused_topic),
         ];
+        if gateway.system.is_none() || reasons.iter().all(|(_, n)| *n == 0) {
+            return;
+        }
+        let mut waiting = self.waiting.lock();
         for (reason, n) in reasons.into_iter().filter(|(_, n)| *n > 0) {
-            let mut waiting = self.waiting.lock();
             if waiting.dropped.len() >= WAITING_MAX {
                 gateway.totals.add(Total::EventsDropped, 1);
             } else {

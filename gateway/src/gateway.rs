@@ -197,6 +197,11 @@ impl Gateway {
         peer
     }
 
+    /// The connection that has a client's session.
+    pub fn connection(&self, client_id: &str) -> Option<Arc<Peer>> {
+        self.directory.owner(client_id).filter(|peer| peer.is_connected())
+    }
+
     /// A session id that no session ever had: boot 24 bits, counter 40.
     pub fn sid(&self) -> u64 {
         self.boot << 40 | self.next_sid.fetch_add(1, Ordering::Relaxed)

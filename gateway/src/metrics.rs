@@ -133,6 +133,15 @@ totals! {
     Panics Panics;
 }
 
+/// Messages from clients, of any QoS.
+pub const RECEIVED: &[Total] = &[Total::In0, Total::In1, Total::In2];
+/// Messages to clients.
+pub const SENT: &[Total] = &[Total::Out0, Total::Out1, Total::Out2];
+/// Messages that were not sent to a subscriber, but those that are lost.
+pub const DROPPED: &[Total] = &[Total::Behind, Total::TooLarge, Total::Expired];
+/// Connections that were accepted, on any listener.
+pub const CONNECTIONS: &[Total] = &[Total::ConnectionsTcp, Total::ConnectionsWebsocket];
+
 /// Sums since the start.
 #[derive(Default)]
 pub(crate) struct Totals([AtomicU64; Total::ALL.len()]);
@@ -146,6 +155,10 @@ impl Totals {
 
     pub fn get(&self, total: Total) -> u64 {
         self.0[total as usize].load(Ordering::Relaxed)
+    }
+
+    pub fn sum(&self, all: &[Total]) -> u64 {
+        all.iter().map(|t| self.get(*t)).sum()
     }
 
     pub fn add_counts(&self, c: &Counts) {

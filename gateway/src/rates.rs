@@ -3,7 +3,10 @@
 //! Invariant: at most an hour of steps; a step says per second what was counted in it.
 //! Must not know: who asks.
 
-use crate::{gateway::Gateway, metrics::Total};
+use crate::{
+    gateway::Gateway,
+    metrics::{CONNECTIONS, DROPPED, RECEIVED, SENT, Total},
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -25,7 +28,7 @@ pub struct RateInfo {
     pub messages_out: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    /// Messages that were not sent to a subscriber, for whatever reason.
+    /// Messages that were not sent to a subscriber, for whatever reason, and records lost.
     pub dropped: u64,
     /// Connections that were accepted.
     pub connects: u64,
@@ -37,15 +40,6 @@ pub struct RateInfo {
 pub(crate) struct Rates {
     steps: Mutex<VecDeque<RateInfo>>,
 }
-
-const COUNTED: [&[Total]; 6] = [
-    &[Total::In0, Total::In1, Total::In2],
-    &[Total::Out0, Total::Out1, Total::Out2],
-    &[Total::BytesIn],
-    &[Total::BytesOut],
-    &[Total::Behind, Total::TooLarge, Total::Expired, Total::Lost],
-    &[Total::ConnectionsTcp, Total::ConnectionsWebsocket],
-];
 
 impl Rates {
     /// Oldest first.
@@ -64,7 +58,10 @@ impl Rates {
 
 /// Until the process ends.
 pub(crate) async fn run(gateway: Arc<Gateway>) {
-    let totals = || COUNTED.map(|all| all.iter().map(|t| gateway.totals.get(*t)).sum::<u64>());
+    let totals = || {
+        let (sum, lost) = (|all| gateway.totals.sum(all), gateway.totals.get(Total::Lost));
+        [sum(RECEIVED), sum(SENT), sum(&[Total::BytesIn]), sum(&[Total::BytesOut]), sum(DROPPED) + lost, sum(CONNECTIONS)]
+    };
     let mut before = totals();
     let mut tick = tokio::time::interval(STEP);
     tick.tick().await;

@@ -14,6 +14,15 @@ pub enum Version {
     V5,
 }
 
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V311 => "3.1.1",
+            Self::V5 => "5",
+        })
+    }
+}
+
 /// 1 to 65,535 [MQTT-2.2.1-3].
 pub type PacketId = NonZeroU16;
 

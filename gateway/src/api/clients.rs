@@ -3,7 +3,7 @@
 //! Invariant: says what each connection has last said of itself; asks nobody.
 //! Must not know: sessions.
 
-use super::{from_a_page, version};
+use super::from_a_page;
 use crate::{gateway::Gateway, peer::Peer};
 use axum::{
     Json,
@@ -29,11 +29,6 @@ pub struct ClientInfo {
     pub behind_records: Option<u64>,
 }
 
-pub(super) fn find(gateway: &Gateway, client_id: &str) -> Option<Arc<Peer>> {
-    let here = |p: &Peer| p.is_connected() && p.identity().is_some_and(|i| &*i.client_id == client_id);
-    gateway.peers.iter().find(|p| here(p.value())).map(|p| p.value().clone())
-}
-
 /// Who is connected, by client id.
 #[utoipa::path(get, path = "/api/v1/clients", responses((status = 200, body = Vec<ClientInfo>)))]
 pub(crate) async fn clients(State(gateway): State<Arc<Gateway>>) -> Json<Vec<ClientInfo>> {
@@ -42,7 +37,7 @@ pub(crate) async fn clients(State(gateway): State<Arc<Gateway>>) -> Json<Vec<Cli
         let identity = p.identity().filter(|_| p.is_connected())?;
         Some(ClientInfo {
             client_id: identity.client_id.to_string(),
-            version: version(identity.version),
+            version: identity.version.to_string(),
             address: identity.address.map(|a| a.to_string()),
             connected_ms: identity.connected_ms,
             behind_records: p.lag(&ends),
@@ -61,7 +56,7 @@ pub(crate) async fn disconnect(State(gateway): State<Arc<Gateway>>, Path(client_
     if let Some(refused) = from_a_page(&headers) {
         return refused;
     }
-    let Some(peer) = find(&gateway, &client_id) else { return not_connected(&client_id) };
+    let Some(peer) = gateway.connection(&client_id) else { return not_connected(&client_id) };
     tracing::info!(client = &*client_id, "disconnected by the admin API");
     peer.tell(|m| m.dismissed = true);
     StatusCode::NO_CONTENT.into_response()

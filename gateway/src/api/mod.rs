@@ -20,7 +20,6 @@ use process::Process;
 use serde::Deserialize;
 use std::sync::Arc;
 use utoipa::{IntoParams, OpenApi};
-use weir_core::packet::Version;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -82,10 +81,6 @@ impl Part {
     fn limit(&self) -> usize {
         self.limit.unwrap_or(100).clamp(1, 1_000)
     }
-}
-
-fn version(v: Version) -> String {
-    if v == Version::V5 { "5" } else { "3.1.1" }.into()
 }
 
 /// Somebody else's page in the browser of whoever may reach this port.

@@ -3,7 +3,7 @@
 //! Invariant: a connected session is described by its own connection, any other by what the store has; nothing here waits for a slow one for ever.
 //! Must not know: how a session works.
 
-use super::{Part, clients::find, unavailable, version};
+use super::{Part, unavailable};
 use crate::gateway::{Gateway, session_key};
 use axum::{
     Json,
@@ -16,13 +16,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
 use weir_core::{
-    ids::PartitionId,
     session::{
         Session,
         describe::{Description, Place},
     },
     topic::{filter_matches, is_system, shared},
 };
+use weir_log::SegmentInfo;
 
 /// A connection describes its session when it has its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -59,6 +59,7 @@ pub struct SessionInfo {
     pub expiry_s: Option<u32>,
     pub has_will: bool,
     pub subscriptions: Vec<SubscriptionInfo>,
+    /// Of the partitions that its own filters read; a group reads for its members.
     pub places: Vec<PlaceInfo>,
     /// Messages with QoS 1 and 2 that were sent and not acknowledged by the client.
     pub in_flight: usize,
@@ -76,7 +77,7 @@ pub struct SessionInfo {
     responses((status = 200, body = SessionInfo), (status = 404, description = "There is no such session."),
         (status = 503, description = "Its connection did not answer, or the store cannot be read.")))]
 pub(crate) async fn session(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<String>) -> Response {
-    match look(&gateway, &client_id).await {
+    match look(&gateway, &files(&gateway), &client_id).await {
         Ok(Some(session)) => Json(session).into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, format!("there is no session of {client_id}\n")).into_response(),
         Err(words) => unavailable(words),
@@ -84,9 +85,9 @@ pub(crate) async fn session(State(gateway): State<Arc<Gateway>>, Path(client_id)
 }
 
 /// Asks its connection, or the store. `None`: there is no such session.
-async fn look(gateway: &Gateway, client_id: &str) -> Result<Option<SessionInfo>, String> {
-    let of = |connected, description| Ok(Some(info(gateway, client_id.to_owned(), connected, description)));
-    if let Some(peer) = find(gateway, client_id) {
+async fn look(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: &str) -> Result<Option<SessionInfo>, String> {
+    let of = |connected, description| Ok(Some(info(gateway, files, client_id.to_owned(), connected, description)));
+    if let Some(peer) = gateway.connection(client_id) {
         let (tx, rx) = oneshot::channel();
         peer.tell(|m| m.describe.push(tx));
         // One that ends meanwhile does not answer: the store knows it then. Its end takes the question away, unless it came too late for that.
@@ -146,9 +147,9 @@ pub(crate) async fn sessions(State(gateway): State<Arc<Gateway>>, Query(which): 
     names.dedup();
     let more = names.len() > limit;
     names.truncate(limit);
-    let mut sessions = Vec::new();
+    let (mut sessions, files) = (Vec::new(), files(&gateway));
     for name in &names {
-        match look(&gateway, name).await {
+        match look(&gateway, &files, name).await {
             Ok(Some(session)) if which.topic.as_ref().is_none_or(|topic| gets(&session, topic)) => sessions.push(session),
             // Gone meanwhile.
             Ok(_) => {}
@@ -163,36 +164,33 @@ fn gets(s: &SessionInfo, topic: &str) -> bool {
     s.subscriptions.iter().any(|s| filter_matches(shared(&s.filter).map_or(&*s.filter, |(_, filter)| filter), topic))
 }
 
-fn loss_at(gateway: &Gateway, p: weir_log::PartitionId, place: &Place, connected: bool, end: u64) -> Option<u64> {
-    if connected && place.live || place.next.0 >= end {
-        return None;
-    }
-    let segments = gateway.engine.segments(p).ok()?;
-    gateway.retention(PartitionId(p.0)).loss_at(&segments, weir_log::Offset(place.next.0), gateway.now().wall_ms)
+/// The files of each partition, as long as they can be listed: once for all sessions of an answer.
+fn files(gateway: &Gateway) -> Vec<Vec<SegmentInfo>> {
+    gateway.engine.partitions().iter().map(|p| gateway.engine.segments(p.id).unwrap_or_default()).collect()
 }
 
-fn info(gateway: &Gateway, client_id: String, connected: bool, d: Description) -> SessionInfo {
-    let system = d.subscriptions.iter().any(|s| is_system(&s.filter));
+fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connected: bool, d: Description) -> SessionInfo {
+    // A group reads for its members.
+    let reads = |system: bool| d.subscriptions.iter().any(|s| shared(&s.filter).is_none() && is_system(&s.filter) == system);
     let place = |p: &Place| {
-        if gateway.is_system(p.partition) && !system {
-            return None;
-        }
-        let known = gateway.engine.partitions().iter().find(|known| known.id.0 == p.partition.0)?;
-        let span = gateway.engine.span(known.id);
-        Some(PlaceInfo {
+        let (known, files) = gateway.engine.partitions().iter().zip(files).find(|(known, _)| known.id.0 == p.partition.0)?;
+        let (span, live) = (gateway.engine.span(known.id), connected && p.live);
+        let waits = !live && p.next.0 < span.durable.0;
+        let loss_at = || gateway.retention(p.partition).loss_at(files, weir_log::Offset(p.next.0), gateway.now().wall_ms);
+        reads(gateway.is_system(p.partition)).then(|| PlaceInfo {
             stream: known.stream.clone(),
             partition: known.number,
             next: p.next.0,
             end: span.durable.0,
-            live: connected && p.live,
+            live,
             start: span.start.0,
-            loss_at_ms: loss_at(gateway, known.id, p, connected, span.durable.0),
+            loss_at_ms: waits.then(loss_at).flatten(),
         })
     };
     SessionInfo {
         client_id,
         connected,
-        version: version(d.version),
+        version: d.version.to_string(),
         expiry_s: (d.expiry_s != u32::MAX).then_some(d.expiry_s),
         has_will: d.has_will,
         places: d.places.iter().filter_map(place).collect(),

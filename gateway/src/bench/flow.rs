@@ -77,8 +77,6 @@ pub struct Pace {
     pub window: u64,
     /// Messages per second of one publisher; `None`: as fast as they go.
     pub rate: Option<f64>,
-    /// Stop after so many.
-    pub count: Option<u64>,
 }
 
 pub struct Published {
@@ -102,13 +100,13 @@ struct Publisher {
     refused: u64,
 }
 
-/// Publishes until it is told to stop, or `count` is reached; then waits for what is on its way.
+/// Publishes until it is told to stop; then waits for what is on its way.
 pub async fn publish(run: Arc<Run>, conn: Conn, publisher: u32, template: Template, pace: Pace) -> Result<Published, Failure> {
     let began_ns = run.now_ns();
     let mut p = Publisher { run, conn, pace, began_ns, sent: 0, open: VecDeque::new(), times: times(), refused: 0 };
     let mut out = Vec::new();
     loop {
-        let on = p.run.publishing.load(Ordering::Relaxed) && pace.count.is_none_or(|count| p.sent < count);
+        let on = p.run.publishing.load(Ordering::Relaxed);
         let (room, due) = (p.room(), p.due());
         if on && room.min(due) > 0 {
             out.clear();
@@ -147,12 +145,11 @@ impl Publisher {
 
     /// Messages whose time has come.
     fn due(&self) -> u64 {
-        let left = self.pace.count.map_or(BURST, |count| count - self.sent);
         let due = self.pace.rate.map_or(BURST, |rate| {
             let passed = (self.run.now_ns() - self.began_ns) as f64 / 1e9;
             ((passed * rate) as u64 + 1).saturating_sub(self.sent)
         });
-        due.min(left).min(BURST)
+        due.min(BURST)
     }
 
     fn time_of_next(&self) -> u64 {

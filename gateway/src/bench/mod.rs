@@ -180,7 +180,7 @@ impl Load {
     /// Of one of so many publishers.
     fn pace(&self, publishers: u32) -> flow::Pace {
         let rate = self.rate.map(|rate| rate / f64::from(publishers.max(1)));
-        flow::Pace { qos: self.qos, window: self.window, rate, count: None }
+        flow::Pace { qos: self.qos, window: self.window, rate }
     }
 
     fn patience(&self) -> Duration {

@@ -1,6 +1,6 @@
 //! What is asked of a broker.
 //!
-//! Invariant: a run has topics and client ids of its own, and leaves no session and no retained message behind.
+//! Invariant: a run has topics and client ids of its own, and one that comes to its end leaves no session and no retained message behind.
 //! Must not know: packets.
 
 use super::{
@@ -15,6 +15,7 @@ use crate::client::Failure;
 use indicatif::ProgressBar;
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -50,6 +51,22 @@ impl Subscribers {
     pub fn push(&mut self, publishers: Vec<u32>, task: Listening) {
         self.tasks.push((publishers, task));
     }
+
+    /// Everything has come that will: they stop, and what each has got is judged by what each publisher has sent. Gives their times.
+    async fn judge(self, report: &mut Report, sent: impl Fn(u32) -> u64) -> Result<Times, Failure> {
+        let _who_has_failed_is_gone = self.stop.send(true);
+        let mut all = times();
+        for (who, task) in self.tasks {
+            let got = ended(task.await)?;
+            let published: Vec<_> = who.into_iter().map(|p| (p, sent(p))).collect();
+            all.add(&got.times).map_err(Failure::new)?;
+            report.delivered += got.seen.received;
+            report.lost += got.seen.lost(&published);
+            report.repeated += got.seen.repeated;
+            report.out_of_order += got.seen.out_of_order;
+        }
+        Ok(all)
+    }
 }
 
 fn ended<T>(joined: Result<Result<T, Failure>, tokio::task::JoinError>) -> Result<T, Failure> {
@@ -84,28 +101,19 @@ pub async fn measure(
         }
     };
     run.stop_publishing();
-    let (mut sent, mut acknowledged, mut done) = (Vec::new(), times(), Vec::new());
+    let (mut sent, mut acknowledged, mut done) = (BTreeMap::new(), times(), Vec::new());
     for publisher in publishers {
         let p = ended(publisher.await)?;
         acknowledged.add(&p.times).map_err(Failure::new)?;
-        sent.push((p.publisher, p.sent));
+        sent.insert(p.publisher, p.sent);
         done.push(p);
     }
-    let of = |who: &[u32]| -> Vec<(u32, u64)> { sent.iter().copied().filter(|(p, _)| who.contains(p)).collect() };
-    let expected: u64 = subscribers.tasks.iter().flat_map(|(who, _)| of(who)).map(|(_, n)| n).sum();
+    let of = |p: u32| sent.get(&p).copied().unwrap_or(0);
+    let expected: u64 = subscribers.tasks.iter().flat_map(|(who, _)| who).map(|p| of(*p)).sum();
     wait_for(load, run, expected, &bar).await;
-    let _who_has_failed_is_gone = subscribers.stop.send(true);
-    let mut latency = times();
-    for (who, task) in subscribers.tasks {
-        let got = ended(task.await)?;
-        latency.add(&got.times).map_err(Failure::new)?;
-        report.delivered += got.seen.received;
-        report.lost += got.seen.lost(&of(&who));
-        report.repeated += got.seen.repeated;
-        report.out_of_order += got.seen.out_of_order;
-    }
+    let latency = subscribers.judge(&mut report, of).await?;
     bar.finish_and_clear();
-    report.published = sent.iter().map(|(_, n)| n).sum();
+    report.published = sent.values().sum();
     report.seconds = measured.seconds;
     report.acknowledged_per_second = (load.qos != Qos::AtMostOnce).then_some(measured.acknowledged);
     report.delivered_per_second = Some(measured.delivered);
@@ -301,7 +309,16 @@ async fn fill(
             sent += 1;
         }
         conn.send(&out).await?;
-        conn.read(|p| done += u64::from(matches!(p, Packet::PubAck(_)))).await?;
+        let mut refused = false;
+        conn.read(|p| {
+            if let Packet::PubAck(a) = p {
+                (done, refused) = (done + 1, refused || a.reason.is_error());
+            }
+        })
+        .await?;
+        if refused {
+            return Err(Failure::new("the broker refused a message"));
+        }
         bar.set_message(format!("{done} of {messages} messages published"));
     }
     Ok(())
@@ -319,7 +336,6 @@ pub async fn resume(load: &Load, scenario: &str, messages: u64, topics: u32) -> 
     }
     fill(load, &target, &name, messages, topics, false, &bar).await?;
     let run = Run::new();
-    run.measure(false);
     let before = load.pid.map(Cost::of).transpose()?;
     let start = Instant::now();
     let mut subscribers = Subscribers::new();
@@ -344,16 +360,8 @@ pub async fn resume(load: &Load, scenario: &str, messages: u64, topics: u32) -> 
     let seconds = start.elapsed().as_secs_f64();
     let mut report = Report { seconds, published: messages, ..load.report(scenario) };
     charge(&mut report, before.zip(load.pid.map(Cost::of).transpose()?), seconds);
-    let _who_has_failed_is_gone = subscribers.stop.send(true);
-    for (who, task) in subscribers.tasks {
-        let got = ended(task.await)?;
-        let per_topic = |n: &u32| (*n, messages / u64::from(topics) + u64::from(u64::from(*n) < messages % u64::from(topics)));
-        let published: Vec<_> = who.iter().map(per_topic).collect();
-        report.delivered += got.seen.received;
-        report.lost += got.seen.lost(&published);
-        report.repeated += got.seen.repeated;
-        report.out_of_order += got.seen.out_of_order;
-    }
+    let each = |p: u32| messages / u64::from(topics) + u64::from(u64::from(p) < messages % u64::from(topics));
+    subscribers.judge(&mut report, each).await?;
     report.delivered_per_second = Some(report.delivered as f64 / seconds);
     report.more.insert("sessions", topics.into());
     report.more.insert("first_message_us", json!(Latency::of(&firsts)));
@@ -387,15 +395,7 @@ pub async fn retained(load: &Load, topics: u32, subscribers: u32) -> Result<Repo
     let seconds = start.elapsed().as_secs_f64();
     let mut report = Report { seconds, published: u64::from(topics), ..load.report("retained") };
     charge(&mut report, before.zip(load.pid.map(Cost::of).transpose()?), seconds);
-    let _who_has_failed_is_gone = all.stop.send(true);
-    let published: Vec<_> = (0..topics).map(|n| (n, 1)).collect();
-    for (_, task) in all.tasks {
-        let got = ended(task.await)?;
-        report.delivered += got.seen.received;
-        report.lost += got.seen.lost(&published);
-        report.repeated += got.seen.repeated;
-        report.out_of_order += got.seen.out_of_order;
-    }
+    all.judge(&mut report, |_| 1).await?;
     report.delivered_per_second = Some(report.delivered as f64 / seconds);
     forget(load, &target, &name, topics).await?;
     bar.finish_and_clear();

@@ -115,6 +115,7 @@ impl Link {
             ProtocolVersion::V5 => {
                 let mut o = v5::MqttOptions::new(id, &c.host, c.port());
                 o.set_keep_alive(keep_alive).set_clean_start(clean).set_outgoing_inflight_upper_limit(INFLIGHT);
+                o.set_max_packet_size(Some(PACKET_BYTES_MAX as u32));
                 o.set_session_expiry_interval(c.session_expiry_interval.or((!clean).then_some(u32::MAX)));
                 credentials.map(|(user, password)| o.set_credentials(user, password));
                 transport.map(|tls| o.set_transport(tls));

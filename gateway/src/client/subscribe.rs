@@ -12,7 +12,7 @@ use clap::Args;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use std::{
     io::{ErrorKind, Write},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use weir_core::{
     session::begin::Begin,
@@ -81,11 +81,8 @@ pub(crate) fn parse_from(text: &str) -> Result<String, String> {
         false if bare => format!("offset:{text}"),
         _ => text.to_owned(),
     };
-    Begin::parse(&from, wall_ms()).map(|_| from).map_err(|e| e.to_string())
-}
-
-fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    // The gateway tells the time.
+    Begin::parse(&from, 0).map(|_| from).map_err(|e| e.to_string())
 }
 
 /// Where to go on when the connection has broken: a session that is kept knows by itself.

@@ -9,7 +9,7 @@ use crate::{gateway::session_key, metrics::Total};
 use serde_json::json;
 use weir_core::{
     ids::{Now, Offset},
-    packet::{ReasonCode, Version},
+    packet::ReasonCode,
     session::{
         ConnectRequest, Session,
         connect::{Joining, Partition},
@@ -124,7 +124,7 @@ impl Driver {
             &request.client_id,
             json!({
                 "address": self.address.map(|a| a.to_string()),
-                "version": if request.version == Version::V5 { "5" } else { "3.1.1" },
+                "version": request.version.to_string(),
                 "clean_start": request.clean_start,
                 "session_present": resumed && !request.clean_start,
                 "expiry_s": request.expiry_s,

@@ -78,7 +78,7 @@ impl Session {
     /// Retention or damage took them before the reader had come to them.
     pub(super) fn lose(&mut self, p: PartitionId, range: Range<Offset>) {
         self.counts.lost += range.end.0 - range.start.0;
-        if !self.subscriptions.all.values().any(|s| s.position) {
+        if !self.tells_positions() {
             return;
         }
         let full = self.lost.len() >= LOST_MAX;

@@ -73,16 +73,14 @@ impl Subscriptions {
         SubscribeId(self.next_id)
     }
 
-    /// Is there a filter that reads partitions of this kind? Those of `$SYS` stand together in the order of names.
+    /// Is there a filter that reads partitions of this kind?
     pub fn read(&self, system: bool) -> bool {
         if system {
-            return self
-                .all
-                .range::<str, _>((Bound::Included("$SYS"), Bound::Unbounded))
-                .next()
-                .is_some_and(|(filter, _)| is_system(filter));
+            // `0` stands behind `/`.
+            return self.all.contains_key("$SYS")
+                || self.all.range::<str, _>((Bound::Included("$SYS/"), Bound::Excluded("$SYS0"))).next().is_some();
         }
-        [self.all.first_key_value(), self.all.last_key_value()].into_iter().flatten().any(|(filter, _)| !is_system(filter))
+        self.all.keys().any(|filter| !is_system(filter))
     }
 
     pub fn len(&self) -> usize {
@@ -362,5 +360,28 @@ impl Session {
     #[must_use]
     pub fn filters(&self) -> Vec<Box<str>> {
         self.subscriptions.all.keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_of_the_gateways_own_topics_are_told_from_their_neighbours() {
+        let neighbours = ["$SYS", "$SYS-a/b", "$SYS/b", "$SYSTEM", "$dead/x", "#", "a"];
+        for chosen in 0..1u32 << neighbours.len() {
+            let mut s = Subscriptions::default();
+            let filters: Vec<&str> = neighbours.iter().enumerate().filter(|(i, _)| chosen >> i & 1 == 1).map(|(_, f)| *f).collect();
+            for filter in &filters {
+                let id = s.next_id();
+                let options = SubscriptionOptions::default();
+                let new = Subscription { options, identifier: 0, id, new: true, position: false, begins: None, start: Vec::new() };
+                s.all.insert((*filter).into(), new);
+            }
+            for system in [true, false] {
+                assert_eq!(s.read(system), filters.iter().any(|f| is_system(f) == system), "{filters:?}");
+            }
+        }
     }
 }
