@@ -33,7 +33,8 @@ fn connect(address: &str, id: &str, manual: bool) -> (AsyncClient, EventLoop) {
     let mut options = MqttOptions::new(id, host, port.parse().expect("a port"));
     options.set_clean_session(false).set_manual_acks(manual).set_inflight(WINDOW).set_keep_alive(Duration::from_secs(5));
     options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
-    AsyncClient::new(options, usize::from(WINDOW) * 2)
+    // No more can wait than there are packet ids: as many acknowledgements when Weir delivers faster than they leave.
+    AsyncClient::new(options, usize::from(u16::MAX))
 }
 
 async fn again(what: &str, e: rumqttc::ConnectionError) {
@@ -48,27 +49,29 @@ async fn main() {
     remote_broker(listen);
     let (weir, mut from_weir) = connect(weir, "upstream", true);
     let (remote, mut from_remote) = connect(listen, "weir", false);
-    // Carried, in order, and not acknowledged by the other broker yet.
-    let mut open: VecDeque<Publish> = VecDeque::new();
+    // Carried, in order, and not acknowledged by the other broker yet; before them those of an earlier connection to Weir, which delivers them again.
+    let (mut open, mut stale): (VecDeque<Publish>, usize) = (VecDeque::new(), 0);
     loop {
+        let room = stale + open.len() < usize::from(WINDOW);
         tokio::select! {
-            event = from_weir.poll() => match event {
+            event = from_weir.poll(), if room => match event {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    // What was open is delivered again.
+                    stale += open.len();
                     open.clear();
                     weir.try_subscribe(filter, QoS::AtLeastOnce).expect("room");
                 }
                 Ok(Event::Incoming(Packet::Publish(p))) => {
-                    remote.try_publish(&p.topic, QoS::AtLeastOnce, p.retain, p.payload.clone()).expect("Weir sends no more than the window");
+                    remote.try_publish(&p.topic, QoS::AtLeastOnce, p.retain, p.payload.clone()).expect("room for a window");
                     open.push_back(p);
                 }
                 Ok(_) => {}
                 Err(e) => again("Weir", e).await,
             },
             event = from_remote.poll() => match event {
+                Ok(Event::Incoming(Packet::PubAck(_))) if stale > 0 => stale -= 1,
                 Ok(Event::Incoming(Packet::PubAck(_))) => {
                     if let Some(done) = open.pop_front() {
-                        weir.try_ack(&done).expect("room");
+                        weir.try_ack(&done).expect("room for every packet id");
                     }
                 }
                 Ok(_) => {}

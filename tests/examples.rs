@@ -129,9 +129,12 @@ fn upstream_carries_everything_to_the_other_broker() {
     // While Weir is away nothing comes, and then everything.
     weir.kill();
     let weir = Weir::start_on(dir.path(), ports);
-    publish(weir.mqtt, "devices/a", 200..400);
+    // More at once than are on their way to the other broker.
+    let mut burst = Raw::connect_with(weir.mqtt, Version::V311, "burst", true, &[]);
+    (200..1_200).for_each(|n| burst.publish(1, false, n, "devices/a", &n.to_string()));
+    (200..1_200).for_each(|n| assert_eq!(burst.expect_ack(PUBACK, n), 0));
     let mut next = 200;
-    while next < 400 {
+    while next < 1_200 {
         let n = number();
         assert!(n <= next, "{n} after {next}");
         next = next.max(n + 1);
