@@ -5,13 +5,21 @@ mod support;
 use serde_json::Value;
 use std::{io::Write, process::Command, time::Duration};
 use support::{
-    Collected, Weir, binary, command, dir, eventually, free_port,
+    Collected, Weir, binary, command, dir, eventually, free_port, http_get,
     raw::{PUBACK, Raw, Version},
 };
 
 fn mosquitto_sub(port: u16, args: &[&str]) -> Collected {
     let mut command = Command::new("mosquitto_sub");
     Collected::spawn(command.args(["-p", &port.to_string()]).args(args))
+}
+
+/// A session that waits for events of these topics; there once this returns.
+fn watch(weir: &Weir, filter: &str) -> Collected {
+    let events = mosquitto_sub(weir.mqtt, &["-t", filter, "-v", "-q", "1", "-i", "watcher"]);
+    // Its session is there at CONNECT, its subscription later: what happens between is not owed.
+    eventually("watcher subscribes", Duration::from_secs(20), || http_get(weir.admin, "/api/v1/sessions/watcher").contains(filter));
+    events
 }
 
 /// Topic and JSON.
@@ -35,8 +43,7 @@ fn wait_for(events: &Collected, topic: &str) -> Value {
 fn what_happens_to_clients_is_told_and_can_be_read_later() {
     let dir = dir();
     let weir = Weir::start(dir.path());
-    let events = mosquitto_sub(weir.mqtt, &["-t", "$SYS/events/#", "-v", "-q", "1", "-i", "watcher"]);
-    assert_eq!(wait_for(&events, "$SYS/events/connected/watcher")["client"], "watcher");
+    let events = watch(&weir, "$SYS/events/#");
 
     let mut a = Raw::connect_with(weir.mqtt, Version::V5, "a/1", true, &[]);
     let connected = wait_for(&events, "$SYS/events/connected/a%2F1");
@@ -105,7 +112,7 @@ fn what_happens_to_clients_is_told_and_can_be_read_later() {
 fn who_falls_behind_is_told_of_until_it_is_live_again() {
     let dir = dir();
     let weir = Weir::start(dir.path());
-    let events = mosquitto_sub(weir.mqtt, &["-t", "$SYS/events/+/slow", "-v", "-q", "1"]);
+    let events = watch(&weir, "$SYS/events/+/slow");
     let mut slow = Raw::connect_with(weir.mqtt, Version::V311, "slow", true, &[]);
     assert_eq!(slow.subscribe("s", 1), 1);
     assert_eq!(event(&events.line()).0, "$SYS/events/connected/slow");
