@@ -20,7 +20,7 @@ async fn main() {
     let mut left: u64 = args.get(3).map_or(u64::MAX, |n| n.parse().expect("a number"));
 
     let (mut socket, _) = connect_async(url).await.expect("Weir's HTTP port");
-    socket.send(Message::text(json!({ "filter": filter }).to_string())).await.expect("sent");
+    socket.send(Message::text(json!({ "type": "subscribe", "id": 1, "filter": filter }).to_string())).await.expect("sent");
     while let Some(Ok(message)) = socket.next().await {
         let Message::Text(text) = message else { continue };
         let told: Value = serde_json::from_str(&text).expect("JSON");

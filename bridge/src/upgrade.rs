@@ -30,7 +30,7 @@ fn has(headers: &HeaderMap, name: header::HeaderName, wanted: &str) -> bool {
 }
 
 /// A browser names the page's origin; it must be the host that it speaks to. Other clients name none.
-fn origin_is_ours(headers: &HeaderMap) -> bool {
+pub fn origin_is_ours(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
     let origin = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, host)| host);

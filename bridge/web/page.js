@@ -24,15 +24,14 @@ function connect() {
 }
 
 function ask() {
-  if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ filter: input.value }));
+  if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type: 'subscribe', id: 1, filter: input.value, latest_only: true }));
 }
 
 function take(told) {
   if (told.type === 'error') {
     state = told.message;
-  } else {
+  } else if (told.records) {
     if (told.type === 'snapshot') {
-      if (told.filter !== input.value) return;
       state = `live from ${told.stream}/${told.partition} at ${told.position}`;
       input.removeAttribute('aria-invalid');
     }

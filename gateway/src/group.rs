@@ -6,7 +6,6 @@
 
 use crate::{
     burial::Burials,
-    filters::Filters,
     gateway::{Gateway, stored},
     metrics::Total,
     peer::Peer,
@@ -22,6 +21,7 @@ use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::Instant,
 };
+use weir_bridge::filters::Filters;
 use weir_core::{
     fanout::{Reader, Step},
     group::{Group, Owed, Place},

@@ -16,7 +16,7 @@ pub mod demo;
 mod directory;
 mod driver;
 mod events;
-mod filters;
+
 mod fold;
 mod gateway;
 mod group;

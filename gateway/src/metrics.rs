@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use weir_bridge::feed::Counts as Told;
+use weir_bridge::feed::{Counts as Told, Feed};
 use weir_core::session::Counts;
 use weir_log::{Commit, Observe, PartitionId, STATE, Watermark};
 
@@ -86,7 +86,10 @@ names! {
     Browsers Gauge "weir_feed_browsers" "Browsers on the dashboard feed.";
     FeedRecords Counter "weir_feed_records_total" "Records that were told to browsers, once per browser.";
     FeedBytes Counter "weir_feed_bytes_total" "Bytes of JSON that were told to browsers.";
+    FeedThinned Counter "weir_feed_thinned_total" "Records that browsers were not told because newer ones of their topics stood for them; once per browser.";
+    FeedLost Counter "weir_feed_lost_total" "Records that retention or damage took before a browser had them; once per browser.";
     FeedRestarts Counter "weir_feed_restarts_total" "Browsers that were too slow and were given a new snapshot instead of the records between.";
+    FeedRefused Counter "weir_feed_refused_total" "Browsers that were refused because there were too many.";
     BuildInfo Gauge "weir_build_info" "1, with the version as a label.";
 }
 
@@ -211,7 +214,7 @@ pub(crate) struct Metrics {
     counters: Vec<Counter>,
     meters: OnceLock<HashMap<PartitionId, Meters>>,
     labels: OnceLock<Labels>,
-    feed: OnceLock<Arc<Told>>,
+    feed: OnceLock<Arc<Feed>>,
     process: metrics_process::Collector,
 }
 
@@ -253,8 +256,8 @@ impl Metrics {
     }
 
     /// The browsers' feed counts here.
-    pub fn feed(&self, told: Arc<Told>) {
-        let _only_once = self.feed.set(told);
+    pub fn feed(&self, feed: Arc<Feed>) {
+        let _only_once = self.feed.set(feed);
     }
 
     /// The partitions are known now; the state store is one more.
@@ -290,11 +293,16 @@ impl Metrics {
         }
         let set = |name: Name, value: u64| self.gauge(name, &[]).set(value as f64);
         let feed = self.feed.get();
-        let told = |count: fn(&Told) -> &AtomicU64| feed.map_or(0, |told| count(told).load(Ordering::Relaxed));
+        let told = |count: fn(&Told) -> &AtomicU64| feed.map_or(0, |feed| count(&feed.counts).load(Ordering::Relaxed));
         set(Name::Browsers, told(|t| &t.browsers));
-        for (name, value) in
-            [(Name::FeedRecords, told(|t| &t.records)), (Name::FeedBytes, told(|t| &t.bytes)), (Name::FeedRestarts, told(|t| &t.restarts))]
-        {
+        for (name, value) in [
+            (Name::FeedRecords, told(|t| &t.records)),
+            (Name::FeedBytes, told(|t| &t.bytes)),
+            (Name::FeedThinned, told(|t| &t.thinned)),
+            (Name::FeedLost, told(|t| &t.lost)),
+            (Name::FeedRestarts, told(|t| &t.restarts)),
+            (Name::FeedRefused, told(|t| &t.refused)),
+        ] {
             self.recorder.register_counter(&Key::from_name(name.name()), &METADATA).absolute(value);
         }
         let (connections, behind, lag) = gateway.connected();

@@ -131,8 +131,8 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     metrics.partitions(engine.partitions());
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), options.limits, wall_ms))?;
-    let feed = Feed::start(engine.clone());
-    metrics.feed(feed.counts.clone());
+    let feed = Feed::new(engine.clone());
+    metrics.feed(feed.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
     vital::spawn("the HTTP listener", async move { axum::serve(http, public).await });

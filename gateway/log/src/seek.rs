@@ -23,15 +23,16 @@ const FETCH_BYTES: u32 = 256 * 1024;
 pub enum Seek {
     /// The first record written at or after this time, ms since 1970; the durable end if there is none.
     Time(u64),
-    /// The first of the last `count` (at most `LAST_MAX`) that `select` chooses; the first of all, if there are fewer; the durable end for none.
-    Last { count: u32, select: Arc<dyn Select> },
+    /// The first of the last `count` (at most `LAST_MAX`) before `below` that `select` chooses; the first of all, if there are fewer; `below` or the
+    /// durable end for none.
+    Last { count: u32, select: Arc<dyn Select>, below: Offset },
 }
 
 /// Serves `seek` from the segments of a partition.
 pub(crate) fn seek<S: Storage>(source: &Source<'_, S>, p: PartitionId, seek: &Seek) -> Result<Offset, ReadError> {
     match seek {
         Seek::Time(ms) => time(source, *ms),
-        Seek::Last { count, select } => last(source, p, *count, select),
+        Seek::Last { count, select, below } => last(source, p, *count, select, *below),
     }
 }
 
@@ -70,10 +71,17 @@ fn scan<F: File>(segment: &Segment<F>, place: Place, end: Offset, ms: u64) -> Re
     Ok(end)
 }
 
-fn last<S: Storage>(source: &Source<'_, S>, p: PartitionId, count: u32, select: &Arc<dyn Select>) -> Result<Offset, ReadError> {
+fn last<S: Storage>(
+    source: &Source<'_, S>,
+    p: PartitionId,
+    count: u32,
+    select: &Arc<dyn Select>,
+    below: Offset,
+) -> Result<Offset, ReadError> {
     let (start, count) = (source.segments.start(), count.min(LAST_MAX) as usize);
-    let (mut end, mut window, mut missing) = (source.durable, WINDOW.max(count as u64), count);
-    let mut first = source.durable;
+    let below = below.min(source.durable);
+    let (mut end, mut window, mut missing) = (below, WINDOW.max(count as u64), count);
+    let mut first = below;
     while missing > 0 && end > start {
         let from = Offset(end.0.saturating_sub(window)).max(start);
         let found = chosen(source, p, from..end, select, missing)?;

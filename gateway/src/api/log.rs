@@ -4,26 +4,24 @@
 //! Must not know: how any of it is found.
 
 use super::{Part, unavailable};
-use crate::{
-    filters::Filters,
-    gateway::{Gateway, stored},
-};
+use crate::gateway::{Gateway, stored};
 use axum::{
     Json,
     extract::{Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
+use weir_bridge::{
+    feed::{newest, seek},
+    filters::Filters,
+    record,
+};
 use weir_core::{message::Stored, session::begin::Begin, topic::filter_is_valid};
-use weir_log::{Newest, Offset, Page, PartitionId, ReadError, Seek, Watermark};
+use weir_log::{Newest, Offset, PartitionId, ReadError, Seek, Watermark};
 
-/// Of a payload; the rest is in the log.
-const PAYLOAD_SHOWN: usize = 4_096;
 /// Records read for one part.
 const BYTES_MAX: usize = 1 << 20;
 
@@ -141,8 +139,7 @@ pub(crate) struct Moment {
 
 impl TopicInfo {
     fn of(m: &Stored<'_>, stream: &str, partition: u32) -> Self {
-        let shown = m.payload.get(..PAYLOAD_SHOWN).unwrap_or(m.payload);
-        let text = std::str::from_utf8(shown).ok().map(Into::into);
+        let (text, base64) = record::payload(m.payload, record::PAYLOAD_SHOWN);
         Self {
             topic: String::from_utf8_lossy(m.topic).into_owned(),
             stream: stream.into(),
@@ -152,8 +149,8 @@ impl TopicInfo {
             qos: m.qos as u8,
             retain: m.retain,
             bytes: m.payload.len(),
-            base64: text.is_none().then(|| STANDARD.encode(shown)),
-            text,
+            base64,
+            text: text.map(Into::into),
         }
     }
 }
@@ -189,12 +186,12 @@ async fn find(gateway: &Gateway, filter: &str, at: Option<Begin>, part: &Part) -
         let below = match at {
             None => Offset(u64::MAX),
             Some(Begin::Offset(at)) => Offset(at.0),
-            Some(Begin::Time(ms)) => ask(|tx| gateway.engine.seek(p, Seek::Time(ms), Box::new(|found| drop(tx.send(found))))).await?,
+            Some(Begin::Time(ms)) => seek(&*gateway.engine, p, Seek::Time(ms)).await?,
             Some(Begin::Earliest | Begin::Last(_)) => Offset(0),
         };
         let after = part.after.clone().into_bytes();
-        let newest = Newest { below, select: select.clone(), after, keys_max: part.limit(), bytes_max: BYTES_MAX };
-        let page: Page = ask(|tx| gateway.engine.newest(p, newest, Box::new(|page| drop(tx.send(page))))).await?;
+        let asked = Newest { below, select: select.clone(), after, keys_max: part.limit(), bytes_max: BYTES_MAX };
+        let page = newest(&*gateway.engine, p, asked).await?;
         let (stream, number) = &gateway.streams[nth];
         topics.extend(page.batch.iter().filter_map(|r| stored(&r)).map(|m| TopicInfo::of(&m, stream, *number)));
         // Behind this one other partitions are ahead.
@@ -207,11 +204,4 @@ async fn find(gateway: &Gateway, filter: &str, at: Option<Begin>, part: &Part) -
     topics.truncate(part.limit());
     let after = topics.last().map(|t| t.topic.clone()).filter(|_| more).or(upto);
     Ok(TopicsInfo { topics, after })
-}
-
-/// Waits for a thread of the log.
-async fn ask<T>(ask: impl FnOnce(oneshot::Sender<Result<T, ReadError>>)) -> Result<T, ReadError> {
-    let (tx, rx) = oneshot::channel();
-    ask(tx);
-    rx.await.unwrap_or(Err(ReadError::Stopping))
 }

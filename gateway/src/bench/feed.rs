@@ -50,7 +50,10 @@ impl Browser {
     async fn open(url: &str, filter: &str, run: &Arc<Run>) -> Result<Self, Failure> {
         let failed = |e| Failure::new(format!("{url}: {e}"));
         let (mut socket, _) = connect_async(url).await.map_err(failed)?;
-        socket.send(Message::text(serde_json::json!({ "filter": filter }).to_string())).await.map_err(failed)?;
+        socket
+            .send(Message::text(serde_json::json!({ "type": "subscribe", "id": 1, "filter": filter }).to_string()))
+            .await
+            .map_err(failed)?;
         let mut browser = Self { socket, run: run.clone(), got: Got::new() };
         while !browser.hear().await? {}
         Ok(browser)

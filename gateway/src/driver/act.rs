@@ -5,12 +5,12 @@
 
 use super::{Driver, Phase, feed::Feeding, log_id};
 use crate::{
-    filters::Filters,
     gateway::{encode, session_key},
     group::{self, Groups},
     tail::Command,
 };
 use std::{collections::HashSet, sync::Arc};
+use weir_bridge::filters::Filters;
 use weir_core::{
     ids::{Now, Offset, Receipt, SubscribeId},
     session::{Action, Cause, Event, Session, begin::Begin},
@@ -95,7 +95,7 @@ impl Driver {
             }
             Begin::Offset(at) => return peer.tell(|m| m.started.push((id, p, at))),
             Begin::Time(ms) => Seek::Time(ms),
-            Begin::Last(count) => Seek::Last { count, select: Arc::new(Filters::new([filter.into()])) },
+            Begin::Last(count) => Seek::Last { count, select: Arc::new(Filters::new([filter.into()])), below: weir_log::Offset(u64::MAX) },
         };
         let found = move |found: Result<weir_log::Offset, ReadError>| {
             peer.tell(|m| match found {

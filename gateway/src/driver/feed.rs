@@ -7,11 +7,11 @@
 use super::{Driver, OUT_BYTES_HIGH, Phase, log_id};
 use crate::{
     checkpoint::{Kept, retained_key},
-    filters::Filters,
     gateway::stored,
     tail::Command,
 };
 use std::sync::Arc;
+use weir_bridge::filters::Filters;
 use weir_core::{
     fanout::Step,
     group::Place,

@@ -16,7 +16,6 @@ mod submit;
 mod tests;
 
 use crate::{
-    filters::Filters,
     gateway::Gateway,
     interests::Asked,
     metrics::Total,
@@ -26,6 +25,7 @@ use feed::Feeding;
 use std::{collections::VecDeque, net::SocketAddr, ops::Range, sync::Arc};
 use submit::Run;
 use tokio::sync::mpsc::UnboundedSender;
+use weir_bridge::filters::Filters;
 use weir_core::{
     codec::{Decoded, decode},
     group::Place,

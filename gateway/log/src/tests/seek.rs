@@ -55,11 +55,24 @@ fn finds_the_first_record_of_a_time_and_the_last_records_of_a_key() {
                 let first = positions.len().saturating_sub(count as usize);
                 let want = positions.get(first).copied().unwrap_or(all.len());
                 let select: Arc<dyn Select> = Arc::new(Keys { wanted: vec![format!("k/{n}").into_bytes()], wide: rng.chance(30) });
-                assert_eq!(found(&a, &cache, &Seek::Last { count, select }), want as u64, "seed {seed}, the last {count} of {n}");
+                assert_eq!(
+                    found(&a, &cache, &Seek::Last { count, select: select.clone(), below: Offset(u64::MAX) }),
+                    want as u64,
+                    "seed {seed}, the last {count} of {n}"
+                );
+                let below = rng.below(all.len() as u64 + 1) as usize;
+                let first = positions.partition_point(|i| *i < below);
+                let want = positions[..first].get(first.saturating_sub(count as usize)).copied().unwrap_or(below);
+                let last = Seek::Last { count, select, below: Offset(below as u64) };
+                assert_eq!(found(&a, &cache, &last), want as u64, "seed {seed}, the last {count} of {n} before {below}");
 
                 let count = rng.below(all.len() as u64 + 50) as u32;
                 let want = all.len().saturating_sub(count as usize);
-                assert_eq!(found(&a, &cache, &Seek::Last { count, select: Arc::new(Everything) }), want as u64, "seed {seed}");
+                assert_eq!(
+                    found(&a, &cache, &Seek::Last { count, select: Arc::new(Everything), below: Offset(u64::MAX) }),
+                    want as u64,
+                    "seed {seed}"
+                );
             }
             let clean = rng.chance(50);
             drop(a);
@@ -90,5 +103,9 @@ fn damage_hides_no_more_than_what_it_damaged() {
     assert_eq!(found(&a, &cache, &Seek::Time(1_005)), 10);
     assert_eq!(found(&a, &cache, &Seek::Time(1_010)), 21, "the next that can be read");
     assert_eq!(found(&a, &cache, &Seek::Time(1_012)), 24);
-    assert_eq!(found(&a, &cache, &Seek::Last { count: 20, select: Arc::new(Everything) }), 19, "what cannot be read is not counted");
+    assert_eq!(
+        found(&a, &cache, &Seek::Last { count: 20, select: Arc::new(Everything), below: Offset(u64::MAX) }),
+        19,
+        "what cannot be read is not counted"
+    );
 }

@@ -6,7 +6,7 @@
 use weir_core::topic::{self, filter_matches};
 use weir_log::{Select, Skip};
 
-pub(crate) struct Filters {
+pub struct Filters {
     /// Without wildcards, sorted.
     literal: Vec<Box<str>>,
     wild: Vec<Box<str>>,
@@ -17,6 +17,7 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
+    #[must_use]
     pub fn new(filters: impl IntoIterator<Item = Box<str>>) -> Self {
         let (wild, mut literal): (Vec<_>, Vec<_>) = filters.into_iter().partition(|f| f.contains(['+', '#']));
         literal.sort_unstable();
@@ -24,6 +25,7 @@ impl Filters {
     }
 
     /// Whether whoever reads wants to know when each was written.
+    #[must_use]
     pub fn with_times(self, times: bool) -> Self {
         Self { times, ..self }
     }

@@ -1,0 +1,171 @@
+//! Readers of any speed over one channel: nothing twice, nothing left out that is not told, the newest of each topic in the end.
+
+use crate::{
+    channel::{Channel, Next, Wish},
+    frame::{Frame, Head},
+};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+use weir_log::{Offset, Partition, PartitionId};
+
+/// xorshift64*.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % n
+    }
+}
+
+fn channel(conflate: Option<Duration>) -> Channel {
+    let partition = Partition { id: PartitionId(0), stream: "s".into(), number: 0, log_id: 1 };
+    Channel::new(Wish { id: 0, filter: "#".into(), conflate }, Head::new(0, &partition), Offset(0))
+}
+
+/// What a frame says: its records are their offsets.
+fn said(frame: &Frame) -> Vec<u64> {
+    let json: serde_json::Value = serde_json::from_str(frame.text().as_str()).expect("JSON");
+    json["records"].as_array().expect("records").iter().map(|r| r.as_u64().expect("an offset")).collect()
+}
+
+/// A log of topics; only even ones are wanted.
+fn wanted(log: &[u64], from: u64, to: u64) -> Vec<u64> {
+    (from..to).filter(|at| log[*at as usize].is_multiple_of(2)).collect()
+}
+
+#[derive(Default)]
+struct Reader {
+    next: u64,
+    got: Vec<u64>,
+    thinned: i64,
+    /// Snapshots begin what is counted anew.
+    began: u64,
+}
+
+impl Reader {
+    /// One step; false: there is nothing now.
+    fn step(&mut self, channel: &Channel, log: &[u64]) -> bool {
+        match channel.next(Offset(self.next)) {
+            Next::Nothing(at) => {
+                assert!(wanted(log, self.next, at.0).is_empty(), "passed over {:?}", wanted(log, self.next, at.0));
+                self.next = at.0;
+                return false;
+            }
+            Next::Frames(frames) => {
+                for f in frames {
+                    self.got.extend(said(&f));
+                    self.thinned += f.thinned as i64;
+                    self.next = f.end.0;
+                }
+            }
+            Next::Read(to) => {
+                assert!(to.0 > self.next, "it goes on");
+                self.got.extend(wanted(log, self.next, to.0));
+                self.next = to.0;
+            }
+            Next::Newest { places, end, matched } => {
+                assert!(end.0 > self.next, "it goes on");
+                self.got.extend(places.iter().map(|at| at.0));
+                self.thinned += matched as i64 - places.len() as i64;
+                self.next = end.0;
+            }
+            Next::Beyond => {
+                let position = channel.said().0;
+                assert!(position > self.next, "it goes on");
+                *self = Self { next: position, began: position, ..Self::default() };
+            }
+            Next::Stopped => panic!("nobody stopped it"),
+        }
+        true
+    }
+}
+
+fn push(channel: &Channel, log: &[u64], from: u64) {
+    let offsets = wanted(log, from, log.len() as u64);
+    let end = Offset(log.len() as u64);
+    if let Some(first) = offsets.first() {
+        let records: Vec<_> = offsets.iter().map(u64::to_string).collect();
+        channel.push(Frame::new(&channel.head, channel.said()..end, Offset(*first), 0, &records));
+    } else {
+        channel.advance(end);
+    }
+}
+
+#[test]
+fn every_reader_of_every_record_gets_each_once_in_order() {
+    for seed in 1..200 {
+        let (mut dice, channel) = (Dice(seed), channel(None));
+        let mut log: Vec<u64> = Vec::new();
+        let mut readers: Vec<Reader> = (0..5).map(|_| Reader::default()).collect();
+        for _ in 0..1_000 {
+            let from = log.len() as u64;
+            (0..=dice.below(3)).for_each(|_| log.push(dice.below(6)));
+            push(&channel, &log, from);
+            for (nth, r) in readers.iter_mut().enumerate() {
+                // The first keeps up, the last hardly ever looks.
+                if dice.below(1 << (2 * nth)) == 0 {
+                    while dice.below(8) > 0 && r.step(&channel, &log) {}
+                }
+            }
+        }
+        for r in &mut readers {
+            while r.step(&channel, &log) {}
+            assert_eq!(r.got, wanted(&log, 0, log.len() as u64), "seed {seed}");
+            assert_eq!(r.next, log.len() as u64);
+        }
+    }
+}
+
+#[test]
+fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see() {
+    for seed in 1..200 {
+        let (mut dice, channel) = (Dice(seed), channel(Some(Duration::ZERO)));
+        let topics: Vec<Arc<str>> = (0..10).map(|t: u64| t.to_string().into()).collect();
+        let mut log: Vec<u64> = Vec::new();
+        let mut readers: Vec<Reader> = (0..5).map(|_| Reader::default()).collect();
+        let mut making = None;
+        for _ in 0..3_000 {
+            let from = log.len() as u64;
+            (0..dice.below(4)).for_each(|_| log.push(dice.below(10)));
+            for at in wanted(&log, from, log.len() as u64) {
+                channel.mark(&topics[log[at as usize] as usize], Offset(at), Offset(at), 1);
+            }
+            channel.advance(Offset(log.len() as u64));
+            // A frame may take its time.
+            if making.is_none() && channel.due().is_some() && dice.below(2) == 0 {
+                let after = channel.said();
+                making = channel.take(Instant::now()).map(|taken| (after, taken));
+            }
+            if dice.below(3) > 0
+                && let Some((after, (places, first, matched, end))) = making.take()
+            {
+                let records: Vec<_> = places.iter().map(|at| at.0.to_string()).collect();
+                channel.push(Frame::new(&channel.head, after..end, first, matched - places.len() as u64, &records));
+            }
+            for (nth, r) in readers.iter_mut().enumerate() {
+                if dice.below(1 << (3 * nth)) == 0 {
+                    while dice.below(8) > 0 && r.step(&channel, &log) {}
+                }
+            }
+        }
+        if let Some((after, (places, first, matched, end))) = making.take() {
+            let records: Vec<_> = places.iter().map(|at| at.0.to_string()).collect();
+            channel.push(Frame::new(&channel.head, after..end, first, matched - places.len() as u64, &records));
+        }
+        let said = channel.said().0;
+        for (nth, r) in readers.iter_mut().enumerate() {
+            while r.step(&channel, &log) {}
+            let all = wanted(&log, r.began, said);
+            let newest: HashMap<u64, u64> = all.iter().map(|at| (log[*at as usize], *at)).collect();
+            let mut last: HashMap<u64, u64> = HashMap::new();
+            for at in &r.got {
+                assert!(last.insert(log[*at as usize], *at).is_none_or(|before| before < *at), "seed {seed}: a step back");
+            }
+            assert_eq!(last, newest, "seed {seed}, reader {nth}");
+            assert_eq!(r.got.len() as i64 + r.thinned, all.len() as i64, "seed {seed}, reader {nth}");
+        }
+    }
+}

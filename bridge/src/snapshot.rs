@@ -1,0 +1,85 @@
+//! The newest record of each topic before a position, from the log's index; shared by all who come within a second.
+//!
+//! Invariant: with the records from its position on it is everything; what is told of it is bounded, and an end before the last topic is said.
+//! Must not know: who wants it.
+
+use crate::{feed::newest, filters::Filters, record::json};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+use weir_log::{Engine, Newest, Offset, PartitionId, ReadError};
+
+/// Of one part.
+const PART_BYTES: usize = 128 * 1024;
+const PART_TOPICS: usize = 1_000;
+/// Of all parts: a page that wants more than a tree can show.
+pub const TOPICS_MAX: usize = 200_000;
+/// What is shared is at most so large, and at most so old.
+const SHARED_BYTES: usize = 4 << 20;
+const SHARED_FOR: Duration = Duration::from_secs(1);
+
+/// Parts as JSON records with commas between.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub position: Offset,
+    pub parts: Vec<String>,
+    made: Instant,
+}
+
+impl Snapshot {
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.made.elapsed() < SHARED_FOR
+    }
+}
+
+/// Reads one, part by part.
+pub struct Pages {
+    engine: Arc<dyn Engine>,
+    partition: PartitionId,
+    newest: Newest,
+    told: usize,
+    is_done: bool,
+}
+
+impl Pages {
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, partition: PartitionId, filters: Arc<Filters>, below: Offset) -> Self {
+        let newest = Newest { below, select: filters, after: Vec::new(), keys_max: PART_TOPICS, bytes_max: PART_BYTES };
+        Self { engine, partition, newest, told: 0, is_done: false }
+    }
+
+    /// The next part; `None`: that was all.
+    pub async fn next(&mut self) -> Result<Option<String>, ReadError> {
+        if self.is_done {
+            return Ok(None);
+        }
+        let page = newest(&*self.engine, self.partition, self.newest.clone()).await?;
+        let records: Vec<_> = page.batch.iter().filter_map(|r| json(&r)).collect();
+        self.told += records.len();
+        self.is_done = page.after.is_none() || self.told >= TOPICS_MAX;
+        self.newest.after = page.after.unwrap_or_default();
+        Ok(Some(records.join(",")))
+    }
+
+    /// Somebody else has read it.
+    pub fn end(&mut self) {
+        self.is_done = true;
+    }
+
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// All parts, if they are few enough to be shared; else those that were read.
+    pub async fn collect(&mut self) -> Result<Snapshot, ReadError> {
+        let (mut parts, mut bytes) = (Vec::new(), 0);
+        while bytes < SHARED_BYTES
+            && let Some(part) = self.next().await?
+        {
+            bytes += part.len();
+            parts.push(part);
+        }
+        Ok(Snapshot { position: self.newest.below, parts, made: Instant::now() })
+    }
+}

@@ -1,0 +1,216 @@
+//! The newest end of one partition, followed for all browsers together, as long as one is there.
+//!
+//! Invariant: every record is looked at once and written as JSON once, whoever wants it; with nobody there the log is not followed. What is followed is taken as it comes,
+//! for whoever follows slowly holds the writer.
+//! Must not know: sockets.
+
+use crate::{
+    channel::{Channel, Wish},
+    feed::{exactly, recent},
+    frame::{Frame, Head},
+    record::{Written, json},
+};
+use parking_lot::Mutex;
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
+use tokio::{sync::Notify, time::Instant};
+use weir_core::topic::filter_matches;
+use weir_log::{Batch, Engine, Follow, Kind, Offset, Partition, ReadError, Wake};
+
+/// Topics whose channels are remembered, about 150 B each.
+const TOPICS_MAX: usize = 65_536;
+/// Different wishes at once, in one partition: each is compared with each new topic.
+pub const CHANNELS_MAX: usize = 4_096;
+/// Nobody there for so long: the log is followed no more.
+const IDLE: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Which channels want a topic, by their places in the list.
+struct Known {
+    topic: Arc<str>,
+    wanted_by: Vec<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    channels: Vec<Arc<Channel>>,
+    known: HashMap<Box<str>, Known>,
+    position: Offset,
+    follows: bool,
+}
+
+pub struct Tail {
+    pub partition: Partition,
+    engine: Arc<dyn Engine>,
+    state: Mutex<State>,
+    /// A channel that has something to say was made, or one is due.
+    bell: Arc<Bell>,
+}
+
+impl Tail {
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, partition: Partition) -> Arc<Self> {
+        Arc::new(Self { partition, engine, state: Mutex::default(), bell: Arc::default() })
+    }
+
+    /// The channel of a wish, and where it has come to. `None`: too many different ones.
+    pub fn join(self: &Arc<Self>, wish: &Wish, bell: &Arc<Notify>) -> Option<(Arc<Channel>, Offset)> {
+        let mut state = self.state.lock();
+        if !state.follows {
+            let following = self.engine.follow(self.partition.id, self.bell.clone());
+            (state.follows, state.position) = (true, following.start());
+            let tail = self.clone();
+            tokio::spawn(async move {
+                if let Err(e) = tail.clone().run(following).await {
+                    tracing::error!("the feed of {}/{} stopped: {e}", tail.partition.stream, tail.partition.number);
+                    // Those who are there are told; the next one who comes tries again.
+                    std::mem::take(&mut *tail.state.lock()).channels.iter().for_each(|c| c.stop());
+                }
+            });
+        }
+        let position = state.position;
+        if let Some(known) = state.channels.iter().find(|c| c.wish == *wish) {
+            known.join(bell);
+            return Some((known.clone(), position));
+        }
+        if state.channels.len() >= CHANNELS_MAX {
+            return None;
+        }
+        let channel = Arc::new(Channel::new(wish.clone(), Head::new(wish.id, &self.partition), position));
+        channel.join(bell);
+        state.channels.push(channel.clone());
+        state.known.clear();
+        Some((channel, position))
+    }
+
+    async fn run(self: Arc<Self>, following: Box<dyn Follow>) -> Result<(), ReadError> {
+        let mut written = Written::default();
+        loop {
+            let due = self.due();
+            tokio::select! {
+                () = self.bell.0.notified() => {}
+                () = tokio::time::sleep_until(due.unwrap_or_else(|| Instant::now() + IDLE)) => {}
+            }
+            while let Some(batch) = following.poll() {
+                self.offer(&batch, &mut written);
+                // Others have their turn.
+                tokio::task::yield_now().await;
+            }
+            self.say_newest(&mut written);
+            if self.is_over() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// When the first conflated channel has something to say.
+    fn due(&self) -> Option<Instant> {
+        self.state.lock().channels.iter().filter_map(|c| c.due()).min()
+    }
+
+    /// Drops channels that nobody is at; true: there is none left.
+    fn is_over(&self) -> bool {
+        let mut state = self.state.lock();
+        let before = state.channels.len();
+        state.channels.retain(|c| !c.is_idle());
+        if state.channels.len() < before {
+            state.known.clear();
+        }
+        state.follows = !state.channels.is_empty();
+        !state.follows
+    }
+
+    fn offer(&self, batch: &Batch, written: &mut Written) {
+        let mut state = self.state.lock();
+        let State { channels, known, .. } = &mut *state;
+        let mut wanted: HashMap<usize, Vec<u32>> = HashMap::new();
+        for (topic, range) in runs(batch) {
+            if known.len() >= TOPICS_MAX && !known.contains_key(topic) {
+                known.clear();
+            }
+            let k = match known.get(topic) {
+                Some(k) => k,
+                None => known.entry(topic.into()).or_insert_with(|| Known {
+                    topic: topic.into(),
+                    wanted_by: (0..channels.len())
+                        .filter(|i| channels.get(*i).is_some_and(|c| filter_matches(&c.wish.filter, topic)))
+                        .collect(),
+                }),
+            };
+            for at in &k.wanted_by {
+                let Some(channel) = channels.get(*at) else { continue };
+                if channel.wish.conflate.is_some() {
+                    let (first, count) = (batch.get(range.start).offset, u64::from(range.end - range.start));
+                    channel.mark(&k.topic, first, batch.get(range.end - 1).offset, count);
+                } else {
+                    wanted.entry(*at).or_default().extend(range.clone());
+                }
+            }
+        }
+        for (at, channel) in channels.iter().enumerate() {
+            let records: Vec<_> = wanted.remove(&at).unwrap_or_default();
+            let first = records.first().map(|i| batch.get(*i).offset);
+            let records: Vec<_> = records.iter().filter_map(|i| written.json(&batch.get(*i))).collect();
+            match first.filter(|_| !records.is_empty()) {
+                Some(first) => channel.push(Frame::new(&channel.head, channel.said()..batch.end(), first, 0, &records)),
+                None => channel.advance(batch.end()),
+            }
+        }
+        state.position = batch.end();
+    }
+
+    /// What conflated channels have to say. What is not in memory any more is read beside, for nothing may wait for that here.
+    fn say_newest(self: &Arc<Self>, written: &mut Written) {
+        let now = Instant::now();
+        let due: Vec<_> = self.state.lock().channels.iter().filter(|c| c.due().is_some_and(|at| at <= now)).cloned().collect();
+        for channel in due {
+            let after = channel.said();
+            let Some((places, first, matched, end)) = channel.take(now) else { continue };
+            let thinned = matched.saturating_sub(places.len() as u64);
+            let mut records = Vec::with_capacity(places.len());
+            if recent(&*self.engine, self.partition.id, &places, |r| records.extend(written.json(r))) {
+                channel.push(Frame::new(&channel.head, after..end, first, thinned, &records));
+                continue;
+            }
+            let tail = self.clone();
+            tokio::spawn(async move {
+                let mut records = Vec::with_capacity(places.len());
+                match exactly(&*tail.engine, tail.partition.id, places, |r| records.extend(json(r))).await {
+                    Ok(()) => channel.push(Frame::new(&channel.head, after..end, first, thinned, &records)),
+                    Err(e) => {
+                        tracing::error!("the feed of {}/{}: {e}", tail.partition.stream, tail.partition.number);
+                        channel.stop();
+                    }
+                }
+                // The next step may be due already.
+                tail.bell.wake();
+            });
+        }
+    }
+}
+
+/// Runs of messages with equal topics.
+fn runs(batch: &Batch) -> impl Iterator<Item = (&str, Range<u32>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < batch.len() as u32 {
+            let first = batch.get(at);
+            let start = at;
+            at += 1;
+            let topic = std::str::from_utf8(first.key).ok().filter(|_| first.kind == Kind::Message);
+            let Some(topic) = topic else { continue };
+            while at < batch.len() as u32 && batch.get(at).key == first.key && batch.get(at).kind == Kind::Message {
+                at += 1;
+            }
+            return Some((topic, start..at));
+        }
+        None
+    })
+}
