@@ -21,7 +21,13 @@ const STEPS_MS: std::ops::RangeInclusive<u64> = 100..=366 * 86_400_000;
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Ask {
     Subscribe(Box<Wanted>),
-    Unsubscribe { id: u32 },
+    /// The figures of the page's first lines.
+    Figures {
+        id: u32,
+    },
+    Unsubscribe {
+        id: u32,
+    },
 }
 
 /// How far somebody had come in a partition, in which life of the log.
@@ -151,7 +157,7 @@ mod tests {
     fn wish(json: &str) -> Result<Wish, String> {
         match serde_json::from_str(json).map_err(|e| e.to_string())? {
             Ask::Subscribe(wanted) => wanted.wish(1_800_000_000_000),
-            Ask::Unsubscribe { .. } => Err("unsubscribe".into()),
+            other => Err(format!("{other:?}")),
         }
     }
 

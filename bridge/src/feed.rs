@@ -5,7 +5,8 @@
 
 use crate::tail::Tail;
 use std::sync::{Arc, atomic::AtomicU64};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use weir_log::{Engine, Fetch, Fetched, Newest, Offset, Page, PartitionId, ReadError, Record, Seek, Wanted};
 
 /// Read at once.
@@ -33,6 +34,8 @@ pub struct Feed {
     pub engine: Arc<dyn Engine>,
     pub counts: Counts,
     pub tails: Vec<Arc<Tail>>,
+    /// The page's first lines, as somebody else makes them while somebody listens.
+    pub figures: watch::Sender<Utf8Bytes>,
 }
 
 impl Feed {
@@ -40,7 +43,7 @@ impl Feed {
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>) -> Arc<Self> {
         let tails = engine.partitions().iter().map(|p| Tail::new(engine.clone(), p.clone())).collect();
-        Arc::new(Self { engine, counts: Counts::default(), tails })
+        Arc::new(Self { engine, counts: Counts::default(), tails, figures: watch::Sender::default() })
     }
 }
 

@@ -93,20 +93,28 @@ impl Browser {
             }
         };
         match ask {
+            Ask::Figures { id } => {
+                if let Err(words) = self.room(id) {
+                    return self.outlet.say(frame::error(Some(id), &words), None).await;
+                }
+                let (mut figures, outlet) = (self.feed.figures.subscribe(), self.outlet.clone());
+                let task = self.tasks.spawn(async move {
+                    while figures.changed().await.is_ok() {
+                        let text = figures.borrow_and_update().clone();
+                        outlet.say(text, None).await?;
+                    }
+                    Ok(())
+                });
+                self.running.insert(id, task);
+                Ok(())
+            }
             Ask::Unsubscribe { id } => {
                 self.end(id);
                 Ok(())
             }
             Ask::Subscribe(wanted) => {
                 let id = wanted.id;
-                self.end(id);
-                self.running.retain(|_, task| !task.is_finished());
-                let wish = if self.running.len() >= SUBSCRIPTIONS_MAX {
-                    Err(format!("{SUBSCRIPTIONS_MAX} subscriptions are the most of one socket"))
-                } else {
-                    wanted.wish(wall_ms())
-                };
-                match wish {
+                match self.room(id).and_then(|()| wanted.wish(wall_ms())) {
                     Ok(wish) => {
                         let task = self.tasks.spawn(subscription::run(self.feed.clone(), wish, self.outlet.clone()));
                         self.running.insert(id, task);
@@ -116,6 +124,16 @@ impl Browser {
                 }
             }
         }
+    }
+
+    /// Room for a subscription of this name; one that has it ends.
+    fn room(&mut self, id: u32) -> Result<(), String> {
+        self.end(id);
+        self.running.retain(|_, task| !task.is_finished());
+        if self.running.len() < SUBSCRIPTIONS_MAX {
+            return Ok(());
+        }
+        Err(format!("{SUBSCRIPTIONS_MAX} subscriptions are the most of one socket"))
     }
 
     fn end(&mut self, id: u32) {

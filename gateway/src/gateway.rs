@@ -4,6 +4,7 @@
 //! Must not know: sockets.
 
 use crate::{
+    api::past::GatewayInfo,
     boot::Boots,
     directory::Directory,
     events::Events,
@@ -20,7 +21,7 @@ use dashmap::DashMap;
 use parking_lot::RwLock;
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -53,6 +54,8 @@ pub(crate) struct Gateway {
     pub offline: Offline,
     pub boots: Boots,
     pub boot: u64,
+    /// Where it listens, once it does.
+    pub about: OnceLock<GatewayInfo>,
     pub totals: Totals,
     pub metrics: Arc<Metrics>,
     /// Sessions in the store.
@@ -140,6 +143,7 @@ impl Gateway {
             offline: p.offline,
             boots: p.boots,
             boot: p.boot,
+            about: OnceLock::new(),
             totals: Totals::default(),
             metrics: p.metrics,
             stored: AtomicU64::new(p.stored),

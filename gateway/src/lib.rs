@@ -16,6 +16,7 @@ pub mod demo;
 mod directory;
 mod driver;
 mod events;
+mod figures;
 
 mod fold;
 mod gateway;

@@ -7,6 +7,7 @@
 use crate::gateway::Gateway;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     fmt,
@@ -197,6 +198,37 @@ const SECONDS: &[f64] = &[0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.0
 const RECORDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 50_000.0];
 const BYTES: &[f64] = &[512.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 8_388_608.0];
 
+/// Batches of messages since somebody looked last.
+pub(crate) struct Commits {
+    /// Microseconds from the first record's acceptance.
+    append: hdrhistogram::Histogram<u64>,
+    /// Up to 1, 2, 4 … 64 records, and more.
+    pub sizes: [u64; 8],
+}
+
+impl Default for Commits {
+    fn default() -> Self {
+        // Two digits up to a minute; these bounds are right, so it never fails.
+        #[expect(clippy::expect_used)]
+        let append = hdrhistogram::Histogram::new_with_bounds(1, 60_000_000, 2).expect("right bounds");
+        Self { append, sizes: [0; 8] }
+    }
+}
+
+impl Commits {
+    fn add(&mut self, commit: &Commit) {
+        self.append.saturating_record(commit.append.as_micros() as u64);
+        let at = commit.records.max(1).next_power_of_two().trailing_zeros() as usize;
+        if let Some(n) = self.sizes.get_mut(at.min(7)) {
+            *n += 1;
+        }
+    }
+
+    pub fn quantile(&self, q: f64) -> Option<u64> {
+        (!self.append.is_empty()).then(|| self.append.value_at_quantile(q))
+    }
+}
+
 /// Of one partition.
 struct Meters {
     append: Histogram,
@@ -215,6 +247,9 @@ pub(crate) struct Metrics {
     meters: OnceLock<HashMap<PartitionId, Meters>>,
     labels: OnceLock<Labels>,
     feed: OnceLock<Arc<Feed>>,
+    commits: Mutex<Commits>,
+    /// When the last batch of messages was durable, ms since 1970; 0: never.
+    synced_ms: AtomicU64,
     process: metrics_process::Collector,
 }
 
@@ -251,8 +286,20 @@ impl Metrics {
             meters: OnceLock::new(),
             labels: OnceLock::new(),
             feed: OnceLock::new(),
+            commits: Mutex::default(),
+            synced_ms: AtomicU64::new(0),
             process,
         })
+    }
+
+    /// Batches since the last time, all partitions together.
+    pub fn take_commits(&self) -> Commits {
+        std::mem::take(&mut *self.commits.lock())
+    }
+
+    /// When the last batch was durable, ms since 1970; `None`: none was yet.
+    pub fn synced_ms(&self) -> Option<u64> {
+        Some(self.synced_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
     }
 
     /// The browsers' feed counts here.
@@ -344,5 +391,9 @@ impl Observe for Metrics {
         meters.sync.record(commit.sync);
         meters.records.record(commit.records as f64);
         meters.bytes.record(commit.bytes as f64);
+        if p != STATE {
+            self.commits.lock().add(commit);
+            self.synced_ms.store(crate::gateway::wall_ms(), Ordering::Relaxed);
+        }
     }
 }

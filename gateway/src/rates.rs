@@ -5,7 +5,7 @@
 
 use crate::{
     gateway::Gateway,
-    metrics::{CONNECTIONS, DROPPED, RECEIVED, SENT, Total},
+    metrics::{CONNECTIONS, Commits, DROPPED, RECEIVED, SENT, Total},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,12 @@ pub struct RateInfo {
     pub connects: u64,
     /// Connections at the end of the step.
     pub connections: u64,
+    /// Half of the batches of the step were durable so many microseconds after their first record came; missing: there was none.
+    pub append_p50_us: Option<u64>,
+    /// 99 of 100 of them.
+    pub append_p99_us: Option<u64>,
+    /// Batches by how many records they had: up to 1, 2, 4, 8, 16, 32, 64, and more.
+    pub commit_sizes: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -45,6 +51,11 @@ impl Rates {
     /// Oldest first.
     pub fn steps(&self) -> Vec<RateInfo> {
         self.steps.lock().iter().cloned().collect()
+    }
+
+    /// The last step.
+    pub fn last(&self) -> Option<RateInfo> {
+        self.steps.lock().back().cloned()
     }
 
     fn push(&self, step: RateInfo) {
@@ -71,7 +82,20 @@ pub(crate) async fn run(gateway: Arc<Gateway>) {
         let [messages_in, messages_out, bytes_in, bytes_out, dropped, connects] =
             std::array::from_fn(|i| (now[i] - before[i]) / STEP.as_secs());
         let (at_ms, (connections, ..)) = (gateway.now().wall_ms, gateway.connected());
-        gateway.rates.push(RateInfo { at_ms, messages_in, messages_out, bytes_in, bytes_out, dropped, connects, connections });
+        let commits: Commits = gateway.metrics.take_commits();
+        gateway.rates.push(RateInfo {
+            at_ms,
+            messages_in,
+            messages_out,
+            bytes_in,
+            bytes_out,
+            dropped,
+            connects,
+            connections,
+            append_p50_us: commits.quantile(0.5),
+            append_p99_us: commits.quantile(0.99),
+            commit_sizes: commits.sizes.to_vec(),
+        });
         before = now;
     }
 }

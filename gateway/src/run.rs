@@ -4,10 +4,11 @@
 //! Must not know: what a connection does.
 
 use crate::{
+    api::past::GatewayInfo,
     api::process::{Level, Process, SettingInfo},
     broker,
     checkpoint::Keeper,
-    events,
+    events, figures,
     gateway::{Limits, wall_ms},
     http,
     metrics::Metrics,
@@ -131,7 +132,18 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     metrics.partitions(engine.partitions());
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), options.limits, wall_ms))?;
+    let about = GatewayInfo {
+        version: env!("CARGO_PKG_VERSION").into(),
+        started_ms: wall_ms(),
+        mqtt: options.mqtt.to_string(),
+        http: options.http.to_string(),
+        admin: options.admin.to_string(),
+        data: options.data.display().to_string(),
+        ..GatewayInfo::default()
+    };
+    let _only_once = gateway.about.set(about);
     let feed = Feed::new(engine.clone());
+    vital::spawn("the writer of figures", figures::run(gateway.clone(), feed.clone()));
     metrics.feed(feed.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);

@@ -19,6 +19,8 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ClientInfo {
     pub client_id: String,
+    /// Hash of the id: a record names its publisher so.
+    pub origin: String,
     /// `3.1.1` or `5`.
     pub version: String,
     /// Where it comes from; missing behind a websocket.
@@ -37,6 +39,7 @@ pub(crate) async fn clients(State(gateway): State<Arc<Gateway>>) -> Json<Vec<Cli
         let identity = p.identity().filter(|_| p.is_connected())?;
         Some(ClientInfo {
             client_id: identity.client_id.to_string(),
+            origin: format!("{:016x}", weir_core::message::hash(identity.client_id.as_bytes())),
             version: identity.version.to_string(),
             address: identity.address.map(|a| a.to_string()),
             connected_ms: identity.connected_ms,

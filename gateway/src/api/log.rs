@@ -36,6 +36,14 @@ pub struct PartitionInfo {
     pub end: u64,
     pub segments: usize,
     pub bytes: u64,
+    /// Nothing in it is older, ms since 1970.
+    pub oldest_ms: Option<u64>,
+    /// So much is kept; missing: as much as the disk holds.
+    pub limit_bytes: Option<u64>,
+    /// For so long; missing: whatever its age.
+    pub limit_age_ms: Option<u64>,
+    /// When the oldest file leaves if the log grows as it did in its last files, ms since 1970; missing: not foreseen.
+    pub leaves_at_ms: Option<u64>,
     /// Why nothing more is taken; missing: all is well.
     pub failed: Option<String>,
 }
@@ -51,12 +59,17 @@ pub(crate) async fn streams(State(gateway): State<Arc<Gateway>>) -> Response {
             Ok(segments) => segments,
             Err(e) => return unavailable(format!("{}/{}: {e}", p.stream, p.number)),
         };
+        let retention = gateway.retention(weir_core::ids::PartitionId(p.id.0));
         let failed = if let Watermark::Failed(f) = gateway.engine.appended(p.id) { Some(f.to_string()) } else { None };
         all.push(PartitionInfo {
             stream: p.stream.clone(),
             partition: p.number,
             start: span.start.0,
             end: span.durable.0,
+            oldest_ms: segments.first().map(|s| s.created_ms),
+            limit_bytes: retention.bytes,
+            limit_age_ms: retention.age.map(|age| age.as_millis() as u64),
+            leaves_at_ms: retention.loss_at(&segments, span.start, gateway.now().wall_ms),
             segments: segments.len(),
             bytes: segments.iter().map(|s| s.bytes).sum(),
             failed,
@@ -75,6 +88,8 @@ pub struct SegmentInfo {
     /// One past its last; missing: it is being written.
     pub end: Option<u64>,
     pub bytes: u64,
+    /// When it began, ms since 1970: nothing in it is older.
+    pub created_ms: u64,
     /// When the next one began, ms since 1970: nothing in it is younger.
     pub sealed_ms: Option<u64>,
 }
@@ -95,6 +110,7 @@ pub(crate) async fn segments(State(gateway): State<Arc<Gateway>>) -> Response {
             base: s.base.0,
             end: s.end.map(|end| end.0),
             bytes: s.bytes,
+            created_ms: s.created_ms,
             sealed_ms: s.sealed_ms,
         }));
     }

@@ -6,6 +6,7 @@
 
 pub mod clients;
 pub mod log;
+pub mod past;
 pub mod process;
 pub mod sessions;
 
@@ -35,6 +36,9 @@ use utoipa::{IntoParams, OpenApi};
         log::streams,
         log::segments,
         log::topics,
+        past::about,
+        past::history,
+        past::record,
         process::rates,
         process::config,
         process::log_level,
@@ -52,6 +56,9 @@ pub(crate) fn reading() -> Router<Arc<Gateway>> {
         .route("/api/v1/streams", get(log::streams))
         .route("/api/v1/segments", get(log::segments))
         .route("/api/v1/topics", get(log::topics))
+        .route("/api/v1/history", get(past::history))
+        .route("/api/v1/gateway", get(past::about))
+        .route("/api/v1/records/{stream}/{partition}/{offset}", get(past::record))
         .route("/api/v1/rates", get(process::rates))
         .route("/api/v1/openapi.json", get(|| async { Json(Api::openapi()) }))
 }

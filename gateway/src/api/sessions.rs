@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
+use weir_bridge::feed::fetch;
 use weir_core::{
     session::{
         Session,
@@ -22,7 +23,7 @@ use weir_core::{
     },
     topic::{filter_matches, is_system, shared},
 };
-use weir_log::SegmentInfo;
+use weir_log::{Everything, Fetch, Offset, SegmentInfo, Wanted};
 
 /// A connection describes its session when it has its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -44,6 +45,8 @@ pub struct PlaceInfo {
     pub end: u64,
     /// It is given what comes as it comes.
     pub live: bool,
+    /// Milliseconds since the record that it reads next was written; missing: it waits for nothing.
+    pub behind_ms: Option<u64>,
     /// Records below this are gone; a session whose next is below it loses some.
     pub start: u64,
     /// When retention takes the record that it reads next, ms since 1970, if it reads no further and the log grows as in its last files; missing: not foreseen.
@@ -86,14 +89,20 @@ pub(crate) async fn session(State(gateway): State<Arc<Gateway>>, Path(client_id)
 
 /// Asks its connection, or the store. `None`: there is no such session.
 async fn look(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: &str) -> Result<Option<SessionInfo>, String> {
-    let of = |connected, description| Ok(Some(info(gateway, files, client_id.to_owned(), connected, description)));
+    let of = async |connected, description| {
+        let mut session = info(gateway, files, client_id.to_owned(), connected, description);
+        for place in session.places.iter_mut().filter(|p| !p.live && p.next < p.end) {
+            place.behind_ms = age(gateway, place).await;
+        }
+        Ok(Some(session))
+    };
     if let Some(peer) = gateway.connection(client_id) {
         let (tx, rx) = oneshot::channel();
         peer.tell(|m| m.describe.push(tx));
         // One that ends meanwhile does not answer: the store knows it then. Its end takes the question away, unless it came too late for that.
         if peer.is_connected() {
             match tokio::time::timeout(PATIENCE, rx).await {
-                Ok(Ok(description)) => return of(true, description),
+                Ok(Ok(description)) => return of(true, description).await,
                 Ok(Err(_)) => {}
                 Err(_) => return Err("its connection does not answer".into()),
             }
@@ -103,13 +112,23 @@ async fn look(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: &str) ->
     gateway.engine.state().get(&session_key(client_id), Box::new(move |entry| drop(tx.send(entry))));
     match rx.await {
         Ok(Ok(Some(entry))) => match Session::decode(client_id, &entry.value) {
-            Ok(s) => of(false, s.describe()),
+            Ok(s) => of(false, s.describe()).await,
             Err(e) => Err(format!("key c/{client_id}: {e}")),
         },
         Ok(Ok(None)) => Ok(None),
         Ok(Err(e)) => Err(format!("the state store: {e}")),
         Err(_) => Err("the log stops".into()),
     }
+}
+
+/// How long ago the next record of a place was written. `None`: it cannot be read; who reads the log is told why.
+async fn age(gateway: &Gateway, place: &PlaceInfo) -> Option<u64> {
+    let known = gateway.engine.partitions().iter().find(|p| p.stream == place.stream && p.number == place.partition)?;
+    let from = Offset(place.next.max(place.start));
+    let wanted = Wanted::Range { from, to: from.plus(1), select: Arc::new(Everything) };
+    let found = fetch(&*gateway.engine, Fetch { partition: known.id, wanted, records_max: 1, bytes_max: 1 }).await.ok()?;
+    let written = found.batch.iter().next()?.time_ms;
+    Some(gateway.now().wall_ms.saturating_sub(written))
 }
 
 #[derive(Clone, Debug, Deserialize, IntoParams)]
@@ -176,13 +195,14 @@ fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connec
         let (known, files) = gateway.engine.partitions().iter().zip(files).find(|(known, _)| known.id.0 == p.partition.0)?;
         let (span, live) = (gateway.engine.span(known.id), connected && p.live);
         let waits = !live && p.next.0 < span.durable.0;
-        let loss_at = || gateway.retention(p.partition).loss_at(files, weir_log::Offset(p.next.0), gateway.now().wall_ms);
+        let loss_at = || gateway.retention(p.partition).loss_at(files, Offset(p.next.0), gateway.now().wall_ms);
         reads(gateway.is_system(p.partition)).then(|| PlaceInfo {
             stream: known.stream.clone(),
             partition: known.number,
             next: p.next.0,
             end: span.durable.0,
             live,
+            behind_ms: None,
             start: span.start.0,
             loss_at_ms: waits.then(loss_at).flatten(),
         })
