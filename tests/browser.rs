@@ -25,7 +25,7 @@ fn the_page_loads_from_its_own_origin_only() {
     let page = http_get(weir.http, "/");
     assert!(page.contains("200 OK") && page.contains("<title>Weir</title>"));
     assert!(page.to_lowercase().contains("content-security-policy: default-src 'self'"));
-    for path in ["/page.js", "/page.css"] {
+    for path in ["/app.js", "/client.js", "/page.css", "/vendor/uplot.js", "/vendor/LICENSE.uplot"] {
         assert!(http_get(weir.http, path).contains("200 OK"), "{path}");
     }
     assert!(http_get(weir.http, "/readyz").contains("404"), "the admin port's paths are not here");

@@ -121,12 +121,17 @@ pub fn snapshot(head: &Head, position: Offset, done: bool, body: &str) -> Utf8By
         .into()
 }
 
-/// Where a subscription begins in a partition. `recovered`: of one that goes on, whether it misses nothing.
+/// Where a subscription begins in a partition. `snapshot`: one follows. `recovered`: of one that goes on, whether it misses nothing.
 #[must_use]
-pub fn start(head: &Head, position: Offset, end: Offset, recovered: Option<bool>, lost: Option<&Lost>) -> Utf8Bytes {
+pub fn start(head: &Head, range: Range<Offset>, snapshot: bool, recovered: Option<bool>, lost: Option<&Lost>) -> Utf8Bytes {
     let more = recovered.map_or(String::new(), |r| format!(r#","recovered":{r}"#));
     let lost = lost.and_then(|l| serde_json::to_string(l).ok()).map_or(String::new(), |l| format!(r#","lost":{l}"#));
-    format!(r#"{{"type":"start",{},"epoch":"{}","position":{},"end":{}{more}{lost}}}"#, head.json, head.epoch, position.0, end.0).into()
+    let Range { start, end } = range;
+    format!(
+        r#"{{"type":"start",{},"epoch":"{}","position":{},"end":{},"snapshot":{snapshot}{more}{lost}}}"#,
+        head.json, head.epoch, start.0, end.0
+    )
+    .into()
 }
 
 #[must_use]

@@ -202,7 +202,7 @@ impl Subscription {
         (c.next, c.told, c.until, c.replay) =
             (next, next, until, if snapshot { Offset(0) } else { c.channel.as_ref().map_or(end, |c| c.said()) });
         let end = until.unwrap_or(if matches!(self.wish.start, Start::At(_)) { next } else { end });
-        let text = frame::start(&c.head, next, end, recovered, lost.as_ref());
+        let text = frame::start(&c.head, next..end, snapshot, recovered, lost.as_ref());
         self.say(text).await?;
         if snapshot { self.snapshot(nth).await } else { Ok(()) }
     }

@@ -12,15 +12,56 @@ use axum::{
 };
 use std::sync::Arc;
 
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Path, kind, content.
+macro_rules! files {
+    ($($path:literal, $kind:ident, $file:literal;)*) => {
+        /// Everything that a browser may load.
+        pub const FILES: &[(&str, &str, &str)] = &[$(($path, $kind, include_str!(concat!("../web/", $file))),)*];
+    };
+}
+
+files! {
+    "/", HTML, "index.html";
+    "/page.css", CSS, "page.css";
+    "/icon.svg", SVG, "icon.svg";
+    "/app.js", JS, "app.js";
+    "/banner.js", JS, "banner.js";
+    "/charts.js", JS, "charts.js";
+    "/client.js", JS, "client.js";
+    "/clients.js", JS, "clients.js";
+    "/draw.js", JS, "draw.js";
+    "/figures.js", JS, "figures.js";
+    "/first.js", JS, "first.js";
+    "/format.js", JS, "format.js";
+    "/keys.js", JS, "keys.js";
+    "/life.js", JS, "life.js";
+    "/logview.js", JS, "logview.js";
+    "/model.js", JS, "model.js";
+    "/mqtt.js", JS, "mqtt.js";
+    "/payload.js", JS, "payload.js";
+    "/publish.js", JS, "publish.js";
+    "/refusals.js", JS, "refusals.js";
+    "/search.js", JS, "search.js";
+    "/series.js", JS, "series.js";
+    "/strip.js", JS, "strip.js";
+    "/topic.js", JS, "topic.js";
+    "/tree.js", JS, "tree.js";
+    "/urgent.js", JS, "urgent.js";
+    "/vendor/uplot.js", JS, "vendor/uplot.js";
+    "/vendor/uplot.css", CSS, "vendor/uplot.css";
+    "/vendor/LICENSE.uplot", TEXT, "vendor/LICENSE.uplot";
+}
+
 /// The page and the feed.
 pub fn router(feed: Arc<Feed>) -> Router {
-    Router::new()
-        .route("/", get(|| async { file("text/html; charset=utf-8", include_str!("../web/index.html")) }))
-        .route("/page.js", get(|| async { file("text/javascript; charset=utf-8", include_str!("../web/page.js")) }))
-        .route("/page.css", get(|| async { file("text/css; charset=utf-8", include_str!("../web/page.css")) }))
-        .route("/ws", get(ws))
-        .route("/events", get(events))
-        .with_state(feed)
+    let feeds = Router::new().route("/ws", get(ws)).route("/events", get(events)).with_state(feed);
+    FILES.iter().fold(feeds, |router, (path, kind, content)| router.route(path, get(|| async { file(kind, content) })))
 }
 
 fn file(kind: &'static str, content: &'static str) -> Response {
@@ -29,5 +70,7 @@ fn file(kind: &'static str, content: &'static str) -> Response {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'self'"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A page of another version would not understand the feed.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
