@@ -78,6 +78,10 @@ fn the_document_is_true() {
     let weir = Weir::start(dir.path());
     let mut c = Raw::connect(weir.mqtt, Version::V5, "a client/with: odd Ünicode");
     c.subscribe("x/#", 1);
+    // While somebody watches a topic, the life of its messages is kept.
+    let mut watcher = TcpStream::connect(("127.0.0.1", weir.http)).unwrap();
+    write!(watcher, "GET /events?filter=x/y&trace=true HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    watcher.read_exact(&mut [0; 300]).unwrap();
     c.publish(1, false, 1, "x/y", "x");
     let api = json(weir.admin, "/api/v1/openapi.json");
     let mut seen = 0;
@@ -100,7 +104,7 @@ fn the_document_is_true() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 13);
+    assert_eq!(seen, 14);
     // What reads is on the port that browsers reach, what changes something or shows the configuration is not.
     assert_eq!(json(weir.http, "/api/v1/streams")[0]["stream"], "default");
     for (method, path) in

@@ -53,6 +53,7 @@ pub struct Wanted {
     pub rate_max: Option<f64>,
     pub latest_only: Option<bool>,
     pub snapshot: Option<bool>,
+    pub trace: Option<bool>,
     pub resume: Option<HashMap<String, Reached>>,
 }
 
@@ -87,12 +88,14 @@ pub struct Wish {
     pub pace: Option<Duration>,
     /// Only the newest of each topic in a frame.
     pub latest_only: bool,
+    /// The life of its messages is kept meanwhile.
+    pub trace: bool,
 }
 
 impl Wanted {
     /// Checks it. `wall_ms`: now.
     pub fn wish(self, wall_ms: u64) -> Result<Wish, String> {
-        let Self { id, filter, from, at, until, step, field, rate_max, latest_only, snapshot, resume } = self;
+        let Self { id, filter, from, at, until, step, field, rate_max, latest_only, snapshot, trace, resume } = self;
         if !filter_is_valid(&filter) || shared(&filter).is_some() {
             return Err(format!("{filter:?} is not a topic filter"));
         }
@@ -136,7 +139,11 @@ impl Wanted {
             Some(rate) => return Err(format!("rate_max {rate}: 0.1 to 100 frames per second")),
             None => None,
         };
-        Ok(Wish { id, filter, start, until, pace, latest_only })
+        let trace = trace.unwrap_or(false);
+        if trace && filter.contains(['+', '#']) {
+            return Err("trace: of one topic, without + and #".into());
+        }
+        Ok(Wish { id, filter, start, until, pace, latest_only, trace })
     }
 }
 

@@ -35,6 +35,7 @@ pub struct Asked {
     rate_max: Option<f64>,
     latest_only: Option<bool>,
     snapshot: Option<bool>,
+    trace: Option<bool>,
 }
 
 pub async fn events(State(feed): State<Arc<Feed>>, headers: HeaderMap, Query(asked): Query<Asked>) -> Response {
@@ -42,8 +43,8 @@ pub async fn events(State(feed): State<Arc<Feed>>, headers: HeaderMap, Query(ask
     if !origin_is_ours(&headers) {
         return (StatusCode::FORBIDDEN, "a page of another origin may not read this\n").into_response();
     }
-    let Asked { filter, from, at, until, rate_max, latest_only, snapshot } = asked;
-    let mut wanted = Wanted { filter, from, at, until, rate_max, latest_only, snapshot, ..Wanted::default() };
+    let Asked { filter, from, at, until, rate_max, latest_only, snapshot, trace } = asked;
+    let mut wanted = Wanted { filter, from, at, until, rate_max, latest_only, snapshot, trace, ..Wanted::default() };
     if let Some(id) = headers.get("last-event-id") {
         let Some(reached) = id.to_str().ok().and_then(parse_reached) else { return refuse("Last-Event-ID: not one of this feed") };
         // What it asked for the first time it has had.

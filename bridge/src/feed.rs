@@ -3,7 +3,7 @@
 //! Invariant: reading never blocks a thread of the runtime.
 //! Must not know: HTTP, what a subscription is.
 
-use crate::tail::Tail;
+use crate::{tail::Tail, watched::Watched};
 use std::sync::{Arc, atomic::AtomicU64};
 use tokio::sync::{oneshot, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -36,14 +36,15 @@ pub struct Feed {
     pub tails: Vec<Arc<Tail>>,
     /// The page's first lines, as somebody else makes them while somebody listens.
     pub figures: watch::Sender<Utf8Bytes>,
+    pub watched: Arc<Watched>,
 }
 
 impl Feed {
     /// Follows nothing until somebody is there.
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>) -> Arc<Self> {
+    pub fn new(engine: Arc<dyn Engine>, watched: Arc<Watched>) -> Arc<Self> {
         let tails = engine.partitions().iter().map(|p| Tail::new(engine.clone(), p.clone())).collect();
-        Arc::new(Self { engine, counts: Counts::default(), tails, figures: watch::Sender::default() })
+        Arc::new(Self { engine, counts: Counts::default(), tails, figures: watch::Sender::default(), watched })
     }
 }
 

@@ -18,4 +18,5 @@ pub mod steps;
 pub mod subscription;
 pub mod tail;
 pub mod upgrade;
+pub mod watched;
 pub mod web;

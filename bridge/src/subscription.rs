@@ -96,6 +96,7 @@ impl Drop for Subscription {
 /// Until it ends by itself, or its browser does.
 pub async fn run(feed: Arc<Feed>, wish: Wish, outlet: Outlet) -> Result<(), Gone> {
     let (id, out) = (wish.id, outlet.clone());
+    let _watch = wish.trace.then(|| feed.watched.watch(&wish.filter)).flatten();
     let filters = Arc::new(Filters::new([wish.filter.as_str().into()]).with_times(true));
     let mut s = Subscription { feed, wish, filters, outlet, bell: Arc::default(), cursors: Vec::new() };
     match s.serve().await {

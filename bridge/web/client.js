@@ -6,7 +6,7 @@
 
 /** @typedef {{ topic: string, offset: number, time: number, qos: number, retain: boolean, bytes: number, text?: string, base64?: string, origin?: string }} FeedRecord */
 /** @typedef {{ from: number, to: number, reason: string }} Lost */
-/** @typedef {{ filter: string, snapshot?: boolean, from?: string, at?: string, until?: string, step?: string, field?: string, latest_only?: boolean, rate_max?: number }} Wish */
+/** @typedef {{ filter: string, snapshot?: boolean, from?: string, at?: string, until?: string, step?: string, field?: string, latest_only?: boolean, rate_max?: number, trace?: boolean }} Wish */
 /** @typedef {{ name: string, stream: string, partition: number, position: number, epoch: string }} Where `name` is `stream/partition`. */
 /** @typedef {{ topic: string, field: string, points: number[][], states: [number, string][] }} Series */
 /** @typedef {{ step: number, complete: boolean, read_to: number | null, left_out: boolean, series: Series[] }} Steps */
@@ -107,13 +107,13 @@ export class Feed {
   /** @param {{ id: number, wish: Wish | null, figures: any, reached: Map<string, Where>, complete: boolean }} s */
   #ask(s) {
     if (!s.wish) return this.#say({ type: 'figures', id: s.id });
-    const { filter, latest_only, rate_max, from, at, until, step, field, snapshot } = s.wish;
+    const { filter, latest_only, rate_max, trace, from, at, until, step, field, snapshot } = s.wish;
     // What is bounded is asked for anew; what goes on, goes on where it was.
     if (s.complete && !at && !until && !step) {
       const resume = Object.fromEntries([...s.reached].map(([name, w]) => [name, { position: w.position, epoch: w.epoch }]));
-      return this.#say({ type: 'subscribe', id: s.id, filter, latest_only, rate_max, resume });
+      return this.#say({ type: 'subscribe', id: s.id, filter, latest_only, rate_max, trace, resume });
     }
-    this.#say({ type: 'subscribe', id: s.id, filter, latest_only, rate_max, from, at, until, step, field, snapshot });
+    this.#say({ type: 'subscribe', id: s.id, filter, latest_only, rate_max, trace, from, at, until, step, field, snapshot });
   }
 
   #open() {

@@ -67,7 +67,7 @@ export class Clients {
     const all = app.sessions.map((s) => {
       const places = s.places.filter((p) => p.stream !== 'system' || s.places.length === 1);
       const lag = Math.max(0, ...places.map((p) => p.behind_ms ?? 0));
-      const records = places.reduce((n, p) => n + (p.live ? 0 : Math.max(0, p.end - p.next)), 0);
+      const records = places.reduce((n, p) => n + (p.behind_ms === null ? 0 : Math.max(0, p.end - p.next)), 0);
       const loss = Math.min(Infinity, ...places.map((p) => p.loss_at_ms ?? Infinity));
       const state = !s.connected ? 'offline' : records > 0 ? 'behind' : places.length > 0 ? 'live' : 'idle';
       const t = this.trends.get(s.client_id) ?? [];

@@ -111,7 +111,7 @@ export class LogView {
       if (offset !== undefined) { c.fillStyle = token('past'); c.fillRect(at(offset) - 1, top - 4, 2, tall + 8); }
     }
     const readers = app.sessions.flatMap((one) => one.places.filter((p) => p.stream === s.stream && p.partition === s.partition).map((p) => ({ p, one })));
-    const live = readers.filter(({ p }) => p.live || p.next >= p.end).length;
+    const live = readers.filter(({ p }) => p.behind_ms === null).length;
     c.font = SANS_BOLD;
     let right = width;
     if (live > 0) {
@@ -123,7 +123,7 @@ export class LogView {
       if (durable + w + 10 > width) right = durable - w - 18;
     }
     let level = 0;
-    for (const { p, one } of readers.filter((r) => !r.p.live && r.p.next < r.p.end).sort((a, b) => (b.p.behind_ms ?? 0) - (a.p.behind_ms ?? 0)).slice(0, 8)) {
+    for (const { p, one } of readers.filter((r) => r.p.behind_ms !== null).sort((a, b) => (b.p.behind_ms ?? 0) - (a.p.behind_ms ?? 0)).slice(0, 8)) {
       const spot = at(p.next);
       const kind = p.loss_at_ms !== null && p.loss_at_ms - app.now() < 6 * 3600_000 ? 'bad' : one.connected ? 'behind' : 'ink2';
       triangle(c, spot, top - 8, 4, token(kind));
@@ -171,7 +171,7 @@ export class LogView {
       this.chart = new uPlot({
         width: this.plot.clientWidth, height: 170, ms: 1, legend: { show: false }, padding: [8, 2, 0, 0],
         scales: { x: { time: true, range: () => /** @type {[number, number]} */ (app.window()) }, y: { range: (_, __, high) => [0, Math.max(100, high * 1.1)] } },
-        axes: [{ ...axis, size: 22, gap: 2, splits: (_, __, low, high) => ticks(low, high, 6).all, values: (_, all) => all.map((t) => tickText(t, (all[1] ?? 0) - (all[0] ?? 0))) }, { ...axis, size: 46, gap: 4 }],
+        axes: [{ ...axis, size: 22, gap: 2, splits: (_, __, low, high) => ticks(low, high, 6).all, values: (_, all) => all.map((t) => tickText(t, (all[1] ?? 0) - (all[0] ?? 0))) }, { ...axis, size: 62, gap: 4 }],
         series: [{}, { stroke: () => token('ink2'), width: 1.4, points: { show: false } }, { stroke: () => token('s1'), width: 1.4, points: { show: false } }],
         cursor: { sync: { key: 'weir' }, drag: { x: false, y: false }, y: false },
       }, [[]], this.plot);

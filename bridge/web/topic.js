@@ -103,7 +103,7 @@ export class TopicView {
       got = [];
       app.dirty();
     };
-    this.subscription = app.feed.subscribe({ filter: app.filter(), from: `last:${ASKED}`, until }, {
+    this.subscription = app.feed.subscribe({ filter: app.filter(), from: `last:${ASKED}`, until, trace: this.isBranch ? undefined : true }, {
       records: (records, where) => { for (const r of records) got.push({ ...r, name: where.name }); take(); },
       end: take,
       error: (message) => set(this.note, message),

@@ -16,8 +16,7 @@ const TRUCKS: u64 = 8;
 const HOME: (f64, f64) = (41.15, -8.62);
 /// Of the flaky device: it says nothing and is gone.
 const FLAKY_LIFE: Duration = Duration::from_secs(8);
-/// What the slow consumer needs for one message.
-/// And how many it takes at once.
+/// What the slow consumer takes at once, and what it needs for one message.
 const SLOW_WINDOW: u16 = 10;
 const SLOW_WORK: Duration = Duration::from_millis(400);
 
@@ -126,19 +125,34 @@ async fn flaky(mqtt: SocketAddr) {
     }
 }
 
-/// Takes everything of the sites, a few at a time, and needs too long for each: it falls behind, and nobody else feels it.
-async fn slow(mqtt: SocketAddr) {
-    let mut options = v5::MqttOptions::new("slow-consumer", mqtt.ip().to_string(), mqtt.port());
+/// A session that takes messages: so many at once, and so long for each.
+struct Reader {
+    id: &'static str,
+    filter: &'static str,
+    window: u16,
+    work: Duration,
+}
+
+/// One takes everything as it comes, two share the doors, and one needs too long for each of a few: it falls behind, and nobody else feels it.
+const READERS: [Reader; 4] = [
+    Reader { id: "historian", filter: "#", window: 100, work: Duration::ZERO },
+    Reader { id: "alarm-a", filter: "$share/alarms/site/+/+/state", window: 20, work: Duration::from_millis(2) },
+    Reader { id: "alarm-b", filter: "$share/alarms/site/+/+/state", window: 20, work: Duration::from_millis(2) },
+    Reader { id: "slow-consumer", filter: "site/#", window: SLOW_WINDOW, work: SLOW_WORK },
+];
+
+async fn read(reader: Reader, mqtt: SocketAddr) {
+    let mut options = v5::MqttOptions::new(reader.id, mqtt.ip().to_string(), mqtt.port());
     options.set_keep_alive(Duration::from_secs(30)).set_clean_start(false).set_session_expiry_interval(Some(3_600));
-    options.set_receive_maximum(Some(SLOW_WINDOW)).set_manual_acks(true);
+    options.set_receive_maximum(Some(reader.window)).set_manual_acks(true);
     let (client, mut connection) = v5::AsyncClient::new(options, 10);
     loop {
         match connection.poll().await {
             Ok(v5::Event::Incoming(v5::mqttbytes::v5::Packet::ConnAck(_))) => {
-                drop(client.try_subscribe("site/#", v5::mqttbytes::QoS::AtLeastOnce));
+                drop(client.try_subscribe(reader.filter, v5::mqttbytes::QoS::AtLeastOnce));
             }
             Ok(v5::Event::Incoming(v5::mqttbytes::v5::Packet::Publish(p))) => {
-                tokio::time::sleep(SLOW_WORK).await;
+                tokio::time::sleep(reader.work).await;
                 drop(client.try_ack(&p));
             }
             Ok(_) => {}
@@ -153,7 +167,7 @@ pub fn start(mqtt: SocketAddr) {
     (0..DOORS).for_each(|n| door(n, mqtt));
     (0..TRUCKS).for_each(|n| truck(n, mqtt));
     tokio::spawn(flaky(mqtt));
-    tokio::spawn(slow(mqtt));
+    READERS.into_iter().for_each(|reader| drop(tokio::spawn(read(reader, mqtt))));
 }
 
 /// A directory for one demonstration, in the place for such things.

@@ -8,6 +8,7 @@
 //! | dropped | within a second: not sent to it, or not taken from it | reason, messages |
 //! | behind | it has not kept up for a second | records |
 //! | live | it has caught up | |
+//! | started | the gateway takes connections; `client` is empty, the topic ends with `gateway` | boot, version |
 //!
 //! Invariant: who causes an event never waits for it; events that find no room are counted. A `/`, `+`, `#` or `%` of a client id is written as in an address.
 //! Must not know: sessions, or who reads.
@@ -85,9 +86,15 @@ impl Events {
             drop(waiting);
             return gateway.totals.add(Total::EventsDropped, 1);
         }
-        waiting.events.push((format!("$SYS/events/{kind}/{}", level(client_id)), more));
+        let last = if client_id.is_empty() { "gateway".into() } else { level(client_id) };
+        waiting.events.push((format!("$SYS/events/{kind}/{last}"), more));
         drop(waiting);
         self.bell.notify_one();
+    }
+
+    pub fn started(&self, gateway: &Gateway) {
+        let more = json!({ "boot": gateway.boot, "version": env!("CARGO_PKG_VERSION") });
+        self.push(gateway, "started", "", more);
     }
 
     pub fn connected(&self, gateway: &Gateway, client_id: &str, more: Value) {

@@ -24,6 +24,7 @@ mod group;
 mod http;
 pub mod inspect;
 mod interests;
+pub mod lives;
 mod metrics;
 mod offline;
 mod peer;

@@ -5,6 +5,7 @@
 //! Must not know: when anything happens.
 
 use crate::gateway::Gateway;
+use crate::lives::Lives;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use parking_lot::Mutex;
@@ -248,6 +249,8 @@ pub(crate) struct Metrics {
     labels: OnceLock<Labels>,
     feed: OnceLock<Arc<Feed>>,
     commits: Mutex<Commits>,
+    /// Of messages of watched topics.
+    pub lives: Lives,
     /// When the last batch of messages was durable, ms since 1970; 0: never.
     synced_ms: AtomicU64,
     process: metrics_process::Collector,
@@ -287,6 +290,7 @@ impl Metrics {
             labels: OnceLock::new(),
             feed: OnceLock::new(),
             commits: Mutex::default(),
+            lives: Lives::default(),
             synced_ms: AtomicU64::new(0),
             process,
         })
@@ -386,6 +390,7 @@ impl Metrics {
 
 impl Observe for Metrics {
     fn committed(&self, p: PartitionId, commit: &Commit) {
+        self.lives.committed(p, commit);
         let Some(meters) = self.meters.get().and_then(|meters| meters.get(&p)) else { return };
         meters.append.record(commit.append);
         meters.sync.record(commit.sync);

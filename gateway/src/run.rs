@@ -142,7 +142,7 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
         ..GatewayInfo::default()
     };
     let _only_once = gateway.about.set(about);
-    let feed = Feed::new(engine.clone());
+    let feed = Feed::new(engine.clone(), metrics.lives.watched.clone());
     vital::spawn("the writer of figures", figures::run(gateway.clone(), feed.clone()));
     metrics.feed(feed.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
@@ -163,6 +163,7 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
         vital::spawn("the writer of $SYS/broker", broker::run(gateway.clone(), every));
     }
     let keeper = Keeper::start(gateway.clone());
+    gateway.events.started(&gateway);
     println!("weir ready");
     tell_service_manager(&[NotifyState::Ready]);
     (hooks.ready)();

@@ -34,7 +34,11 @@ pub use seek::{LAST_MAX, Seek};
 pub use segment::{Limits, SegmentInfo};
 pub use state::{Entry, Put, State};
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Place of a record in its partition. Dense, from 0, only grows; never given out twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +106,10 @@ pub struct Commit {
     pub sync: Duration,
     /// Since the first of its records was accepted.
     pub append: Duration,
+    /// One past its last record.
+    pub end: Offset,
+    /// When its sync returned: nobody saw it before.
+    pub at: Instant,
 }
 
 /// Somebody who measures. Called by the writers, once a batch; must return at once. The state store is `STATE`.

@@ -251,13 +251,17 @@ impl Shared {
         let Some(Taken { pending, since, wakes }) = self.take() else { return false };
         match appender.commit(pending, (self.now_ms)()) {
             Ok(batch) => {
-                self.durable.store(batch.end().0, Ordering::Release);
+                let (at, end) = (Instant::now(), batch.end());
+                self.durable.store(end.0, Ordering::Release);
                 let batch = Arc::new(batch);
                 let followers = self.push(batch.clone());
                 wakes.iter().chain(&followers).for_each(|w| w.wake());
                 self.run_then();
                 let (records, bytes) = (batch.len(), batch.bytes());
-                self.observe.committed(self.id, &Commit { records, bytes, sync: appender.sync_took(), append: since.elapsed() });
+                self.observe.committed(
+                    self.id,
+                    &Commit { records, bytes, sync: appender.sync_took(), append: at.saturating_duration_since(since), end, at },
+                );
                 if self.indexed {
                     appender.index(&batch);
                 }

@@ -39,6 +39,7 @@ use utoipa::{IntoParams, OpenApi};
         past::about,
         past::history,
         past::record,
+        past::trace,
         process::rates,
         process::config,
         process::log_level,
@@ -59,6 +60,7 @@ pub(crate) fn reading() -> Router<Arc<Gateway>> {
         .route("/api/v1/history", get(past::history))
         .route("/api/v1/gateway", get(past::about))
         .route("/api/v1/records/{stream}/{partition}/{offset}", get(past::record))
+        .route("/api/v1/records/{stream}/{partition}/{offset}/trace", get(past::trace))
         .route("/api/v1/rates", get(process::rates))
         .route("/api/v1/openapi.json", get(|| async { Json(Api::openapi()) }))
 }

@@ -4,7 +4,10 @@
 //! Must not know: how a page draws it.
 
 use super::unavailable;
-use crate::gateway::{Gateway, stored};
+use crate::{
+    gateway::{Gateway, stored},
+    lives::TraceInfo,
+};
 use axum::{
     Json,
     extract::{Path, Query, State},
@@ -18,7 +21,7 @@ use weir_bridge::{
     feed::{fetch, seek},
     record::payload,
 };
-use weir_core::property::Property;
+use weir_core::{ids::PartitionId, property::Property};
 use weir_log::{Fetch, Offset, Partition, ReadError, Seek, Wanted};
 
 /// Steps of one answer: more than a screen is wide.
@@ -143,6 +146,19 @@ pub(crate) async fn record(State(gateway): State<Arc<Gateway>>, Path((stream, pa
         Ok(Some(record)) => Json(record).into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, format!("there is no message at {stream}/{partition} {offset}\n")).into_response(),
         Err(e) => unavailable(e),
+    }
+}
+
+/// What became of a message, and when. Kept of topics that somebody watches (`trace` of a subscription of the feed), while he does.
+#[utoipa::path(get, path = "/api/v1/records/{stream}/{partition}/{offset}/trace",
+    params(("stream" = String, Path), ("partition" = u32, Path), ("offset" = u64, Path)),
+    responses((status = 200, body = TraceInfo), (status = 404, description = "Nobody watched its topic when it came, or that is long ago.")))]
+pub(crate) async fn trace(State(gateway): State<Arc<Gateway>>, Path((stream, partition, offset)): Path<(String, u32, u64)>) -> Response {
+    let known = gateway.engine.partitions().iter().find(|p| p.stream == stream && p.number == partition);
+    let at = known.map(|p| (PartitionId(p.id.0), weir_core::ids::Offset(offset)));
+    match at.and_then(|at| gateway.metrics.lives.trace(at)) {
+        Some(trace) => Json(trace).into_response(),
+        None => (StatusCode::NOT_FOUND, "nobody watched its topic when it came\n").into_response(),
     }
 }
 

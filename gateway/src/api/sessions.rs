@@ -45,7 +45,7 @@ pub struct PlaceInfo {
     pub end: u64,
     /// It is given what comes as it comes.
     pub live: bool,
-    /// Milliseconds since the record that it reads next was written; missing: it waits for nothing.
+    /// Milliseconds since the first record was written that it has not read, or not acknowledged while it takes no more; missing: it waits for nothing.
     pub behind_ms: Option<u64>,
     /// Records below this are gone; a session whose next is below it loses some.
     pub start: u64,
@@ -91,7 +91,9 @@ pub(crate) async fn session(State(gateway): State<Arc<Gateway>>, Path(client_id)
 async fn look(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: &str) -> Result<Option<SessionInfo>, String> {
     let of = async |connected, description| {
         let mut session = info(gateway, files, client_id.to_owned(), connected, description);
-        for place in session.places.iter_mut().filter(|p| !p.live && p.next < p.end) {
+        // One that takes no more is not live, whatever it is offered.
+        let full = session.in_flight >= session.in_flight_max;
+        for place in session.places.iter_mut().filter(|p| (full || !p.live) && p.next < p.end) {
             place.behind_ms = age(gateway, place).await;
         }
         Ok(Some(session))
@@ -194,7 +196,7 @@ fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connec
     let place = |p: &Place| {
         let (known, files) = gateway.engine.partitions().iter().zip(files).find(|(known, _)| known.id.0 == p.partition.0)?;
         let (span, live) = (gateway.engine.span(known.id), connected && p.live);
-        let waits = !live && p.next.0 < span.durable.0;
+        let waits = (!live || d.in_flight >= d.in_flight_max) && p.next.0 < span.durable.0;
         let loss_at = || gateway.retention(p.partition).loss_at(files, Offset(p.next.0), gateway.now().wall_ms);
         reads(gateway.is_system(p.partition)).then(|| PlaceInfo {
             stream: known.stream.clone(),

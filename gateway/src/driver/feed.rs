@@ -133,9 +133,12 @@ impl Driver {
             // Unsubscribed meanwhile.
             return true;
         }
+        let lives = &self.gateway.metrics.lives;
         while held.index < held.batch.len() as u32 {
-            let full = self.out.len() >= OUT_BYTES_HIGH;
-            let delivery = match stored(&held.batch.get(held.index)) {
+            let before = self.out.len();
+            let full = before >= OUT_BYTES_HIGH;
+            let record = stored(&held.batch.get(held.index));
+            let delivery = match record {
                 Some(_) if full => Delivery::NoRoom,
                 Some(r) => match held.kind {
                     Feed::Range(nth) => session.deliver(now, nth, &r, &mut self.out),
@@ -146,6 +149,14 @@ impl Driver {
             if delivery == Delivery::NoRoom {
                 self.feeding = Feeding::Held(held);
                 return false;
+            }
+            if let (Feed::Range(nth), Some(r)) = (&held.kind, record)
+                && self.out.len() > before
+                && lives.watches(r.topic)
+            {
+                let at = (self.gateway.partitions[*nth], r.offset);
+                lives.sent(at, &self.traces.client(self.client_id.as_deref()));
+                self.traces.follow(at);
             }
             held.index += 1;
         }
@@ -178,9 +189,15 @@ impl Driver {
             let record = held.batch.iter().find(|r| r.offset.0 == at.0);
             let record = record.as_ref().and_then(stored);
             let full = self.out.len() >= OUT_BYTES_HIGH;
+            let before = self.out.len();
             if full || session.deliver_shared(now, id, *p, at, record.as_ref(), &mut self.out) == Delivery::NoRoom {
                 self.feeding = Feeding::Held(held);
                 return false;
+            }
+            let lives = &self.gateway.metrics.lives;
+            if self.out.len() > before && record.as_ref().is_some_and(|r| lives.watches(r.topic)) {
+                lives.sent((*p, at), &self.traces.client(self.client_id.as_deref()));
+                self.traces.follow((*p, at));
             }
             held.index += 1;
         }
@@ -349,8 +366,15 @@ impl Driver {
         let from = session.reader(nth).next.0.saturating_sub(entry.batch.start.0) as u32;
         for i in entry.runs.into_iter().flat_map(|run| run.start.max(from)..run.end) {
             let Some(r) = stored(&batch.get(i)) else { continue };
-            if self.out.len() >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, &mut self.out) == Delivery::NoRoom {
+            let before = self.out.len();
+            if before >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, &mut self.out) == Delivery::NoRoom {
                 return false;
+            }
+            let lives = &self.gateway.metrics.lives;
+            if self.out.len() > before && lives.watches(r.topic) {
+                let at = (self.gateway.partitions[nth], r.offset);
+                lives.sent(at, &self.traces.client(self.client_id.as_deref()));
+                self.traces.follow(at);
             }
         }
         session.reader(nth).sent(entry.batch.end);

@@ -14,6 +14,7 @@ mod life;
 mod submit;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use crate::{
     gateway::Gateway,
@@ -25,6 +26,7 @@ use feed::Feeding;
 use std::{collections::VecDeque, net::SocketAddr, ops::Range, sync::Arc};
 use submit::Run;
 use tokio::sync::mpsc::UnboundedSender;
+use trace::Traces;
 use weir_bridge::filters::Filters;
 use weir_core::{
     codec::{Decoded, decode},
@@ -117,6 +119,7 @@ pub(crate) struct Driver {
     marked: bool,
     /// Dropped when the value says all that is known.
     checkpoint: Option<UnboundedSender<()>>,
+    traces: Traces,
     close: Option<Cause>,
 }
 
@@ -172,6 +175,7 @@ impl Driver {
             entered: false,
             marked: false,
             checkpoint: None,
+            traces: Traces::default(),
             close: None,
             gateway,
         }
@@ -315,6 +319,7 @@ impl Driver {
         }
         self.waiting = used < bytes.len() && matches!(self.phase, Phase::Claiming(_) | Phase::Loading(_) | Phase::Settling(..));
         self.submit(now);
+        self.trace_taken();
         used
     }
 
@@ -516,6 +521,7 @@ impl Driver {
                 weir_log::Watermark::Appended(r) if r.0 > self.seen[i].0 => {
                     self.seen[i] = Receipt(r.0);
                     self.event(now, Event::Appended(Source::Partition(p), Watermark::Appended(Receipt(r.0))));
+                    self.trace_acknowledged(p, r.0);
                 }
                 weir_log::Watermark::Appended(_) => {}
                 weir_log::Watermark::Failed(f) => {

@@ -30,7 +30,11 @@ impl Driver {
             Append::Release(p, _) => (self.gateway.partitions.iter().position(|q| q == p).unwrap_or(0), true),
         };
         match append {
-            Append::Message(m) => encode(m, &mut self.records[p])?,
+            Append::Message(m) => {
+                let nth = self.records[p].len();
+                encode(m, &mut self.records[p])?;
+                self.trace(m, p, nth);
+            }
             Append::Release(_, r) => {
                 let meta = r.meta();
                 self.records[p].push(Kind::Note, meta.flags, meta.bytes(), b"", b"", b"")?;
@@ -96,6 +100,7 @@ impl Driver {
 
     /// Every partition has taken its part.
     fn submitted(&mut self, now: Now) {
+        self.trace_submitted();
         for run in std::mem::take(&mut self.runs) {
             if let Some(pass) = &self.receipts[run.partition] {
                 let receipt = Receipt(pass.start.saturating_add(run.end as u64));

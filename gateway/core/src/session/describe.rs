@@ -47,6 +47,12 @@ pub struct Description {
 }
 
 impl Session {
+    /// Was it sent, and is it not acknowledged yet?
+    #[must_use]
+    pub fn is_in_flight(&self, p: PartitionId, at: Offset) -> bool {
+        self.outbound.window.iter().any(|f| f.partition == p && f.offset == at)
+    }
+
     #[must_use]
     pub fn describe(&self) -> Description {
         let all = self.subscriptions.all.iter().chain(&self.subscriptions.shared);
