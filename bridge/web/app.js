@@ -160,7 +160,6 @@ export class App {
     const t = this.model.take(r, where.name);
     if (!t) return;
     this.chartGrid.take(r);
-    if (this.charts.length < 7 && !this.chosen && t.count <= 1) this.#defaultCharts();
     for (const l of this.listeners) l(r, where);
     if (thinned > 0) this.dirty();
   }
@@ -177,6 +176,7 @@ export class App {
   /** Topics that make a good first picture: some with one field, some with states, one with another field. */
   #defaultCharts() {
     if (this.chosen) return;
+    this.chartShape = this.model.shape;
     /** @type {Map<string, { topic: string, field: string }[]>} */
     const groups = new Map();
     /** @type {{ topic: string, field: string }[]} */
@@ -528,7 +528,7 @@ export class App {
   async get(path) {
     try {
       const answer = await fetch(`/api/v1/${path}`);
-      return answer.ok ? await answer.json() : undefined;
+      return answer.ok && answer.status !== 204 ? await answer.json() : undefined;
     } catch {
       return undefined;
     }
@@ -571,6 +571,14 @@ export class App {
     this.sessions = all;
   }
 
+  /** Retention has passed what is shown: it is said, once. */
+  #retained() {
+    const [oldest] = this.wholeLog();
+    const gone = this.playhead.mode !== 'live' && this.streams.length > 0 && this.playhead.time < oldest - 1000;
+    if (gone && !this.gone) this.banner.say('bad', 'This moment is not in the log any more', `Retention took it. The oldest record that is kept is of ${new Date(oldest).toLocaleTimeString('en-GB')}; Home goes there.`);
+    this.gone = gone;
+  }
+
   /** Sessions that are behind, the furthest first. */
   readersBehind() {
     return this.sessions.flatMap((s) => {
@@ -597,6 +605,7 @@ export class App {
   #slow() {
     if (document.hidden) return;
     this.model.rates();
+    if (this.charts.length < 7 && this.chartShape !== this.model.shape) this.#defaultCharts();
     this.strip.load();
     this.#draw(true);
   }
@@ -614,6 +623,7 @@ export class App {
     this.banner.update();
     if (view === 'live' || view === 'topic') this.tree.update();
     if (!all) return;
+    this.#retained();
     const loading = document.getElementById('loading');
     if (loading && !this.loaded && performance.now() - this.openedAt > 300) set(loading, `${this.model.topics.size} topics read`);
     if (view === 'live') { this.first.update(); if (!empty) { this.urgent.update(); this.chartGrid.update(); } }
@@ -627,4 +637,5 @@ export class App {
 /** @param {import('./model.js').Topic} t */
 export const fieldOf = (t) => t.field ?? (t.live ? mainField(fields(t.live)) : undefined) ?? '';
 
-new App();
+// For who looks from the console.
+Object.assign(globalThis, { weir: new App() });

@@ -78,7 +78,8 @@ export class LineChart {
       ms: 1,
       legend: { show: false },
       padding: [8, 2, 0, 0],
-      scales: { x: { time: true, range: () => /** @type {[number, number]} */ (app.window()) } },
+      // An axis has its room before there is anything to measure.
+      scales: { x: { time: true, range: () => /** @type {[number, number]} */ (app.window()) }, y: { range: (_, low, high) => uPlot.rangeNum(low ?? 0, high ?? 1, 0.1, true) } },
       axes: [
         { ...axis, size: 22, gap: 2, splits: (_, __, low, high) => ticks(low, high, Math.max(2, this.box.clientWidth / 160)).all, values: (_, all) => { const step = (all[1] ?? 0) - (all[0] ?? 0); return all.map((t) => tickText(t, step)); } },
         { ...axis, size: 46, gap: 4, values: (_, all) => all.map((v) => value(v)) },
@@ -107,7 +108,7 @@ export class LineChart {
         }],
       },
     };
-    this.plot = new uPlot(options, [[]], this.box);
+    this.plot = new uPlot(options, /** @type {any} */ ([[], ...this.series.map(() => [])]), this.box);
     this.box.addEventListener('click', () => {
       const left = this.plot?.cursor.left ?? -1;
       if (left >= 0 && this.plot) this.app.seekFrom(this.plot.posToVal(left, 'x'));

@@ -28,6 +28,38 @@ const LAST_RETRY_MS = 10_000;
 /** The gateway says something every 10 s; who hears nothing for so long has lost it. */
 const SILENCE_MS = 25_000;
 
+/** @param {any} n */
+const isCount = (n) => Number.isFinite(n) && n >= 0;
+
+/** @param {any} r */
+const isRecord = (r) => r && typeof r.topic === 'string' && isCount(r.offset) && isCount(r.time) && isCount(r.bytes) && (typeof r.text === 'string' || typeof r.base64 === 'string');
+
+/** @param {any} s */
+const isSeries = (s) => s && typeof s.topic === 'string' && typeof s.field === 'string' && Array.isArray(s.points) && s.points.every(Array.isArray) && Array.isArray(s.states) && s.states.every(Array.isArray);
+
+/** @param {any} l */
+const isLost = (l) => l && isCount(l.from) && isCount(l.to) && typeof l.reason === 'string';
+
+/**
+ * Is it a message of the feed, with everything that is read of it? Kinds that are not known are left out, for a newer gateway may have more.
+ * @param {any} m
+ */
+function isSound(m) {
+  if (typeof m !== 'object' || m === null || typeof m.type !== 'string') return false;
+  const where = () => typeof m.stream === 'string' && isCount(m.partition);
+  switch (m.type) {
+    case 'beat': return isCount(m.time);
+    case 'figures': return ['time', 'boot', 'received', 'delivered', 'pending', 'connections', 'sessions', 'behind', 'lost', 'dropped', 'refused'].every((k) => isCount(m[k])) && typeof m.positions === 'object' && m.positions !== null;
+    case 'start': return where() && isCount(m.position) && isCount(m.end) && typeof m.epoch === 'string' && (m.lost === undefined || isLost(m.lost));
+    case 'snapshot': case 'records': return where() && isCount(m.position) && Array.isArray(m.records) && m.records.every(isRecord);
+    case 'position': return where() && isCount(m.position);
+    case 'lost': return where() && isLost(m.lost);
+    case 'steps': return where() && Array.isArray(m.series) && m.series.every(isSeries);
+    case 'error': return typeof m.message === 'string';
+    default: return true;
+  }
+}
+
 export class Feed {
   /** @type {Map<number, { id: number, wish: Wish | null, handlers: Handlers, figures: ((f: any) => void) | null, reached: Map<string, Where>, complete: boolean }>} */
   #subscriptions = new Map();
@@ -127,7 +159,11 @@ export class Feed {
     };
     socket.onmessage = (e) => {
       this.#heard = Date.now();
-      this.#hear(JSON.parse(e.data));
+      let told;
+      // What is no message of the feed comes from something else: it is left, and tried again.
+      try { told = JSON.parse(e.data); } catch { return socket.close(); }
+      if (!isSound(told)) return socket.close();
+      this.#hear(told);
     };
     socket.onclose = () => {
       if (this.#closed || this.#socket !== socket) return;

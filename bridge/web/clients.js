@@ -170,7 +170,7 @@ export class Clients {
         h('table', { class: 'listens' }, h('tbody', {},
           ...s.subscriptions.slice(0, 20).map((f, i) => row(i === 0 ? 'Subscribes to' : '', `${f.filter}  QoS ${f.qos}`, true)),
           ...(s.subscriptions.length > 20 ? [row('', `and ${s.subscriptions.length - 20} more`)] : []),
-          ...s.places.map((p) => row(`${p.stream}/${p.partition}`, p.live ? `live at ${count(p.end)}` : `${count(p.next)} of ${count(p.end)}`, true)),
+          ...s.places.map((p) => row(`${p.stream}/${p.partition}`, p.behind_ms === null && p.live ? `live at ${count(p.end)}` : `${count(p.next)} of ${count(p.end)}`, true)),
           ...(c ? [row('Connected', `since ${when(c.connected_ms, app.now())}`)] : []),
           row('In flight', `${count(s.in_flight)} of ${count(s.in_flight_max)}${s.oldest_in_flight === null ? '' : `, oldest ${count(s.oldest_in_flight)}`}`),
           ...(s.has_will ? [row('Will', 'yes')] : []))),

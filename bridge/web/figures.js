@@ -47,10 +47,11 @@ export class Figures {
     this.#put('p50', p50[0] ?? '', p50[1] ?? '');
     this.#put('p99', p99[0] ?? '', p99[1] ?? '');
     this.#put('waiting', f.pending === 0 ? '0' : brief(f.pending), f.pending === 0 ? 'for the disk' : 'B for the disk', f.pending > 1 << 20 ? 'behind' : null);
-    const offline = Math.max(0, f.sessions - f.connections);
     this.#put('connected', count(f.connections), `of ${count(Math.max(f.sessions, f.connections))}`);
     const away = app.sessions.filter((s) => !s.connected && s.places.some((p) => (p.behind_ms ?? 0) > 0)).length;
-    this.#put('behind', count(f.behind), away > 0 ? `+ ${away} offline` : offline > 0 ? '' : '', f.behind > 0 ? 'behind' : null);
+    // The gateway counts those that it reads to from the log; who takes no more is behind too.
+    const behind = Math.max(f.behind, app.sessions.filter((s) => s.connected && s.places.some((p) => (p.behind_ms ?? 0) > 2000)).length);
+    this.#put('behind', count(behind), away > 0 ? `+ ${away} offline` : '', behind > 0 ? 'behind' : null);
     this.#put('lost', count(f.lost), 'since the start', f.lost > 0 ? 'bad' : 'durable');
     const clients = this.counts.get('clients');
     if (clients) set(clients, count(Math.max(f.sessions, f.connections)));

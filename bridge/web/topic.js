@@ -57,6 +57,8 @@ export class TopicView {
     this.series = undefined;
     this.drawn = '';
     this.shown = '';
+    /** The filter whose history is shown. */
+    this.asked = '';
     /** @type {HTMLElement[]} */
     this.pool = [];
     this.rows.addEventListener('scroll', () => this.#rows());
@@ -68,7 +70,7 @@ export class TopicView {
 
   /** The address or a row says what is open. */
   opened() {
-    if (this.path === this.app.topic && this.subscription) return;
+    if (this.path === this.app.topic && this.subscription && this.asked === this.app.filter()) return;
     this.path = this.app.topic;
     this.history = [];
     this.selected = undefined;
@@ -91,6 +93,7 @@ export class TopicView {
   #ask() {
     const { app } = this;
     this.subscription?.close();
+    this.asked = app.filter();
     const [path, live] = [this.path, app.playhead.mode === 'live'];
     const until = live ? undefined : `time:${new Date(app.playhead.time).toISOString()}`;
     /** @type {Rec[]} */
@@ -139,7 +142,8 @@ export class TopicView {
 
   update() {
     const { app } = this;
-    if (!this.subscription) this.opened();
+    // A name may turn out to be a branch.
+    if (!this.subscription || this.asked !== app.filter()) { this.path = ''; this.opened(); }
     const t = app.model.topics.get(this.path);
     const cut = this.path.lastIndexOf('/') + 1;
     const name = `${this.path}${this.isBranch ? '/#' : ''}`;

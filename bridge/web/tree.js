@@ -130,7 +130,8 @@ export class Tree {
       attr(row.dot, 'hidden', true);
       set(row.field, '');
       set(row.value, `${branch.topics} topics`);
-      set(row.age, branch.rate === 0 ? '' : `${rate(branch.rate)}/s`);
+      // How fast they come is of now.
+      set(row.age, past || branch.rate === 0 ? '' : `${rate(branch.rate)}/s`);
       attr(row.age, 'data-kind', null);
       attr(el, 'data-dim', null);
       return;

@@ -152,13 +152,13 @@ pub(crate) async fn record(State(gateway): State<Arc<Gateway>>, Path((stream, pa
 /// What became of a message, and when. Kept of topics that somebody watches (`trace` of a subscription of the feed), while he does.
 #[utoipa::path(get, path = "/api/v1/records/{stream}/{partition}/{offset}/trace",
     params(("stream" = String, Path), ("partition" = u32, Path), ("offset" = u64, Path)),
-    responses((status = 200, body = TraceInfo), (status = 404, description = "Nobody watched its topic when it came, or that is long ago.")))]
+    responses((status = 200, body = TraceInfo), (status = 204, description = "Nobody watched its topic when it came, or that is long ago.")))]
 pub(crate) async fn trace(State(gateway): State<Arc<Gateway>>, Path((stream, partition, offset)): Path<(String, u32, u64)>) -> Response {
     let known = gateway.engine.partitions().iter().find(|p| p.stream == stream && p.number == partition);
     let at = known.map(|p| (PartitionId(p.id.0), weir_core::ids::Offset(offset)));
     match at.and_then(|at| gateway.metrics.lives.trace(at)) {
         Some(trace) => Json(trace).into_response(),
-        None => (StatusCode::NOT_FOUND, "nobody watched its topic when it came\n").into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
     }
 }
 
