@@ -41,10 +41,14 @@ step() {
 step "format" cargo fmt --all --check
 step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 step "unit tests" cargo test --workspace --exclude weir-tests --locked
+# The page's types; `fast` does not install what checks them.
+types() { node target/npm/node_modules/typescript/bin/tsc -p bridge/web; }
 if [ "$mode" = fast ]; then
+  if [ -d target/npm ]; then step "types of the page" types; else echo "== types of the page: not checked, for tests/install.sh did not run"; fi
   step "arrows between crates" cargo test --locked -p weir-tests --test arrows
 else
   step "peers" ./tests/install.sh
+  step "types of the page" types
   step "build" cargo build --locked -p weir
   step "examples" cargo build --locked -p weir-tests --examples
   step "system tests" cargo test --locked -p weir-tests --tests -- --test-threads 2

@@ -76,6 +76,8 @@ export class App {
     this.loaded = false;
     this.theme = '';
     this.openedAt = performance.now();
+    this.treeDrawn = 0;
+    this.soon = false;
     /** @type {((r: FeedRecord, where: Where) => void)[]} */
     this.listeners = [];
 
@@ -140,6 +142,7 @@ export class App {
         this.banner.records(records.length + thinned, where);
         for (const r of records) this.#record(r, where, thinned);
         this.loaded = true;
+        this.#soon();
       },
       lost: (lost, where) => this.banner.lost(lost, where),
       error: (message) => this.banner.say('bad', 'The feed has ended', message),
@@ -602,6 +605,17 @@ export class App {
 
   #fast() { if (!document.hidden) this.#draw(false); }
 
+  /** What came is on the screen with the next frame, if the last one was not just now. */
+  #soon() {
+    if (this.soon || document.hidden || (this.view !== 'live' && this.view !== 'topic')) return;
+    this.soon = true;
+    setTimeout(() => requestAnimationFrame(() => {
+      this.soon = false;
+      this.treeDrawn = performance.now();
+      this.tree.update();
+    }), Math.max(0, 100 - (performance.now() - this.treeDrawn)));
+  }
+
   #slow() {
     if (document.hidden) return;
     this.model.rates();
@@ -621,8 +635,8 @@ export class App {
     this.strip.draw();
     this.figureBar.update();
     this.banner.update();
-    if (view === 'live' || view === 'topic') this.tree.update();
     if (!all) return;
+    if (view === 'live' || view === 'topic') this.tree.update();
     this.#retained();
     const loading = document.getElementById('loading');
     if (loading && !this.loaded && performance.now() - this.openedAt > 300) set(loading, `${this.model.topics.size} topics read`);

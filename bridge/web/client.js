@@ -49,7 +49,7 @@ function isSound(m) {
   const where = () => typeof m.stream === 'string' && isCount(m.partition);
   switch (m.type) {
     case 'beat': return isCount(m.time);
-    case 'figures': return ['time', 'boot', 'received', 'delivered', 'pending', 'connections', 'sessions', 'behind', 'lost', 'dropped', 'refused'].every((k) => isCount(m[k])) && typeof m.positions === 'object' && m.positions !== null;
+    case 'figures': return ['time', 'boot', 'received', 'delivered', 'sent', 'pending', 'connections', 'sessions', 'behind', 'lost', 'dropped', 'refused'].every((k) => isCount(m[k])) && typeof m.positions === 'object' && m.positions !== null;
     case 'start': return where() && isCount(m.position) && isCount(m.end) && typeof m.epoch === 'string' && (m.lost === undefined || isLost(m.lost));
     case 'snapshot': case 'records': return where() && isCount(m.position) && Array.isArray(m.records) && m.records.every(isRecord);
     case 'position': return where() && isCount(m.position);

@@ -81,7 +81,7 @@ export class FirstRun {
     const [sent, read, fleet] = this.steps;
     if (sent) sent.done ||= app.model.topics.size > 0;
     // A message that was there before its reader came: from the past.
-    if (read) read.done ||= app.model.topics.size > 0 && (app.figures?.delivered ?? 0) > 0;
+    if (read) read.done ||= app.model.topics.size > 0 && (app.figures?.sent ?? 0) > 0;
     if (fleet) fleet.done ||= app.model.topics.size >= FLEET;
     for (const [i, s] of this.steps.entries()) {
       attr(s.el, 'data-done', s.done);

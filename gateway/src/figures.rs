@@ -34,6 +34,8 @@ struct Figures {
     /// Messages per second.
     received: f64,
     delivered: f64,
+    /// Messages to clients since the start.
+    sent: u64,
     /// Microseconds from its acceptance until a record is on disk, over the last five seconds.
     append_p50_us: Option<u64>,
     append_p99_us: Option<u64>,
@@ -89,6 +91,7 @@ fn look(gateway: &Gateway, feed: &Feed, samples: &mut VecDeque<Sample>) -> Figur
         boot: gateway.boot,
         received,
         delivered,
+        sent: now.1[1],
         append_p50_us: last.as_ref().and_then(|s| s.append_p50_us),
         append_p99_us: last.as_ref().and_then(|s| s.append_p99_us),
         pending,

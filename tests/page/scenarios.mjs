@@ -127,7 +127,7 @@ const scenarios = {
         for (const [name, hash] of [['live', ''], ['topic', '#view=topic&topic=site/faro/room-1/climate'], ['clients', '#view=clients'], ['log', '#view=log'], ['refusals', '#view=refusals'], ['past', `#view=live&at=${new Date(Date.now() - 15_000).toISOString()}`]]) {
           for (const [width, height] of [[1280, 880], [390, 844]]) {
             const p = await open(browser, weir.url + hash, { width, height, theme });
-            await sleep(2500);
+            await sleep(1500);
             assert.deepEqual(await faint(p), [], `${name} ${width} ${theme}`);
             const wide = await p.evaluate(() => document.documentElement.scrollWidth - innerWidth);
             assert.ok(wide <= 0, `${name} ${width}: ${wide} px wider than the screen`);
