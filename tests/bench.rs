@@ -33,7 +33,7 @@ fn every_scenario_runs_and_finds_every_message() {
         retained != "weir_retained_messages 0\n"
     });
     let (pid, url) = (weir.process.0.id().to_string(), format!("ws://127.0.0.1:{}/ws", weir.http));
-    let cases: [&[&str]; 14] = [
+    let cases: [&[&str]; 15] = [
         &["fan-in", "--publishers", "3"],
         &["fan-in", "--publishers", "3", "-q", "0", "-V", "5", "--rate", "2000"],
         &["pairs", "--pairs", "3", "-q", "2", "-V", "5"],
@@ -45,6 +45,7 @@ fn every_scenario_runs_and_finds_every_message() {
         &["retained", "--topics", "300", "--subscribers", "3"],
         &["retained", "--topics", "300", "--subscribers", "3", "-q", "2"],
         &["feed", "--browsers", "3", "--url", &url],
+        &["browsers", "--browsers", "60", "--rate", "500", "--publishers", "3", "--url", &url],
         &["generator"],
         &["connects", "--at-once", "3"],
         &["idle", "--connections", "50"],
@@ -60,6 +61,7 @@ fn every_scenario_runs_and_finds_every_message() {
             "retained" => assert_eq!((&r["published"], &r["delivered"]), (&300.into(), &900.into())),
             "resume" => assert_eq!((&r["published"], &r["delivered"]), (&2001.into(), &2001.into())),
             "fan-out" => assert_eq!(r["published"].as_u64().unwrap() * 5, r["delivered"].as_u64().unwrap()),
+            "browsers" => assert_eq!(r["published"].as_u64().unwrap() * 60, r["delivered"].as_u64().unwrap()),
             "feed" => assert_eq!(r["published"].as_u64().unwrap() * 3, r["delivered"].as_u64().unwrap()),
             _ => assert!(r["published"].as_u64() > Some(100) && r["published"] == r["delivered"], "{r}"),
         }

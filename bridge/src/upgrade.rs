@@ -23,6 +23,8 @@ pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Unsent bytes of one socket before it counts as broken; the library's default is unbounded.
 const WRITE_BYTES_MAX: usize = 1 << 20;
+/// Read at once, and held by every socket: the library's default is 128 KiB, which ten thousand browsers that say nothing would hold too.
+const READ_BUFFER_BYTES: usize = 8 * 1024;
 
 fn has(headers: &HeaderMap, name: header::HeaderName, wanted: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
@@ -72,6 +74,9 @@ where
         let config = WebSocketConfig::default()
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max))
+            .read_buffer_size(READ_BUFFER_BYTES)
+            // A message is written when it is said.
+            .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BYTES_MAX + message_bytes_max);
         serve(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await).await;
     });

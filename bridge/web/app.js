@@ -378,6 +378,7 @@ export class App {
         this.topicView.replayed(r);
       }
       this.#keepInWindow();
+      this.#soon();
       if (this.playhead.time >= this.now() - 300) this.goLive();
     };
     const timer = setInterval(step, 50);

@@ -3,6 +3,7 @@
 //! Invariant: exit code 0 means that nothing was lost and every publisher's order was kept; otherwise 1, and the report says what.
 //! Must not know: the gateway's inside; it speaks to any broker.
 
+mod browsers;
 mod disk;
 mod feed;
 mod flow;
@@ -141,6 +142,22 @@ pub enum Bench {
         #[command(flatten)]
         load: Load,
     },
+    /// Many browsers on Weir's dashboard feed that take only the newest of each topic, some frames a second: everything is told or counted as thinned
+    Browsers {
+        #[arg(long, default_value_t = 1_000)]
+        browsers: u32,
+        /// Where the feed is.
+        #[arg(long, default_value = "ws://127.0.0.1:8080/ws")]
+        url: String,
+        /// Frames per second and browser at most.
+        #[arg(long, default_value_t = 10.0)]
+        rate_max: f64,
+        /// Each with a topic of its own.
+        #[arg(long, default_value_t = 1)]
+        publishers: u32,
+        #[command(flatten)]
+        load: Load,
+    },
     /// One small write and fdatasync after the other, without any broker: what a lone publish cannot be faster than.
     Disk {
         /// A file that does not exist yet, on the disk in question; it is removed.
@@ -223,6 +240,9 @@ pub fn run(bench: &Bench) -> Result<(), Failure> {
         Bench::Resume { messages, topics, load } => (load, runtime.block_on(scenarios::resume(load, "resume", *messages, *topics))),
         Bench::Retained { topics, subscribers, load } => (load, runtime.block_on(scenarios::retained(load, *topics, *subscribers))),
         Bench::Feed { browsers, url, publishers, load } => (load, runtime.block_on(feed::run(load, url, *browsers, *publishers))),
+        Bench::Browsers { browsers, url, rate_max, publishers, load } => {
+            (load, runtime.block_on(browsers::run(load, url, *browsers, *rate_max, *publishers)))
+        }
         Bench::Generator { pairs, load } => (load, runtime.block_on(pipe::run(load, *pairs))),
     };
     runtime.shutdown_background();

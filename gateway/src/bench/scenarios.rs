@@ -69,7 +69,7 @@ impl Subscribers {
     }
 }
 
-fn ended<T>(joined: Result<Result<T, Failure>, tokio::task::JoinError>) -> Result<T, Failure> {
+pub fn ended<T>(joined: Result<Result<T, Failure>, tokio::task::JoinError>) -> Result<T, Failure> {
     joined.map_err(Failure::new)?
 }
 
@@ -124,23 +124,23 @@ pub async fn measure(
 }
 
 #[derive(Default)]
-struct Measured {
-    seconds: f64,
-    acknowledged: f64,
-    delivered: f64,
+pub struct Measured {
+    pub seconds: f64,
+    pub acknowledged: f64,
+    pub delivered: f64,
 }
 
 /// Costs before and after.
-type Costs = Option<(Cost, Cost)>;
+pub type Costs = Option<(Cost, Cost)>;
 
-fn charge(report: &mut Report, costs: Costs, seconds: f64) {
+pub fn charge(report: &mut Report, costs: Costs, seconds: f64) {
     if let Some((before, after)) = costs {
         report.cpu_percent = Some((after.cpu.saturating_sub(before.cpu)).as_secs_f64() * 100.0 / seconds);
         report.resident_bytes = Some(after.resident_bytes);
     }
 }
 
-async fn timed(load: &Load, run: &Run, bar: &ProgressBar) -> Result<(Measured, Costs), Failure> {
+pub async fn timed(load: &Load, run: &Run, bar: &ProgressBar) -> Result<(Measured, Costs), Failure> {
     tokio::time::sleep(WARM_UP).await;
     let counts = || (run.acknowledged.load(Ordering::Relaxed) as f64, run.delivered.load(Ordering::Relaxed) as f64);
     let before = load.pid.map(Cost::of).transpose()?;
@@ -161,7 +161,7 @@ async fn timed(load: &Load, run: &Run, bar: &ProgressBar) -> Result<(Measured, C
 }
 
 /// Waits until so many have come, or nothing has for a while.
-async fn wait_for(load: &Load, run: &Run, expected: u64, bar: &ProgressBar) {
+pub async fn wait_for(load: &Load, run: &Run, expected: u64, bar: &ProgressBar) {
     let (mut last, mut since) = (0, Instant::now());
     loop {
         let now = run.delivered.load(Ordering::Relaxed);

@@ -1,0 +1,165 @@
+//! Many browsers on Weir's dashboard feed that take the newest of each topic only, without a browser.
+//!
+//! Invariant: what a browser is told and what is counted as thinned are together what was published; the last of each topic is told, and no topic goes back.
+//! Must not know: MQTT.
+
+use super::{
+    Load,
+    flow::{Run, Times, times},
+    message::Mark,
+    name, progress,
+    report::{Latency, Report},
+    scenarios::{charge, ended, publishers, timed, wait_for},
+};
+use crate::client::Failure;
+use futures_util::{SinkExt, StreamExt, stream};
+use serde::Deserialize;
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::{net::TcpStream, sync::watch, task::JoinHandle};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+
+/// Messages per second if nothing is said.
+const RATE: f64 = 100.0;
+/// Opened at once.
+const OPENING: usize = 64;
+/// Every so many browsers one reads what it is told; the others count.
+const READS: u32 = 50;
+
+#[derive(Deserialize)]
+struct Shown<'a> {
+    #[serde(borrow)]
+    text: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow, default)]
+    records: Vec<Shown<'a>>,
+}
+
+/// What one browser has got.
+struct Got {
+    times: Times,
+    /// Newest of each publisher, of who reads.
+    newest: BTreeMap<u32, u64>,
+    went_back: u64,
+    reads: bool,
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// A number that stands in the beginning of a message.
+fn number(text: &str, name: &str) -> u64 {
+    let head = text.get(..160).unwrap_or(text);
+    let rest = head.split_once(name).map_or("", |(_, rest)| rest);
+    rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+async fn open(url: &str, filter: &str, rate_max: f64) -> Result<Socket, Failure> {
+    let failed = |e| Failure::new(format!("{url}: {e}"));
+    let (mut socket, _) = connect_async(url).await.map_err(failed)?;
+    let ask = serde_json::json!({ "type": "subscribe", "id": 1, "filter": filter, "latest_only": true, "rate_max": rate_max });
+    socket.send(Message::text(ask.to_string())).await.map_err(failed)?;
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) if text.starts_with(r#"{"type":"snapshot""#) => return Ok(socket),
+            Some(Ok(Message::Text(text))) if text.starts_with(r#"{"type":"error""#) => return Err(Failure::new(text)),
+            Some(Ok(_)) => {}
+            Some(Err(e)) => return Err(failed(e)),
+            None => return Err(Failure::new("the feed closed the connection")),
+        }
+    }
+}
+
+async fn listen(
+    mut socket: Socket,
+    run: Arc<Run>,
+    frames: Arc<AtomicU64>,
+    reads: bool,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Got, Failure> {
+    let mut got = Got { times: times(), newest: BTreeMap::new(), went_back: 0, reads };
+    loop {
+        let text = tokio::select! {
+            message = socket.next() => match message {
+                Some(Ok(Message::Text(text))) => text,
+                Some(Ok(_)) => continue,
+                Some(Err(e)) => return Err(Failure::new(e)),
+                None => return Err(Failure::new("the feed closed the connection")),
+            },
+            _ = stop.wait_for(|stop| *stop) => return Ok(got),
+        };
+        if !text.starts_with(r#"{"type":"records""#) {
+            continue;
+        }
+        frames.fetch_add(1, Ordering::Relaxed);
+        let told = text.matches(r#""topic":""#).count() as u64;
+        run.delivered.fetch_add(told + number(&text, r#""thinned":"#), Ordering::Relaxed);
+        if !reads {
+            continue;
+        }
+        let told: Told<'_> = serde_json::from_str(&text).map_err(|e| Failure::new(format!("the feed says what is not understood: {e}")))?;
+        for mark in told.records.iter().filter_map(|r| Mark::parse(r.text.as_ref()?.as_bytes())) {
+            if run.is_measuring() {
+                got.times.saturating_record(run.now_ns().saturating_sub(mark.at_ns) / 1_000);
+            }
+            if got.newest.insert(mark.publisher, mark.seq).is_some_and(|before| before >= mark.seq) {
+                got.went_back += 1;
+            }
+        }
+    }
+}
+
+pub async fn run(load: &Load, url: &str, browsers: u32, rate_max: f64, count: u32) -> Result<Report, Failure> {
+    let load = &Load { rate: load.rate.or(Some(RATE)), ..load.clone() };
+    let (run, target, name, frames) = (Run::new(), load.target(), name(), Arc::new(AtomicU64::new(0)));
+    let (stop, stopping) = watch::channel(false);
+    let filter = format!("{name}/#");
+    let opened: Vec<_> = stream::iter(0..browsers).map(|_| open(url, &filter, rate_max)).buffer_unordered(OPENING).collect().await;
+    let mut tasks: Vec<JoinHandle<_>> = Vec::new();
+    for (n, socket) in opened.into_iter().enumerate() {
+        let reads = (n as u32).is_multiple_of(READS);
+        tasks.push(tokio::spawn(listen(socket?, run.clone(), frames.clone(), reads, stopping.clone())));
+    }
+    let publishers = publishers(load, &target, &run, &name, count, load.pace(count)).await?;
+    let bar = progress();
+    let before = frames.load(Ordering::Relaxed);
+    let (measured, costs) = timed(load, &run, &bar).await?;
+    let told = frames.load(Ordering::Relaxed) - before;
+    run.stop_publishing();
+    let mut sent = BTreeMap::new();
+    for publisher in publishers {
+        let p = ended(publisher.await)?;
+        sent.insert(p.publisher, p.sent);
+    }
+    let published: u64 = sent.values().sum();
+    let expected = published * u64::from(browsers);
+    wait_for(load, &run, expected, &bar).await;
+    bar.finish_and_clear();
+    let _who_has_failed_is_gone = stop.send(true);
+    let mut report = load.report("browsers");
+    let (mut all, delivered) = (times(), run.delivered.load(Ordering::Relaxed));
+    report.lost = expected.saturating_sub(delivered);
+    for task in tasks {
+        let got: Got = ended(task.await)?;
+        all.add(&got.times).map_err(Failure::new)?;
+        report.out_of_order += got.went_back;
+        if got.reads {
+            report.lost += sent.iter().filter(|(p, n)| **n > 0 && got.newest.get(p) != Some(&(**n - 1))).count() as u64;
+        }
+    }
+    (report.published, report.delivered, report.seconds) = (published, delivered, measured.seconds);
+    report.delivered_per_second = Some(measured.delivered);
+    report.latency_us = Latency::of(&all);
+    // One second of warming up is in it.
+    report.more.insert("frames_per_second", (told as f64 / (measured.seconds + 1.0)).round().into());
+    charge(&mut report, costs, measured.seconds);
+    Ok(report)
+}
