@@ -77,6 +77,8 @@ export class App {
     this.theme = '';
     this.openedAt = performance.now();
     this.treeDrawn = 0;
+    this.polled = 0;
+    this.polls = 0;
     this.soon = false;
     /** @type {((r: FeedRecord, where: Where) => void)[]} */
     this.listeners = [];
@@ -452,6 +454,7 @@ export class App {
   /** @param {View} view */
   show(view) {
     this.view = view;
+    this.polls = 0;
     this.#writeAddress();
     this.#poll();
     this.dirty();
@@ -540,16 +543,20 @@ export class App {
 
   async #poll() {
     if (document.hidden || this.away || this.polling) return;
+    // What nobody looks at is asked seldom: there may be ten thousand pages.
+    const close = this.view === 'clients' || this.view === 'log' || this.view === 'topic' || this.isEmpty();
+    const seldom = this.readersBehind().length > 0 ? 5_000 : 10_000;
+    if (!close && this.polls >= 3 && performance.now() - this.polled < seldom) return;
     this.polling = true;
+    this.polled = performance.now();
+    this.polls += 1;
     try {
       this.about ??= await this.get('gateway');
       this.streams = (await this.get('streams')) ?? this.streams;
       // A young log fills the strip.
       const [oldest, now] = this.wholeLog();
       if (!this.rangeSaid && this.range === 300_000 && now - oldest > 300_000) this.range = 900_000;
-      // What nobody looks at is not asked; those behind are shown everywhere.
-      const wanted = this.view === 'clients' || this.view === 'log' || (this.figures?.behind ?? 1) > 0 || this.sessions.length > 0;
-      if (wanted) await this.#pollSessions();
+      await this.#pollSessions();
       const clients = await this.get('clients');
       if (clients) {
         this.clients = new Map(clients.map((/** @type {any} */ c) => [c.client_id, c]));
@@ -633,16 +640,18 @@ export class App {
     document.body.dataset.view = view;
     document.body.dataset.state = !this.loaded ? 'loading' : empty ? 'empty' : this.away ? 'away' : 'ready';
     for (const b of document.querySelectorAll('[data-view]')) attr(b, 'aria-current', b.getAttribute('data-view') === (view === 'topic' ? 'live' : view) ? 'page' : null);
-    this.strip.draw();
+    this.strip.text();
     this.figureBar.update();
     this.banner.update();
     if (!all) return;
+    this.strip.draw();
     if (view === 'live' || view === 'topic') this.tree.update();
     this.#retained();
     const loading = document.getElementById('loading');
     if (loading && !this.loaded && performance.now() - this.openedAt > 300) set(loading, `${this.model.topics.size} topics read`);
     if (view === 'live') { this.first.update(); if (!empty) { this.urgent.update(); this.chartGrid.update(); } }
     if (view === 'topic') this.topicView.update();
+    else if (this.topicView.subscription) this.topicView.leave();
     if (view === 'clients') this.clientsView.update();
     if (view === 'log') this.logView.update();
     if (view === 'refusals') this.refusalsView.update();

@@ -129,7 +129,7 @@ export class Life {
         c.fillStyle = token('ink2');
         c.textAlign = 'center';
         const near = durable !== undefined && Math.abs(at - x(durable)) < 90;
-        if (!near && at - left > 190) c.fillText(time(most * part), Math.min(at, width - 30), 10);
+        if (width > 620 && !near && at - left > 190) c.fillText(time(most * part), Math.min(at, width - 30), 10);
       }
       if (durable !== undefined) {
         const at = Math.round(x(durable));

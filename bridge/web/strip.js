@@ -101,12 +101,12 @@ export class Strip {
   }
 
   draw() {
-    this.#transport();
     this.#bars();
     this.#log();
   }
 
-  #transport() {
+  /** The clock and the transport. */
+  text() {
     const { app } = this;
     const { mode, time, speed } = app.playhead;
     const [word, kind] = app.away ? ['Away', 'behind'] : mode === 'live' ? ['Live', 'durable'] : mode === 'past' ? ['Past', 'past'] : [`Replay ${speed}×`, 'past'];
@@ -236,10 +236,13 @@ export class Strip {
       c.fillRect(at - 0.5, 12, 1, base - 12);
       const text = r.connected ? `${r.client_id} reads ${span(r.behind_ms)} back` : `${r.client_id} away ${span(r.behind_ms)}`;
       const w = c.measureText(text).width;
-      if (at > right || at - w < width * 0.4) continue;
-      c.textAlign = 'right';
-      c.fillText(text, Math.min(at + 2, right), 9);
-      right = at - w - 12;
+      // The ranges stand to the left.
+      const leftward = at - w > 200;
+      const start = leftward ? Math.min(at + 2, right) - w : Math.max(at + 7, 200);
+      if (start + w > right) continue;
+      c.textAlign = 'left';
+      c.fillText(text, start, 9);
+      right = leftward ? start - 12 : 0;
     }
     c.font = SANS;
   }

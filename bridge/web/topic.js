@@ -49,6 +49,8 @@ export class TopicView {
     this.path = '';
     /** @type {{ close: () => void } | undefined} */
     this.subscription = undefined;
+    /** While it is open the lives of its messages are kept. @type {{ close: () => void } | undefined} */
+    this.watch = undefined;
     /** @type {Map<string, { low: number, high: number }>} */
     this.extremes = new Map();
     /** @type {LineChart | StateChart | undefined} */
@@ -81,13 +83,23 @@ export class TopicView {
     this.field = '';
     this.way = '';
     this.drawn = '';
+    this.watch?.close();
+    this.watch = this.isBranch ? undefined : this.app.feed.subscribe({ filter: this.path, snapshot: false, latest_only: true, rate_max: 0.1, trace: true }, {});
     this.#ask();
+  }
+
+  /** Nobody looks: nothing is asked. */
+  leave() {
+    this.subscription?.close();
+    this.watch?.close();
+    this.subscription = undefined;
+    this.watch = undefined;
+    this.path = '';
   }
 
   /** The playhead is somewhere else. */
   moved() {
-    if (this.app.view === 'topic') this.#ask();
-    else this.path = '';
+    if (this.app.view === 'topic' && this.subscription) this.#ask();
   }
 
   #ask() {
@@ -106,7 +118,7 @@ export class TopicView {
       got = [];
       app.dirty();
     };
-    this.subscription = app.feed.subscribe({ filter: app.filter(), from: `last:${ASKED}`, until, trace: this.isBranch ? undefined : true }, {
+    this.subscription = app.feed.subscribe({ filter: app.filter(), from: `last:${ASKED}`, until }, {
       records: (records, where) => { for (const r of records) got.push({ ...r, name: where.name }); take(); },
       end: take,
       error: (message) => set(this.note, message),

@@ -4,7 +4,11 @@
 //! Must not know: what the page shows.
 
 use crate::{
-    api::{self, process::Process},
+    api::{
+        self,
+        process::Process,
+        shared::{Answers, share},
+    },
     gateway::Gateway,
     websocket,
 };
@@ -12,6 +16,7 @@ use axum::{
     Router,
     extract::{Request, State},
     http::{StatusCode, header::CONTENT_TYPE},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -22,7 +27,8 @@ use weir_log::Watermark;
 
 /// The port for browsers.
 pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>) -> Router {
-    Router::new().route("/mqtt", get(mqtt)).merge(api::reading()).with_state(gateway).merge(web::router(feed))
+    let reading = api::reading().layer(from_fn_with_state(Answers::default(), share));
+    Router::new().route("/mqtt", get(mqtt)).merge(reading).with_state(gateway).merge(web::router(feed))
 }
 
 async fn mqtt(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {

@@ -84,8 +84,8 @@ export class Weir {
   }
 }
 
-/** Publishes with QoS 0 over one connection: `each(n)` gives topic and payload of the nth; `rate` a second, until it is ended. */
-export function load(port, rate, each) {
+/** Publishes over one connection: `each(n)` gives topic and payload of the nth; `rate` a second, until it is ended. */
+export function load(port, rate, each, qos = 0) {
   const text = (s) => { const b = Buffer.from(s); return Buffer.concat([Buffer.from([b.length >> 8, b.length & 255]), b]); };
   const packet = (first, body) => { const len = []; let n = body.length; do { len.push((n & 127) | (n > 127 ? 128 : 0)); n >>= 7; } while (n > 0); return Buffer.concat([Buffer.from([first, ...len]), body]); };
   const socket = connect(port, '127.0.0.1');
@@ -95,7 +95,7 @@ export function load(port, rate, each) {
   const timer = setInterval(() => {
     const due = Math.floor(((performance.now() - start) / 1000) * rate);
     const batch = [];
-    while (sent.n < due) { const [topic, payload] = each(sent.n++); batch.push(packet(0x30, Buffer.concat([text(topic), Buffer.from(payload)]))); }
+    while (sent.n < due) { const [topic, payload] = each(sent.n++); batch.push(packet(0x30 | (qos << 1), Buffer.concat([text(topic), qos > 0 ? Buffer.from([(sent.n >> 8) & 255, (sent.n & 255) || 1]) : Buffer.alloc(0), Buffer.from(payload)]))); }
     if (batch.length > 0) socket.write(Buffer.concat(batch));
   }, 20);
   return { sent, end: () => { clearInterval(timer); socket.destroy(); } };

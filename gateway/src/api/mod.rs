@@ -9,6 +9,7 @@ pub mod log;
 pub mod past;
 pub mod process;
 pub mod sessions;
+pub(crate) mod shared;
 
 use crate::gateway::Gateway;
 use axum::{
