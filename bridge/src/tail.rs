@@ -20,6 +20,8 @@ use weir_log::{Batch, Engine, Follow, Kind, Offset, Partition, ReadError, Wake};
 const TOPICS_MAX: usize = 65_536;
 /// Different wishes at once, in one partition: each is compared with each new topic.
 pub const CHANNELS_MAX: usize = 4_096;
+/// Batches that are looked at before others on this thread get a turn.
+const BATCHES_PER_TURN: usize = 64;
 /// Nobody there for so long: the log is followed no more.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -98,10 +100,15 @@ impl Tail {
                 () = self.bell.0.notified() => {}
                 () = tokio::time::sleep_until(due.unwrap_or_else(|| Instant::now() + IDLE)) => {}
             }
+            let mut turn = 0;
             while let Some(batch) = following.poll() {
                 self.offer(&batch, &mut written);
-                // Others have their turn.
-                tokio::task::yield_now().await;
+                turn += 1;
+                if turn == BATCHES_PER_TURN {
+                    // Others have their turn: ten thousand of them may be ready, so not after each.
+                    turn = 0;
+                    tokio::task::yield_now().await;
+                }
             }
             self.say_newest(&mut written);
             if self.is_over() {
