@@ -85,7 +85,9 @@ export class LineChart {
         { ...axis, size: 46, gap: 4, values: (_, all) => all.map((v) => value(v)) },
       ],
       series: [{}, ...this.series.map((_, i) => ({
-        stroke: () => token(app.away ? 'ink3' : `s${(i % 4) + 1}`), width: 1.4, spanGaps: true, points: { show: false }, dash: i === 3 ? [6, 4] : [],
+        stroke: () => token(app.away ? 'ink3' : `s${(i % 4) + 1}`), width: 1.4, spanGaps: true,
+        // One or two make no line.
+        points: { size: 5, show: (/** @type {uPlot} */ u, /** @type {number} */ n) => (u.data[n] ?? []).filter((v) => v !== null).length < 3 }, dash: i === 3 ? [6, 4] : [],
       }))],
       cursor: { sync: { key: 'weir', setSeries: false }, drag: { x: false, y: false }, points: { show: true }, y: false },
       hooks: {

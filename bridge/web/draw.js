@@ -37,6 +37,7 @@ export function begin(canvas) {
   c.setTransform(ratio, 0, 0, ratio, 0, 0);
   c.clearRect(0, 0, width, height);
   c.font = SANS;
+  c.textAlign = 'left';
   return { c, width, height };
 }
 

@@ -84,7 +84,8 @@ export class Tree {
     const clock = new Date(app.playhead.time).toLocaleTimeString('en-GB');
     set(this.title, past ? `Topics at ${clock}` : 'Topics');
     attr(this.title, 'data-kind', past ? 'past' : null);
-    set(this.number, `${app.model.topics.size}${app.model.leftOut ? '+' : ''} topics`);
+    const n = app.model.topics.size;
+    set(this.number, `${n}${app.model.leftOut ? '+' : ''} ${n === 1 ? 'topic' : 'topics'}`);
     for (const b of this.tabs.children) attr(b, 'aria-pressed', String((document.body.dataset.part ?? 'topics') === b.textContent?.toLowerCase()));
     const height = this.height;
     const first = Math.max(0, Math.floor(this.scroller.scrollTop / height));
@@ -129,7 +130,7 @@ export class Tree {
       attr(row.spark, 'hidden', true);
       attr(row.dot, 'hidden', true);
       set(row.field, '');
-      set(row.value, `${branch.topics} topics`);
+      set(row.value, `${branch.topics} ${branch.topics === 1 ? 'topic' : 'topics'}`);
       // How fast they come is of now.
       set(row.age, past || branch.rate === 0 ? '' : `${rate(branch.rate)}/s`);
       attr(row.age, 'data-kind', null);
