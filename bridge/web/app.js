@@ -10,7 +10,7 @@ import { attr, set } from './format.js';
 import { Keys } from './keys.js';
 import { LogView } from './logview.js';
 import { byName, Model } from './model.js';
-import { fields, mainField } from './payload.js';
+import { fields } from './payload.js';
 import { Banner } from './banner.js';
 import { Publisher } from './publish.js';
 import { Refusals } from './refusals.js';
@@ -242,13 +242,11 @@ export class App {
   /** @param {number} time */
   seekFrom(time) {
     this.pinWindow();
-    this.seek(time, true);
+    this.seek(time);
   }
 
-  /**
-   * @param {number} time @param {boolean} [settled] it stays there
-   */
-  seek(time, settled = false) {
+  /** @param {number} time */
+  seek(time) {
     this.pinWindow();
     if (this.playhead.mode === 'live') this.since = 0;
     const [oldest, newest] = this.wholeLog();
@@ -256,7 +254,7 @@ export class App {
     this.playhead.mode = 'past';
     this.#stopReplay();
     this.#keepInWindow();
-    this.#askThen(settled);
+    this.#askThen();
     this.#writeAddress();
     this.dirty();
   }
@@ -271,9 +269,9 @@ export class App {
 
   /** @param {number} ms */
   move(ms) {
-    if (this.playhead.mode === 'live') return ms < 0 ? this.seek(this.now() + ms, true) : undefined;
+    if (this.playhead.mode === 'live') return ms < 0 ? this.seek(this.now() + ms) : undefined;
     if (this.playhead.time + ms >= this.now()) return this.goLive();
-    this.seek(this.playhead.time + ms, true);
+    this.seek(this.playhead.time + ms);
   }
 
   goLive() {
@@ -289,11 +287,10 @@ export class App {
     this.dirty();
   }
 
-  /** The newest of each topic at the playhead. One question at a time; the last one counts. @param {boolean} settled */
-  #askThen(settled) {
-    if (this.asking) { this.asked = settled; return; }
+  /** The newest of each topic at the playhead. One question at a time; the last one counts. */
+  #askThen() {
+    if (this.asking) return;
     this.asking = true;
-    this.asked = undefined;
     const time = this.playhead.time;
     /** @type {Map<string, import('./model.js').Rec>} */
     const then = new Map();
@@ -308,7 +305,8 @@ export class App {
         this.topicView.moved();
         this.dirty();
       }
-      if (this.asked !== undefined && this.playhead.mode !== 'live' && this.playhead.time !== time) this.#askThen(this.asked);
+      // It was moved on meanwhile.
+      if (this.playhead.mode === 'past' && this.playhead.time !== time) this.#askThen();
     };
     this.feed.subscribe({ filter: '#', at: `time:${new Date(time).toISOString()}` }, {
       start: (where) => { offsets.set(where.name, where.position); },
@@ -324,7 +322,7 @@ export class App {
   }
 
   pauseOrPlay() {
-    if (this.playhead.mode === 'live') return this.seek(this.now(), true);
+    if (this.playhead.mode === 'live') return this.seek(this.now());
     if (this.playhead.mode === 'past') return this.replay();
     this.#stopReplay();
     this.playhead.mode = 'past';
@@ -657,9 +655,6 @@ export class App {
     if (view === 'refusals') this.refusalsView.update();
   }
 }
-
-/** @param {import('./model.js').Topic} t */
-export const fieldOf = (t) => t.field ?? (t.live ? mainField(fields(t.live)) : undefined) ?? '';
 
 // For who looks from the console.
 Object.assign(globalThis, { weir: new App() });

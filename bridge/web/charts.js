@@ -92,7 +92,6 @@ export class LineChart {
       cursor: { sync: { key: 'weir', setSeries: false }, drag: { x: false, y: false }, points: { show: true }, y: false },
       hooks: {
         draw: [(u) => {
-          const ratio = window.devicePixelRatio || 1;
           const { left, top, height } = u.bbox;
           const [from, to] = app.window();
           u.ctx.save();
@@ -101,7 +100,6 @@ export class LineChart {
           u.ctx.clip();
           over(app, from, to, (t) => left + ((t - from) / (to - from)) * u.bbox.width, u.ctx, top, height);
           u.ctx.restore();
-          void ratio;
         }],
         setCursor: [(u) => {
           const at = u.cursor.idx;

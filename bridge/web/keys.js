@@ -46,7 +46,7 @@ export class Keys {
     else if (key === '.') app.stepRecord(1);
     else if (e.shiftKey && e.key === 'ArrowLeft') app.move(-10_000);
     else if (e.shiftKey && e.key === 'ArrowRight') app.move(10_000);
-    else if (e.key === 'Home' && !inRows) app.seek(app.wholeLog()[0], true);
+    else if (e.key === 'Home' && !inRows) app.seek(app.wholeLog()[0]);
     else if (key === 'l') app.goLive();
     else if (key === '[') app.zoom(-1);
     else if (key === ']') app.zoom(1);

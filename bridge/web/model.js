@@ -78,8 +78,6 @@ export class Model {
     /** @type {Map<string, Branch>} */
     this.leaves = new Map();
     this.lastRates = performance.now();
-    /** Whose sparklines go on: who has one. */
-    this.past = false;
   }
 
   /** @param {string} name */

@@ -24,7 +24,6 @@ export class Series {
     this.from = 0;
     this.range = 0;
     this.loading = false;
-    this.complete = true;
     this.version = 0;
   }
 
@@ -59,7 +58,6 @@ export class Series {
           this.states = [...this.states.filter(([t]) => t < from), ...series.states, ...this.states.filter(([t]) => t > (series.states.at(-1)?.[0] ?? from))].slice(-STATES);
         }
         if (!s.complete) next = s.read_to;
-        this.complete = s.complete;
         this.version += 1;
       },
       end: () => {

@@ -70,7 +70,7 @@ export class Strip {
       const end = (/** @type {PointerEvent} */ e) => {
         if (!dragging) return;
         dragging = false;
-        if (e.type === 'pointerup') app.seek(moment(e, el, window()), true);
+        if (e.type === 'pointerup') app.seek(moment(e, el, window()));
       };
       el.addEventListener('pointerup', end);
       el.addEventListener('pointercancel', end);
@@ -80,7 +80,7 @@ export class Strip {
       const step = e.shiftKey ? 10_000 : 1000;
       if (e.key === 'ArrowLeft') app.move(-step);
       else if (e.key === 'ArrowRight') app.move(step);
-      else if (e.key === 'Home') app.seek(app.wholeLog()[0], true);
+      else if (e.key === 'Home') app.seek(app.wholeLog()[0]);
       else if (e.key === 'End') app.goLive();
       else return;
       e.preventDefault();

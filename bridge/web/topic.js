@@ -65,7 +65,7 @@ export class TopicView {
     this.pool = [];
     this.rows.addEventListener('scroll', () => this.#rows());
     this.rows.addEventListener('keydown', (e) => this.#key(e));
-    app.listeners.push((r, where) => { if (r.topic === this.path) this.series?.take(r); void where; });
+    app.listeners.push((r) => { if (r.topic === this.path) this.series?.take(r); });
   }
 
   get isBranch() { return this.app.filter() !== this.app.topic; }

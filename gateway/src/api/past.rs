@@ -137,7 +137,7 @@ pub struct RecordInfo {
     responses((status = 200, body = RecordInfo), (status = 404, description = "There is no message there, or not any more."),
         (status = 503, description = "The log cannot be read.")))]
 pub(crate) async fn record(State(gateway): State<Arc<Gateway>>, Path((stream, partition, offset)): Path<(String, u32, u64)>) -> Response {
-    let known = gateway.engine.partitions().iter().find(|p| p.stream == stream && p.number == partition);
+    let known = named_so(&gateway, &stream, partition);
     let found = match known {
         Some(p) => one(&gateway, p, offset).await,
         None => Ok(None),
@@ -149,12 +149,16 @@ pub(crate) async fn record(State(gateway): State<Arc<Gateway>>, Path((stream, pa
     }
 }
 
+fn named_so<'a>(gateway: &'a Gateway, stream: &str, number: u32) -> Option<&'a Partition> {
+    gateway.engine.partitions().iter().find(|p| p.stream == stream && p.number == number)
+}
+
 /// What became of a message, and when. Kept of topics that somebody watches (`trace` of a subscription of the feed), while he does.
 #[utoipa::path(get, path = "/api/v1/records/{stream}/{partition}/{offset}/trace",
     params(("stream" = String, Path), ("partition" = u32, Path), ("offset" = u64, Path)),
     responses((status = 200, body = TraceInfo), (status = 204, description = "Nobody watched its topic when it came, or that is long ago.")))]
 pub(crate) async fn trace(State(gateway): State<Arc<Gateway>>, Path((stream, partition, offset)): Path<(String, u32, u64)>) -> Response {
-    let known = gateway.engine.partitions().iter().find(|p| p.stream == stream && p.number == partition);
+    let known = named_so(&gateway, &stream, partition);
     let at = known.map(|p| (PartitionId(p.id.0), weir_core::ids::Offset(offset)));
     match at.and_then(|at| gateway.metrics.lives.trace(at)) {
         Some(trace) => Json(trace).into_response(),

@@ -5,6 +5,7 @@
 
 use super::{
     Load,
+    feed::Told,
     flow::{Run, Times, times},
     message::Mark,
     name, progress,
@@ -13,9 +14,7 @@ use super::{
 };
 use crate::client::Failure;
 use futures_util::{SinkExt, StreamExt, stream};
-use serde::Deserialize;
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     sync::{
         Arc,
@@ -31,18 +30,6 @@ const RATE: f64 = 100.0;
 const OPENING: usize = 64;
 /// Every so many browsers one reads what it is told; the others count.
 const READS: u32 = 50;
-
-#[derive(Deserialize)]
-struct Shown<'a> {
-    #[serde(borrow)]
-    text: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Told<'a> {
-    #[serde(borrow, default)]
-    records: Vec<Shown<'a>>,
-}
 
 /// What one browser has got.
 struct Got {

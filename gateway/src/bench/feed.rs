@@ -22,17 +22,18 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungsten
 const RATE: f64 = 1_000.0;
 
 #[derive(Deserialize)]
-struct Shown<'a> {
+pub struct Shown<'a> {
     #[serde(borrow)]
-    text: Option<Cow<'a, str>>,
+    pub text: Option<Cow<'a, str>>,
 }
 
+/// A message of the feed.
 #[derive(Deserialize)]
-struct Told<'a> {
+pub struct Told<'a> {
     #[serde(rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
-    records: Vec<Shown<'a>>,
+    pub records: Vec<Shown<'a>>,
     #[serde(default)]
     done: bool,
     message: Option<String>,

@@ -1,6 +1,6 @@
 //! What a connection notes of messages of watched topics: when they came, when their acknowledgements were written, and the same on the way out.
 //!
-//! Invariant: with nothing watched it holds nothing and costs one load per pass.
+//! Invariant: with nothing watched it holds nothing and costs one load per message.
 //! Must not know: how lives are kept.
 
 use super::Driver;
