@@ -19,6 +19,10 @@ use weir_log::Offset;
 
 /// Frames that are kept for who comes late; what is older is read from the log.
 const FRAMES_MAX: usize = 256;
+/// The same of a conflated channel, where each is only good for who has everything before it: the last one, and one more for whose turn is only now.
+const STEPS_MAX: usize = 2;
+/// Of a conflated channel, that are woken at once. A step wakes everybody who is there, and others on the same threads must have their turn.
+const WAKES_MAX: usize = 32;
 const FRAME_BYTES_MAX: usize = 4 << 20;
 /// Steps of a conflated channel whose changes are known; who is further behind gets a new snapshot.
 const TICKS_MAX: usize = 1_024;
@@ -137,8 +141,20 @@ impl Channel {
         self.ring();
     }
 
+    /// Conflated, many are woken one group after another, over half a step at most.
     fn ring(&self) {
-        self.bells.lock().iter().for_each(|b| b.notify_one());
+        let bells = self.bells.lock();
+        let Some(step) = self.wish.conflate.filter(|_| bells.len() > WAKES_MAX) else {
+            return bells.iter().for_each(|b| b.notify_one());
+        };
+        let bells = bells.clone();
+        tokio::spawn(async move {
+            let mut turns = tokio::time::interval(step / 2 / bells.len().div_ceil(WAKES_MAX) as u32);
+            for group in bells.chunks(WAKES_MAX) {
+                turns.tick().await;
+                group.iter().for_each(|b| b.notify_one());
+            }
+        });
     }
 
     /// Everything below was looked at.
@@ -157,8 +173,7 @@ impl Channel {
             (r.said, r.end) = (frame.end, frame.end.max(r.end));
             r.bytes += frame.bytes();
             r.frames.push_back(Arc::new(frame));
-            // A conflated one is only good for who has everything before it.
-            let frames_max = if self.wish.conflate.is_some() { 1 } else { FRAMES_MAX };
+            let frames_max = if self.wish.conflate.is_some() { STEPS_MAX } else { FRAMES_MAX };
             while r.frames.len() > frames_max || (r.bytes > FRAME_BYTES_MAX && r.frames.len() > 1) {
                 r.bytes -= r.frames.pop_front().map_or(0, |f| f.bytes());
             }
@@ -263,8 +278,9 @@ impl Recent {
         if next >= self.said {
             return Next::Nothing(next);
         }
-        if let Some(last) = self.frames.back().filter(|f| f.after <= next && next <= f.first) {
-            return Next::Frames(vec![last.clone()]);
+        let at = self.frames.partition_point(|f| f.end <= next);
+        if let Some(frame) = self.frames.get(at).filter(|f| f.after <= next && next <= f.first) {
+            return Next::Frames(vec![frame.clone()]);
         }
         if self.ticks.front().is_none_or(|t| next < t.after) {
             return Next::Beyond;
