@@ -356,6 +356,15 @@ fn server_sent_events_go_on_where_they_were() {
         got.extend(records(&event(&mut again).1).map(|r| r["text"].as_str().unwrap().to_owned()));
     }
     assert_eq!(got, ["2", "3", "4"]);
+    let mut past = open("&from=earliest&until=latest&step=366d&field=", "");
+    assert_eq!(event(&mut past).1["type"], "start");
+    let steps = event(&mut past).1;
+    let point = &steps["series"][0]["points"][0];
+    assert_eq!(
+        (&steps["complete"], &point[1], &point[2], &point[3], &point[4]),
+        (&json!(true), &json!(0.0), &json!(4.0), &json!(4.0), &json!(5))
+    );
+    assert_eq!(event(&mut past).1["type"], "end");
     let status = |mut s: BufReader<TcpStream>| {
         let mut line = String::new();
         s.read_line(&mut line).unwrap();

@@ -50,6 +50,11 @@ fn a_moment_that_retention_takes_is_said_to_be_gone() {
 }
 
 #[test]
+fn what_retention_took_while_the_gateway_was_away_is_said_to_be_lost() {
+    scenario("lost");
+}
+
+#[test]
 fn hostile_payloads_topics_feeds_and_clocks_do_nothing() {
     scenario("hostile");
 }

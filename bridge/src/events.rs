@@ -32,6 +32,8 @@ pub struct Asked {
     from: Option<String>,
     at: Option<String>,
     until: Option<String>,
+    step: Option<String>,
+    field: Option<String>,
     rate_max: Option<f64>,
     latest_only: Option<bool>,
     snapshot: Option<bool>,
@@ -43,8 +45,8 @@ pub async fn events(State(feed): State<Arc<Feed>>, headers: HeaderMap, Query(ask
     if !origin_is_ours(&headers) {
         return (StatusCode::FORBIDDEN, "a page of another origin may not read this\n").into_response();
     }
-    let Asked { filter, from, at, until, rate_max, latest_only, snapshot, trace } = asked;
-    let mut wanted = Wanted { filter, from, at, until, rate_max, latest_only, snapshot, trace, ..Wanted::default() };
+    let Asked { filter, from, at, until, step, field, rate_max, latest_only, snapshot, trace } = asked;
+    let mut wanted = Wanted { filter, from, at, until, step, field, rate_max, latest_only, snapshot, trace, ..Wanted::default() };
     if let Some(id) = headers.get("last-event-id") {
         let Some(reached) = id.to_str().ok().and_then(parse_reached) else { return refuse("Last-Event-ID: not one of this feed") };
         // What it asked for the first time it has had.

@@ -2,6 +2,7 @@
 
 import { fields, mainField } from './payload.js';
 
+/** @typedef {{ branch: Branch, depth: number, label: string, nth: number, of: number }} TreeRow */
 /** @typedef {import('./client.js').FeedRecord} FeedRecord */
 /** @typedef {import('./client.js').Where} Where */
 /** @typedef {FeedRecord & { name: string }} Rec `name`: stream/partition. */
@@ -174,14 +175,15 @@ export class Model {
   }
 
   /**
-   * Rows of the tree: branches with one child and no topic fold into one row.
-   * @returns {{ branch: Branch, depth: number, label: string }[]}
+   * Rows of the tree: branches with one child and no topic fold into one row. `nth` of `of` on its level, from 1.
+   * @returns {TreeRow[]}
    */
   rows() {
-    /** @type {{ branch: Branch, depth: number, label: string }[]} */
+    /** @type {TreeRow[]} */
     const rows = [];
     const add = (/** @type {Branch} */ b, /** @type {number} */ depth) => {
-      for (const child of b.byName()) {
+      const all = b.byName();
+      for (const [i, child] of all.entries()) {
         let [last, label] = [child, child.label];
         while (!last.topic && last.children.size === 1) {
           const [only] = last.children.values();
@@ -189,7 +191,7 @@ export class Model {
           last = only;
           label += `/${last.label}`;
         }
-        rows.push({ branch: last, depth, label });
+        rows.push({ branch: last, depth, label, nth: i + 1, of: all.length });
         if (last.open && last.children.size > 0) add(last, depth + 1);
       }
     };

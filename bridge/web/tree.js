@@ -7,7 +7,7 @@ import { fields, short } from './payload.js';
 
 /** @typedef {import('./app.js').App} App */
 /** @typedef {import('./model.js').Topic} Topic */
-/** @typedef {import('./model.js').Branch} Branch */
+/** @typedef {import('./model.js').TreeRow} TreeRow */
 
 /** A topic is late when so many of its intervals have passed. */
 const LATE = 6;
@@ -46,7 +46,7 @@ export class Tree {
     root.append(h('div', { class: 'head' }, this.title, this.number, this.tabs), this.scroller);
     /** @type {Row[]} */
     this.pool = [];
-    /** @type {{ branch: Branch, depth: number, label: string }[]} */
+    /** @type {TreeRow[]} */
     this.rows = [];
     this.shape = -1;
     this.opened = 0;
@@ -105,8 +105,8 @@ export class Tree {
     attr(this.scroller, 'aria-activedescendant', active ? active.el.id : null);
   }
 
-  /** @param {Row} row @param {{ branch: Branch, depth: number, label: string }} data @param {number} at @param {boolean} past */
-  #row(row, { branch, depth, label }, at, past) {
+  /** @param {Row} row @param {TreeRow} data @param {number} at @param {boolean} past */
+  #row(row, { branch, depth, label, nth, of }, at, past) {
     const { app } = this;
     row.at = at;
     const { el } = row;
@@ -116,6 +116,8 @@ export class Tree {
     const indent = `${depth * 14}px`;
     if (el.style.getPropertyValue('--indent') !== indent) el.style.setProperty('--indent', indent);
     attr(el, 'aria-level', depth + 1);
+    attr(el, 'aria-posinset', nth);
+    attr(el, 'aria-setsize', of);
     const leaf = branch.children.size === 0;
     attr(el, 'aria-expanded', leaf ? null : String(branch.open));
     attr(el, 'aria-selected', String(app.topic === branch.path && (app.view === 'topic')));

@@ -40,6 +40,18 @@ export class Weir {
     return w;
   }
 
+  /** The same log, for a while, where the page does not look. */
+  async aside(work) {
+    const { args, mqtt } = this;
+    const ports = await Promise.all([freePort(), freePort(), freePort()]);
+    this.mqtt = ports[0];
+    this.args = args.map((a, i) => { const at = ['--mqtt', '--http', '--admin'].indexOf(args[i - 1]); return at < 0 ? a : `127.0.0.1:${ports[at]}`; });
+    await this.again();
+    await work(this);
+    await this.kill();
+    [this.args, this.mqtt] = [args, mqtt];
+  }
+
   async again() {
     this.process = spawn(binary, this.args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, RUST_LOG: 'warn', TMPDIR: this.dir } });
     this.ended = new Promise((done) => this.process.on('exit', done));
@@ -120,23 +132,50 @@ export const launch = () => chromium.launch({
 /** Rows of the tree that are in the document: path, value, age. */
 export const rows = (page) => page.$$eval('.row:not([hidden])', (all) => all.map((r) => ({ path: r.title, value: r.querySelector('.value').textContent, age: r.querySelector('.age').textContent })));
 
-/** Text whose contrast with what is behind it is too small (WCAG 2.2, 1.4.3). */
+/** Remembers the text that canvases draw, with its colour and what was drawn below it before. */
+export const watchCanvases = (page) => page.addInitScript(() => {
+  globalThis.drawnText = new Map();
+  const draw = CanvasRenderingContext2D.prototype.fillText;
+  CanvasRenderingContext2D.prototype.fillText = function fillText(text, x, y, ...more) {
+    const { width } = this.measureText(text);
+    const left = x - (this.textAlign === 'right' || this.textAlign === 'end' ? width : this.textAlign === 'center' ? width / 2 : 0);
+    const up = { top: 6, middle: 0, bottom: -6 }[this.textBaseline] ?? -4;
+    const below = [0.1, 0.5, 0.9].map((part) => {
+      const at = this.getTransform().transformPoint({ x: left + width * part, y: y + up });
+      return [...this.getImageData(Math.max(0, Math.round(at.x)), Math.max(0, Math.round(at.y)), 1, 1).data];
+    });
+    if (!globalThis.drawnText.has(this.canvas)) globalThis.drawnText.set(this.canvas, new Map());
+    globalThis.drawnText.get(this.canvas).set(String(text), { style: this.fillStyle, alpha: this.globalAlpha, below });
+    return draw.call(this, text, x, y, ...more);
+  };
+});
+
+/** Text whose contrast with what is behind it is too small (WCAG 2.2, 1.4.3): of the document, and of its canvases if they are watched. */
 export const faint = (page) => page.evaluate(() => {
   const parse = (c) => { const m = c.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0, 0]; return c.startsWith('color(srgb') ? [m[0] * 255, m[1] * 255, m[2] * 255, m[3] ?? 1] : [m[0], m[1], m[2], m[3] ?? 1]; };
   const lum = ([r, g, b]) => { const f = (v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }; return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
   const over = (top, below) => top.slice(0, 3).map((v, i) => v * top[3] + below[i] * (1 - top[3]));
   const ground = (el) => { const layers = []; for (let e = el; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor)); return layers.reverse().reduce((b, l) => over(l, b), [255, 255, 255]); };
+  const ratio = (one, other) => { const [a, b] = [lum(one), lum(other)]; return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); };
   const found = [];
+  for (const [canvas, texts] of globalThis.drawnText ?? []) {
+    if (!canvas.isConnected || canvas.clientWidth === 0) continue;
+    for (const [text, { style, alpha, below }] of texts) {
+      const hex = style.match(/^#(..)(..)(..)$/);
+      const colour = hex ? [...hex.slice(1).map((v) => parseInt(v, 16)), alpha] : parse(style);
+      const worst = Math.min(...below.map(([r, g, b, a]) => { const back = over([r, g, b, a / 255], ground(canvas)); return ratio(over(colour, back), back); }));
+      if (worst < 4.5) found.push(`${worst.toFixed(2)} canvas ${canvas.className} "${text}" ${style} on ${JSON.stringify(below)}`);
+    }
+  }
   for (const el of document.querySelectorAll('body *')) {
     const text = [...el.childNodes].filter((n) => n.nodeType === 3 && n.textContent.trim() !== '').map((n) => n.textContent.trim()).join(' ');
     const box = el.getBoundingClientRect();
     if (text === '' || box.width === 0 || box.height === 0 || !el.checkVisibility({ visibilityProperty: true, opacityProperty: true }) || el.closest('[disabled], .unseen')) continue;
     const style = getComputedStyle(el);
-    const [a, b] = [lum(over(parse(style.color), ground(el))), lum(ground(el))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const contrast = ratio(over(parse(style.color), ground(el)), ground(el));
     const size = parseFloat(style.fontSize);
     const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
-    if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)} ${el.className} "${text.slice(0, 30)}" ${style.color}`);
+    if (contrast < (large ? 3 : 4.5)) found.push(`${contrast.toFixed(2)} ${el.className} "${text.slice(0, 30)}" ${style.color}`);
   }
   return found;
 });

@@ -1,7 +1,7 @@
 // The page in a real browser: node scenarios.mjs NAME. What it is to show stands in docs/page.md.
 
 import { mkdirSync } from 'node:fs';
-import { assert, faint, launch, load, open, rows, shots, sleep, until, Weir } from './lib.mjs';
+import { assert, faint, launch, load, open, rows, shots, sleep, until, watchCanvases, Weir } from './lib.mjs';
 
 mkdirSync(shots, { recursive: true });
 
@@ -22,6 +22,8 @@ const scenarios = {
       const page = await open(browser, weir.url, { before: watchShifts });
       await until('fifty topics', async () => (await page.textContent('#tree .head .quiet')) === '49 topics');
       const first = await rows(page);
+      const places = await page.$$eval('.row:not([hidden])', (all) => all.map((r) => [r.ariaLevel, r.ariaPosInSet, r.ariaSetSize].map(Number)));
+      assert.ok(places.length > 10 && places.every(([level, nth, of]) => level >= 1 && nth >= 1 && nth <= of), `places in the tree: ${JSON.stringify(places)}`);
       await until('values move', async () => (await rows(page)).filter((r, i) => r.value !== first[i]?.value).length > 5);
       await sleep(8000);
       assert.ok((await drawn(page, '#charts canvas')).every((n) => n > 500), 'charts are drawn');
@@ -126,8 +128,9 @@ const scenarios = {
       for (const theme of ['light', 'dark']) {
         for (const [name, hash] of [['live', ''], ['topic', '#view=topic&topic=site/faro/room-1/climate'], ['clients', '#view=clients'], ['log', '#view=log'], ['refusals', '#view=refusals'], ['past', `#view=live&at=${new Date(Date.now() - 15_000).toISOString()}`]]) {
           for (const [width, height] of [[1280, 880], [390, 844]]) {
-            const p = await open(browser, weir.url + hash, { width, height, theme });
+            const p = await open(browser, weir.url + hash, { width, height, theme, before: watchCanvases });
             await sleep(1500);
+            assert.ok(await p.evaluate(() => document.body.dataset.view === 'refusals' || globalThis.drawnText.size > 0), 'text on canvases was looked at');
             assert.deepEqual(await faint(p), [], `${name} ${width} ${theme}`);
             const wide = await p.evaluate(() => document.documentElement.scrollWidth - innerWidth);
             assert.ok(wide <= 0, `${name} ${width}: ${wide} px wider than the screen`);
@@ -211,6 +214,37 @@ const scenarios = {
       await sleep(1500);
       execFileSync(process.env.WEIR, ['bench', 'fan-in', '-p', String(weir.mqtt), '--size', '65536', '--rate', '1500', '--seconds', '2']);
       await until('it says so', async () => (await page.textContent('#banner')).includes('not in the log any more'), 30_000);
+      assert.deepEqual(page.problems, []);
+    } finally { await weir.stop(); }
+  },
+
+  /** While the gateway is away, retention takes what the page has not read: it says which offsets, and goes on. */
+  async lost(browser) {
+    const weir = await Weir.start('run', ['--retention-bytes', '64MiB']);
+    try {
+      const page = await open(browser, `${weir.url}#view=topic&topic=count`, { allow: ['WebSocket', 'Failed to load', 'net::'] });
+      await until('it is there', () => page.evaluate(() => globalThis.weir.loaded));
+      weir.lines('count', ['0', '1', '2']);
+      await until('three', () => page.evaluate(() => globalThis.weir.topicView.history.length === 3 && globalThis.weir.figures));
+      await weir.kill();
+      await until('away', async () => (await page.textContent('.strip .pill')) === 'Away');
+      const { execFileSync } = await import('node:child_process');
+      await weir.aside(async (w) => {
+        execFileSync(process.env.WEIR, ['bench', 'fan-in', '-p', String(w.mqtt), '--size', '65536', '--rate', '1500', '--seconds', '2']);
+        await until('the first are gone', async () => {
+          const out = execFileSync(process.env.WEIR, ['sub', '-p', String(w.mqtt), '-t', '#', '--from', 'earliest', '-C', '1', '-F', '%t']);
+          return !String(out).startsWith('count');
+        });
+      });
+      await weir.again();
+      weir.lines('count', ['3', '4']);
+      const [, from, to] = await until('it says what is lost', async () => (await page.textContent('#banner')).match(/default\/0 lost (\d+) → ([\d,]+) \(retention\)/), 30_000);
+      const start = (await weir.api('segments')).filter((g) => g.stream === 'default')[0].base;
+      assert.deepEqual([Number(from), Number(to.replaceAll(',', ''))], [3, start], 'exactly what is missing');
+      assert.match(await page.textContent('#banner'), /a range is lost/);
+      await until('it goes on', () => page.evaluate(() => globalThis.weir.topicView.history.map((r) => r.text).slice(0, 2).join() === '4,3'), 30_000);
+      assert.deepEqual(await faint(page), []);
+      await page.screenshot({ path: `${shots}/lost-light-1280.png` });
       assert.deepEqual(page.problems, []);
     } finally { await weir.stop(); }
   },
