@@ -6,7 +6,7 @@
 use crate::{
     api::{
         clients::ClientInfo,
-        log::{PartitionInfo, SegmentInfo, TopicInfo, TopicsInfo},
+        log::{MessageInfo, PartitionInfo, SegmentInfo, TopicsInfo},
         sessions::{PlaceInfo, SessionInfo, SessionsInfo},
     },
     rates::RateInfo,
@@ -249,7 +249,7 @@ impl Topics {
             }
         }
         self.admin.print(&all, |all| {
-            let row = |t: &TopicInfo| {
+            let row = |t: &MessageInfo| {
                 let time = UNIX_EPOCH + Duration::from_millis(t.time_ms);
                 let shown: String =
                     t.text.as_deref().unwrap_or("(bytes)").chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();

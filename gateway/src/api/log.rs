@@ -117,9 +117,9 @@ pub(crate) async fn segments(State(gateway): State<Arc<Gateway>>) -> Response {
     Json(all).into_response()
 }
 
-/// The newest message of a topic.
+/// A message in the log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct TopicInfo {
+pub struct MessageInfo {
     pub topic: String,
     pub stream: String,
     pub partition: u32,
@@ -130,7 +130,7 @@ pub struct TopicInfo {
     pub retain: bool,
     /// Of the payload.
     pub bytes: usize,
-    /// The payload, up to 4 KiB of it, if it is text.
+    /// The payload, of a list up to 4 KiB of it, if it is text.
     pub text: Option<String>,
     /// The same if it is not.
     pub base64: Option<String>,
@@ -139,7 +139,7 @@ pub struct TopicInfo {
 /// A part of all topics, in their order.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TopicsInfo {
-    pub topics: Vec<TopicInfo>,
+    pub topics: Vec<MessageInfo>,
     /// There may be more behind this one; missing: these were the last.
     pub after: Option<String>,
 }
@@ -153,9 +153,10 @@ pub(crate) struct Moment {
     at: Option<String>,
 }
 
-impl TopicInfo {
-    fn of(m: &Stored<'_>, stream: &str, partition: u32) -> Self {
-        let (text, base64) = record::payload(m.payload, record::PAYLOAD_SHOWN);
+impl MessageInfo {
+    /// With so many bytes of its payload.
+    pub(super) fn of(m: &Stored<'_>, stream: &str, partition: u32, shown: usize) -> Self {
+        let (text, base64) = record::payload(m.payload, shown);
         Self {
             topic: String::from_utf8_lossy(m.topic).into_owned(),
             stream: stream.into(),
@@ -209,7 +210,7 @@ async fn find(gateway: &Gateway, filter: &str, at: Option<Begin>, part: &Part) -
         let asked = Newest { below, select: select.clone(), after, keys_max: part.limit(), bytes_max: BYTES_MAX };
         let page = newest(&*gateway.engine, p, asked).await?;
         let (stream, number) = &gateway.streams[nth];
-        topics.extend(page.batch.iter().filter_map(|r| stored(&r)).map(|m| TopicInfo::of(&m, stream, *number)));
+        topics.extend(page.batch.iter().filter_map(|r| stored(&r)).map(|m| MessageInfo::of(&m, stream, *number, record::PAYLOAD_SHOWN)));
         // Behind this one other partitions are ahead.
         let last = page.after.map(|key| String::from_utf8_lossy(&key).into_owned());
         upto = upto.into_iter().chain(last).min();

@@ -3,7 +3,7 @@
 //! Invariant: how much was written comes from the log itself, so it is there after a restart too.
 //! Must not know: how a page draws it.
 
-use super::unavailable;
+use super::{log::MessageInfo, unavailable};
 use crate::{
     gateway::{Gateway, stored},
     lives::TraceInfo,
@@ -17,10 +17,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
-use weir_bridge::{
-    feed::{fetch, seek},
-    record::payload,
-};
+use weir_bridge::feed::{fetch, seek};
 use weir_core::{ids::PartitionId, property::Property};
 use weir_log::{Fetch, Offset, Partition, ReadError, Seek, Wanted};
 
@@ -110,25 +107,14 @@ async fn count(gateway: &Gateway, nth: usize, from_ms: u64, step_ms: u64, record
 /// A record, whole.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RecordInfo {
-    pub topic: String,
-    pub stream: String,
-    pub partition: u32,
-    pub offset: u64,
-    /// When it was written, ms since 1970.
-    pub time_ms: u64,
-    pub qos: u8,
-    pub retain: bool,
+    #[serde(flatten)]
+    pub message: MessageInfo,
     /// Hash of the publisher's client id.
     pub origin: String,
     /// When it is worth nothing any more, ms since 1970.
     pub expires_ms: Option<u64>,
     /// Properties of version 5, in order: name and value.
     pub properties: Vec<(String, String)>,
-    pub bytes: usize,
-    /// The payload, if it is text.
-    pub text: Option<String>,
-    /// The same in base64, if it is not.
-    pub base64: Option<String>,
 }
 
 /// One record with all of its payload.
@@ -170,23 +156,11 @@ async fn one(gateway: &Gateway, p: &Partition, offset: u64) -> Result<Option<Rec
     let wanted = Wanted::Exactly(vec![Offset(offset)]);
     let found = fetch(&*gateway.engine, Fetch { partition: p.id, wanted, records_max: 1, bytes_max: 1 }).await?;
     let message = found.batch.iter().next();
-    Ok(message.as_ref().and_then(stored).map(|m| {
-        let (text, base64) = payload(m.payload, usize::MAX);
-        RecordInfo {
-            topic: String::from_utf8_lossy(m.topic).into_owned(),
-            stream: p.stream.clone(),
-            partition: p.number,
-            offset,
-            time_ms: m.time_ms,
-            qos: m.qos as u8,
-            retain: m.retain,
-            origin: format!("{:016x}", m.client_hash),
-            expires_ms: m.expires_ms,
-            properties: m.headers.iter().map(|p| named(&p)).collect(),
-            bytes: m.payload.len(),
-            base64,
-            text: text.map(Into::into),
-        }
+    Ok(message.as_ref().and_then(stored).map(|m| RecordInfo {
+        message: MessageInfo::of(&m, &p.stream, p.number, usize::MAX),
+        origin: format!("{:016x}", m.client_hash),
+        expires_ms: m.expires_ms,
+        properties: m.headers.iter().map(|p| named(&p)).collect(),
     }))
 }
 

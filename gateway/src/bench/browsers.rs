@@ -5,7 +5,7 @@
 
 use super::{
     Load,
-    feed::Told,
+    feed::{Socket, next, open, understood},
     flow::{Run, Times, times},
     message::Mark,
     name, progress,
@@ -13,7 +13,7 @@ use super::{
     scenarios::{charge, ended, publishers, timed, wait_for},
 };
 use crate::client::Failure;
-use futures_util::{SinkExt, StreamExt, stream};
+use futures_util::{StreamExt, stream};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -21,8 +21,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::{net::TcpStream, sync::watch, task::JoinHandle};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use tokio::{sync::watch, task::JoinHandle};
 
 /// Messages per second if nothing is said.
 const RATE: f64 = 100.0;
@@ -40,29 +39,11 @@ struct Got {
     reads: bool,
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
 /// A number that stands in the beginning of a message.
 fn number(text: &str, name: &str) -> u64 {
     let head = text.get(..160).unwrap_or(text);
     let rest = head.split_once(name).map_or("", |(_, rest)| rest);
     rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
-}
-
-async fn open(url: &str, filter: &str, rate_max: f64) -> Result<Socket, Failure> {
-    let failed = |e| Failure::new(format!("{url}: {e}"));
-    let (mut socket, _) = connect_async(url).await.map_err(failed)?;
-    let ask = serde_json::json!({ "type": "subscribe", "id": 1, "filter": filter, "latest_only": true, "rate_max": rate_max });
-    socket.send(Message::text(ask.to_string())).await.map_err(failed)?;
-    loop {
-        match socket.next().await {
-            Some(Ok(Message::Text(text))) if text.starts_with(r#"{"type":"snapshot""#) => return Ok(socket),
-            Some(Ok(Message::Text(text))) if text.starts_with(r#"{"type":"error""#) => return Err(Failure::new(text)),
-            Some(Ok(_)) => {}
-            Some(Err(e)) => return Err(failed(e)),
-            None => return Err(Failure::new("the feed closed the connection")),
-        }
-    }
 }
 
 async fn listen(
@@ -75,12 +56,7 @@ async fn listen(
     let mut got = Got { times: times(), newest: BTreeMap::new(), went_back: 0, reads };
     loop {
         let text = tokio::select! {
-            message = socket.next() => match message {
-                Some(Ok(Message::Text(text))) => text,
-                Some(Ok(_)) => continue,
-                Some(Err(e)) => return Err(Failure::new(e)),
-                None => return Err(Failure::new("the feed closed the connection")),
-            },
+            text = next(&mut socket) => text?,
             _ = stop.wait_for(|stop| *stop) => return Ok(got),
         };
         if !text.starts_with(r#"{"type":"records""#) {
@@ -92,7 +68,7 @@ async fn listen(
         if !reads {
             continue;
         }
-        let told: Told<'_> = serde_json::from_str(&text).map_err(|e| Failure::new(format!("the feed says what is not understood: {e}")))?;
+        let told = understood(&text)?;
         for mark in told.records.iter().filter_map(|r| Mark::parse(r.text.as_ref()?.as_bytes())) {
             if run.is_measuring() {
                 got.times.saturating_record(run.now_ns().saturating_sub(mark.at_ns) / 1_000);
@@ -108,8 +84,8 @@ pub async fn run(load: &Load, url: &str, browsers: u32, rate_max: f64, count: u3
     let load = &Load { rate: load.rate.or(Some(RATE)), ..load.clone() };
     let (run, target, name, frames) = (Run::new(), load.target(), name(), Arc::new(AtomicU64::new(0)));
     let (stop, stopping) = watch::channel(false);
-    let filter = format!("{name}/#");
-    let opened: Vec<_> = stream::iter(0..browsers).map(|_| open(url, &filter, rate_max)).buffer_unordered(OPENING).collect().await;
+    let ask = serde_json::json!({ "filter": format!("{name}/#"), "latest_only": true, "rate_max": rate_max });
+    let opened: Vec<_> = stream::iter(0..browsers).map(|_| open(url, ask.clone())).buffer_unordered(OPENING).collect().await;
     let mut tasks: Vec<JoinHandle<_>> = Vec::new();
     for (n, socket) in opened.into_iter().enumerate() {
         let reads = (n as u32).is_multiple_of(READS);

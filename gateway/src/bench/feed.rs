@@ -16,7 +16,10 @@ use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use std::{borrow::Cow, sync::Arc, sync::atomic::Ordering};
 use tokio::{net::TcpStream, sync::watch};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Message, Utf8Bytes},
+};
 
 /// Messages per second if nothing is said: more than a screen shows.
 const RATE: f64 = 1_000.0;
@@ -39,7 +42,42 @@ pub struct Told<'a> {
     message: Option<String>,
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// The next message, as it is written.
+pub async fn next(socket: &mut Socket) -> Result<Utf8Bytes, Failure> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) => return Ok(text),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Err(e)) => return Err(Failure::new(e)),
+            _ => return Err(Failure::new("the feed closed the connection")),
+        }
+    }
+}
+
+pub fn understood(text: &str) -> Result<Told<'_>, Failure> {
+    let told: Told<'_> = serde_json::from_str(text).map_err(|e| Failure::new(format!("the feed says what is not understood: {e}")))?;
+    match told.message {
+        Some(message) => Err(Failure::new(format!("the feed says: {message}"))),
+        None => Ok(told),
+    }
+}
+
+/// A browser that has its snapshot: what is published from now on it is told.
+pub async fn open(url: &str, mut ask: serde_json::Value) -> Result<Socket, Failure> {
+    let failed = |e| Failure::new(format!("{url}: {e}"));
+    let (mut socket, _) = connect_async(url).await.map_err(failed)?;
+    (ask["type"], ask["id"]) = ("subscribe".into(), 1.into());
+    socket.send(Message::text(ask.to_string())).await.map_err(failed)?;
+    loop {
+        let text = next(&mut socket).await?;
+        let told = understood(&text)?;
+        if told.kind == "snapshot" && told.done {
+            return Ok(socket);
+        }
+    }
+}
 
 struct Browser {
     socket: Socket,
@@ -48,35 +86,14 @@ struct Browser {
 }
 
 impl Browser {
-    async fn open(url: &str, filter: &str, run: &Arc<Run>) -> Result<Self, Failure> {
-        let failed = |e| Failure::new(format!("{url}: {e}"));
-        let (mut socket, _) = connect_async(url).await.map_err(failed)?;
-        socket
-            .send(Message::text(serde_json::json!({ "type": "subscribe", "id": 1, "filter": filter }).to_string()))
-            .await
-            .map_err(failed)?;
-        let mut browser = Self { socket, run: run.clone(), got: Got::new() };
-        while !browser.hear().await? {}
-        Ok(browser)
-    }
-
-    /// True: a snapshot is whole.
-    async fn hear(&mut self) -> Result<bool, Failure> {
-        let text = match self.socket.next().await {
-            Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Ok(false),
-            Some(Err(e)) => return Err(Failure::new(e)),
-            _ => return Err(Failure::new("the feed closed the connection")),
-        };
-        let told: Told<'_> = serde_json::from_str(&text).map_err(|e| Failure::new(format!("the feed says what is not understood: {e}")))?;
-        if let Some(message) = told.message {
-            return Err(Failure::new(format!("the feed says: {message}")));
-        }
+    async fn hear(&mut self) -> Result<(), Failure> {
+        let text = next(&mut self.socket).await?;
+        let told = understood(&text)?;
         let (now, measuring) = (self.run.now_ns(), self.run.is_measuring());
         let marks = told.records.iter().filter_map(|r| Mark::parse(r.text.as_ref()?.as_bytes()));
         let news: u64 = marks.map(|mark| self.got.see(mark, false, now, measuring)).sum();
         self.run.delivered.fetch_add(news, Ordering::Relaxed);
-        Ok(told.kind == "snapshot" && told.done)
+        Ok(())
     }
 
     async fn listen(mut self, mut stop: watch::Receiver<bool>) -> Result<Got, Failure> {
@@ -94,7 +111,8 @@ pub async fn run(load: &Load, url: &str, browsers: u32, count: u32) -> Result<Re
     let (run, target, name) = (Run::new(), load.target(), name());
     let mut subscribers = Subscribers::new();
     for _ in 0..browsers {
-        let browser = Browser::open(url, &format!("{name}/#"), &run).await?;
+        let socket = open(url, serde_json::json!({ "filter": format!("{name}/#") })).await?;
+        let browser = Browser { socket, run: run.clone(), got: Got::new() };
         let stopping = subscribers.stopping();
         subscribers.push((0..count).collect(), tokio::spawn(browser.listen(stopping)));
     }
