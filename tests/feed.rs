@@ -15,8 +15,9 @@ use support::{
     Weir, command, dir, free_port, http_get,
     raw::{PUBACK, Raw, Version},
 };
+use tokio::net::TcpSocket;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, client_async, connect_async,
     tungstenite::{Error, Message, client::IntoClientRequest},
 };
 
@@ -25,6 +26,14 @@ struct Browser(WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>);
 impl Browser {
     async fn open(weir: &Weir) -> Self {
         Self(connect_async(format!("ws://127.0.0.1:{}/ws", weir.http)).await.unwrap().0)
+    }
+
+    /// With little room between, so that it is soon behind when it reads nothing.
+    async fn narrow(weir: &Weir) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        let stream = socket.connect(([127, 0, 0, 1], weir.http).into()).await.unwrap();
+        Self(client_async(format!("ws://127.0.0.1:{}/ws", weir.http), MaybeTlsStream::Plain(stream)).await.unwrap().0)
     }
 
     async fn subscribed(weir: &Weir, ask: Value) -> Self {
@@ -133,10 +142,12 @@ async fn newest_values_at_a_position_and_then_every_record_after_it() {
     browser.say(r#"{"type":"unsubscribe","id":3}"#).await;
     browser.say("hello").await;
     assert!(browser.expect("error").await["message"].as_str().unwrap().contains("expected"));
-    p.publish("a/x", "nobody");
-    p.publish("b/z", "somebody");
-    let told = browser.expect("records").await;
-    assert_eq!((&told["id"], pairs(&told)), (&json!(4), vec![("b/z", "somebody")]));
+    for payload in ["somebody", "and again, with the other one forgotten"] {
+        p.publish("a/x", "nobody");
+        p.publish("b/z", payload);
+        let told = browser.expect("records").await;
+        assert_eq!((&told["id"], pairs(&told)), (&json!(4), vec![("b/z", payload)]));
+    }
 }
 
 #[tokio::test]
@@ -207,6 +218,36 @@ async fn the_newest_of_each_topic_stands_for_those_it_thinned() {
     assert!(http_get(weir.admin, "/metrics").contains(&format!("weir_feed_thinned_total {thinned}")));
 }
 
+/// A browser that now and then reads nothing, so that it misses whole frames: what stands for them is one list of the newest, and the count is right.
+#[tokio::test]
+async fn who_misses_frames_knows_how_many_records_were_in_them() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Publisher::new(&weir);
+    let mut browser = Browser::narrow(&weir).await;
+    browser.subscribe(json!({"filter": "#", "latest_only": true, "rate_max": 100})).await;
+    browser.expect("start").await;
+    browser.expect("snapshot").await;
+    let publisher = tokio::task::spawn_blocking(move || {
+        let payload = "x".repeat(4_000);
+        (0..20_000).for_each(|n| p.publish(&format!("t/{}", n % 500), &payload));
+    });
+    let (mut told, mut thinned, mut position, mut frames) = (0, 0, 0, 0);
+    while position < 20_000 {
+        let frame = browser.expect("records").await;
+        told += records(&frame).count() as u64;
+        thinned += frame["thinned"].as_u64().unwrap_or(0);
+        position = frame["position"].as_u64().unwrap();
+        frames += 1;
+        if frames % 3 == 0 && !publisher.is_finished() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+    publisher.await.unwrap();
+    assert_eq!(told + thinned, 20_000);
+    assert!(thinned > 0, "{frames} frames had everything");
+}
+
 /// A browser that reads nothing while more is published than any buffer between holds.
 #[tokio::test]
 async fn a_slow_browser_is_read_to_from_the_log_and_gets_every_record() {
@@ -253,6 +294,10 @@ async fn the_past_in_ranges_moments_and_steps() {
     let got = browser.records(5).await;
     assert_eq!(got, (15..20).map(|n| (2 * n + 1, n.to_string())).collect::<Vec<_>>());
     assert_eq!(browser.expect("end").await["id"], 1);
+    browser.subscribe(json!({"id": 1, "filter": "t/b", "from": "offset:41", "until": "offset:42"})).await;
+    browser.expect("start").await;
+    assert_eq!(browser.records(1).await, [(41, "20".to_owned())], "a range of one");
+    browser.expect("end").await;
     // As it was before a record.
     browser.subscribe(json!({"id": 2, "filter": "t/+", "at": "offset:10"})).await;
     browser.expect("start").await;
@@ -288,6 +333,65 @@ async fn the_past_in_ranges_moments_and_steps() {
     assert!(error["id"] == 5 && error["message"].as_str().unwrap().contains("at: from \"yesterday\""), "{error}");
 }
 
+/// Six times as long in JSON as on the wire: it comes in several messages, steps say where to ask on.
+#[tokio::test]
+async fn no_message_is_longer_than_a_browser_should_have() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Publisher::new(&weir);
+    let mut browser = Browser::subscribed(&weir, json!({"id": 1, "filter": "t/+", "latest_only": true, "rate_max": 0.5})).await;
+    browser.expect("start").await;
+    browser.expect("snapshot").await;
+    let long = "\u{1}".repeat(4_000);
+    p.publish("t/x", "now");
+    assert_eq!(browser.records(1).await.len(), 1);
+    (0..100).for_each(|n| p.publish(&format!("t/{n}"), &long));
+    let whole = |told: &Value| told.to_string().len() < 300_000;
+    // As they came, conflated; from the log; as a snapshot.
+    let mut messages = 0;
+    let mut all = Vec::new();
+    while all.len() < 100 {
+        let told = browser.expect("records").await;
+        assert!(whole(&told));
+        all.extend(records(&told).map(|r| r["offset"].as_u64().unwrap()));
+        messages += 1;
+    }
+    assert!(messages > 5 && all == (1..=100).collect::<Vec<u64>>(), "{messages} messages: {all:?}");
+    browser.say(r#"{"type":"unsubscribe","id":1}"#).await;
+    browser.subscribe(json!({"id": 2, "filter": "t/+", "from": "offset:1", "until": "latest"})).await;
+    browser.expect("start").await;
+    let mut next = 1;
+    while next < 101 {
+        let told = browser.expect("records").await;
+        assert!(whole(&told));
+        for r in records(&told) {
+            assert_eq!(r["offset"], next);
+            next += 1;
+        }
+        assert_eq!(told["position"], next);
+    }
+    browser.expect("end").await;
+    // 2,000 states of 64 control characters.
+    for n in 0..2_000 {
+        p.publish(&format!("s/{}", n % 100), &char::from(1 + (n / 100) as u8).to_string().repeat(64));
+    }
+    let (mut states, mut from, mut answers) = (0, 0, 0);
+    loop {
+        browser.subscribe(json!({"id": 3, "filter": "s/+", "from": format!("offset:{from}"), "until": "latest", "step": "1s"})).await;
+        browser.expect("start").await;
+        let steps = browser.expect("steps").await;
+        assert!(steps.to_string().len() < 800_000);
+        states += steps["series"].as_array().unwrap().iter().map(|s| s["states"].as_array().unwrap().len()).sum::<usize>();
+        browser.expect("end").await;
+        answers += 1;
+        if steps["complete"] == true {
+            break;
+        }
+        from = steps["position"].as_u64().unwrap();
+    }
+    assert!(states == 2_000 && answers > 1, "{states} states in {answers} answers");
+}
+
 /// A segment more than is kept: what a browser had not read is taken, and it is told which.
 #[tokio::test]
 async fn what_retention_took_is_named() {
@@ -299,6 +403,10 @@ async fn what_retention_took_is_named() {
     let mut browser = Browser::subscribed(&weir, json!({"filter": "#"})).await;
     let epoch = browser.expect("start").await["epoch"].clone();
     drop(browser);
+    let mut slow = Browser::narrow(&weir).await;
+    slow.subscribe(json!({"filter": "#"})).await;
+    slow.expect("start").await;
+    slow.expect("snapshot").await;
     load(&weir, &["--size", "65536", "--rate", "1500", "--seconds", "2"]).await;
     let start = || http_get(weir.admin, "/api/v1/streams");
     let first = || {
@@ -314,6 +422,24 @@ async fn what_retention_took_is_named() {
     assert_eq!((&told["recovered"], &lost["from"], &lost["reason"]), (&json!(false), &json!(0), &json!("retention")), "{told}");
     let records_from = records(&browser.expect("records").await).next().unwrap()["offset"].clone();
     assert_eq!(lost["to"], records_from);
+    // One that was there all the time and read nothing: what it was told and what is lost are everything.
+    Publisher::new(&weir).publish("last", "x");
+    let (mut next, mut lost, mut is_last) = (0, 0, false);
+    while !is_last {
+        let told = slow.next().await;
+        if told["type"] == "lost" {
+            assert_eq!(told["lost"]["from"], next);
+            let to = told["lost"]["to"].as_u64().unwrap();
+            (lost, next) = (lost + to - next, to);
+            continue;
+        }
+        for r in records(&told) {
+            assert_eq!(r["offset"], next);
+            (next, is_last) = (next + 1, r["topic"] == "last");
+        }
+    }
+    assert!(lost > 0, "all of {next} were read");
+    assert!(http_get(weir.admin, "/metrics").contains(&format!("weir_feed_lost_total {lost}\n")));
 }
 
 #[test]

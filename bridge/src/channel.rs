@@ -4,7 +4,7 @@
 //! whatever the readers do.
 //! Must not know: sockets, the log.
 
-use crate::frame::{Frame, Head};
+use crate::frame::{Frame, Head, MESSAGE_BYTES};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -19,8 +19,6 @@ use weir_log::Offset;
 
 /// Frames that are kept for who comes late; what is older is read from the log.
 const FRAMES_MAX: usize = 256;
-/// The same of a conflated channel, where each is only good for who has everything before it: the last one, and one more for whose turn is only now.
-const STEPS_MAX: usize = 2;
 /// Of a conflated channel, that are woken at once. A step wakes everybody who is there, and others on the same threads must have their turn.
 const WAKES_MAX: usize = 32;
 const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -28,10 +26,8 @@ const FRAME_BYTES_MAX: usize = 4 << 20;
 const TICKS_MAX: usize = 1_024;
 /// Topics that changed in them, about 200 B each.
 const CHANGED_MAX: usize = 100_000;
-/// Of one message.
-pub const MESSAGE_BYTES: usize = 256 * 1024;
-/// Places of newest records that are given at once.
-const CHANGED_AT_ONCE: usize = 1_000;
+/// Places of newest records that are given at once; few where parts are tested.
+const CHANGED_AT_ONCE: usize = if cfg!(test) { 3 } else { 1_000 };
 
 /// What is wanted of a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +72,8 @@ struct Recent {
     bytes: usize,
     /// Where the last frame, or the channel, ended or began.
     said: Offset,
+    /// The same before what was pushed last.
+    before: Offset,
     /// Everything below was looked at.
     end: Offset,
     ticks: VecDeque<Tick>,
@@ -110,7 +108,7 @@ impl Channel {
         Self {
             wish,
             head,
-            recent: Mutex::new(Recent { said: start, end: start, ..Recent::default() }),
+            recent: Mutex::new(Recent { said: start, before: start, end: start, ..Recent::default() }),
             bells: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
             dirty: Mutex::default(),
@@ -167,14 +165,20 @@ impl Channel {
         self.recent.lock().said
     }
 
-    pub fn push(&self, frame: Frame) {
+    /// Frames that follow each other; of a conflated channel those of one step.
+    pub fn push(&self, frames: Vec<Frame>) {
         {
             let mut r = self.recent.lock();
-            (r.said, r.end) = (frame.end, frame.end.max(r.end));
-            r.bytes += frame.bytes();
-            r.frames.push_back(Arc::new(frame));
-            let frames_max = if self.wish.conflate.is_some() { STEPS_MAX } else { FRAMES_MAX };
-            while r.frames.len() > frames_max || (r.bytes > FRAME_BYTES_MAX && r.frames.len() > 1) {
+            // Conflated, each is only good for who has everything before it: the last step is kept, and one more for whose turn is only now.
+            let kept_from = if self.wish.conflate.is_some() { r.before } else { Offset(0) };
+            r.before = r.said;
+            for frame in frames {
+                (r.said, r.end) = (frame.end, frame.end.max(r.end));
+                r.bytes += frame.bytes();
+                r.frames.push_back(Arc::new(frame));
+            }
+            let is_old = |r: &Recent| r.frames.front().is_some_and(|f| f.end <= kept_from);
+            while is_old(&r) || r.frames.len() > FRAMES_MAX || (r.bytes > FRAME_BYTES_MAX && r.frames.len() > 1) {
                 r.bytes -= r.frames.pop_front().map_or(0, |f| f.bytes());
             }
         }

@@ -4,8 +4,15 @@ use crate::{
     channel::{Channel, Next, Wish},
     frame::{Frame, Head},
 };
-use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::time::Instant;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use weir_log::{Offset, Partition, PartitionId};
 
 /// xorshift64*.
@@ -41,11 +48,15 @@ struct Reader {
     next: u64,
     got: Vec<u64>,
     thinned: i64,
-    /// Snapshots begin what is counted anew.
+    /// Where it came, or a snapshot put it.
     began: u64,
 }
 
 impl Reader {
+    fn at(next: u64) -> Self {
+        Self { next, began: next, ..Self::default() }
+    }
+
     /// One step; false: there is nothing now.
     fn step(&mut self, channel: &Channel, log: &[u64]) -> bool {
         match channel.next(Offset(self.next)) {
@@ -57,7 +68,7 @@ impl Reader {
             Next::Frames(frames) => {
                 for f in frames {
                     self.got.extend(said(&f));
-                    self.thinned += f.thinned as i64;
+                    self.thinned += f.thinned as i64 + f.owed;
                     self.next = f.end.0;
                 }
             }
@@ -68,6 +79,8 @@ impl Reader {
             }
             Next::Newest { places, end, matched } => {
                 assert!(end.0 > self.next, "it goes on");
+                let topics: HashSet<_> = places.iter().map(|at| log[at.0 as usize]).collect();
+                assert_eq!(topics.len(), places.len(), "one of each topic");
                 self.got.extend(places.iter().map(|at| at.0));
                 self.thinned += matched as i64 - places.len() as i64;
                 self.next = end.0;
@@ -75,7 +88,7 @@ impl Reader {
             Next::Beyond => {
                 let position = channel.said().0;
                 assert!(position > self.next, "it goes on");
-                *self = Self { next: position, began: position, ..Self::default() };
+                *self = Self::at(position);
             }
             Next::Stopped => panic!("nobody stopped it"),
         }
@@ -87,8 +100,8 @@ fn push(channel: &Channel, log: &[u64], from: u64) {
     let offsets = wanted(log, from, log.len() as u64);
     let end = Offset(log.len() as u64);
     if let Some(first) = offsets.first() {
-        let records: Vec<_> = offsets.iter().map(u64::to_string).collect();
-        channel.push(Frame::new(&channel.head, channel.said()..end, Offset(*first), 0, &records));
+        let records: Vec<_> = offsets.iter().map(|at| (Offset(*at), at.to_string())).collect();
+        channel.push(Frame::several(&channel.head, channel.said()..end, Offset(*first), 0, &records));
     } else {
         channel.advance(end);
     }
@@ -104,16 +117,20 @@ fn every_reader_of_every_record_gets_each_once_in_order() {
             let from = log.len() as u64;
             (0..=dice.below(3)).for_each(|_| log.push(dice.below(6)));
             push(&channel, &log, from);
+            if dice.below(100) == 0 {
+                // One that wants to begin anywhere.
+                readers.push(Reader::at(dice.below(log.len() as u64 + 1)));
+            }
             for (nth, r) in readers.iter_mut().enumerate() {
                 // The first keeps up, the last hardly ever looks.
-                if dice.below(1 << (2 * nth)) == 0 {
+                if dice.below(1 << (2 * nth % 9)) == 0 {
                     while dice.below(8) > 0 && r.step(&channel, &log) {}
                 }
             }
         }
         for r in &mut readers {
             while r.step(&channel, &log) {}
-            assert_eq!(r.got, wanted(&log, 0, log.len() as u64), "seed {seed}");
+            assert_eq!(r.got, wanted(&log, r.began, log.len() as u64), "seed {seed}");
             assert_eq!(r.next, log.len() as u64);
         }
     }
@@ -142,18 +159,21 @@ fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see
             if dice.below(3) > 0
                 && let Some((after, (places, first, matched, end))) = making.take()
             {
-                let records: Vec<_> = places.iter().map(|at| at.0.to_string()).collect();
-                channel.push(Frame::new(&channel.head, after..end, first, matched - places.len() as u64, &records));
+                let records: Vec<_> = places.iter().map(|at| (*at, at.0.to_string())).collect();
+                channel.push(Frame::several(&channel.head, after..end, first, matched - places.len() as u64, &records));
+            }
+            if dice.below(300) == 0 {
+                readers.push(Reader::at(channel.said().0));
             }
             for (nth, r) in readers.iter_mut().enumerate() {
-                if dice.below(1 << (3 * nth)) == 0 {
+                if dice.below(1 << (3 * nth % 13)) == 0 {
                     while dice.below(8) > 0 && r.step(&channel, &log) {}
                 }
             }
         }
         if let Some((after, (places, first, matched, end))) = making.take() {
-            let records: Vec<_> = places.iter().map(|at| at.0.to_string()).collect();
-            channel.push(Frame::new(&channel.head, after..end, first, matched - places.len() as u64, &records));
+            let records: Vec<_> = places.iter().map(|at| (*at, at.0.to_string())).collect();
+            channel.push(Frame::several(&channel.head, after..end, first, matched - places.len() as u64, &records));
         }
         let said = channel.said().0;
         for (nth, r) in readers.iter_mut().enumerate() {
@@ -167,5 +187,21 @@ fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see
             assert_eq!(last, newest, "seed {seed}, reader {nth}");
             assert_eq!(r.got.len() as i64 + r.thinned, all.len() as i64, "seed {seed}, reader {nth}");
         }
+    }
+}
+
+#[tokio::test]
+async fn many_readers_are_woken_each_in_its_turn() {
+    let step = Duration::from_millis(100);
+    let channel = channel(Some(step));
+    let bells: Vec<Arc<Notify>> = (0..1_000).map(|_| Arc::default()).collect();
+    bells.iter().for_each(|b| channel.join(b));
+    for end in 1..3 {
+        channel.push(Frame::several(&channel.head, channel.said()..Offset(end), Offset(end - 1), 0, &[(Offset(0), "0")]));
+        let pushed = Instant::now();
+        for bell in &bells {
+            timeout(step * 50, bell.notified()).await.expect("woken");
+        }
+        assert!(pushed.elapsed() >= step / 4, "over half a step, not all at once: {:?}", pushed.elapsed());
     }
 }

@@ -8,6 +8,9 @@ use std::ops::Range;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use weir_log::{Offset, Partition};
 
+/// Of one message, but for its last record; few where parts are tested.
+pub const MESSAGE_BYTES: usize = if cfg!(test) { 12 } else { 256 * 1024 };
+
 /// Whose subscription, and which partition.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -37,19 +40,19 @@ pub struct Frame {
     pub records: u32,
     /// Records that newer ones of their topics stand for.
     pub thinned: u64,
+    /// Of a part of a step: what it changes in how many a reader was told without their step's thinned ones. 0 over all parts.
+    pub owed: i64,
     text: Utf8Bytes,
     body: Range<usize>,
 }
 
 impl Frame {
-    /// `records`: their JSON.
-    #[must_use]
-    pub fn new<T: AsRef<str>>(head: &Head, span: Range<Offset>, first: Offset, thinned: u64, records: &[T]) -> Self {
-        let bytes: usize = records.iter().map(|r| r.as_ref().len() + 1).sum();
+    fn new<T: AsRef<str>>(head: &Head, span: Range<Offset>, first: Offset, thinned: u64, records: &[(Offset, T)]) -> Self {
+        let bytes: usize = records.iter().map(|(_, r)| r.as_ref().len() + 1).sum();
         let mut text = String::with_capacity(bytes + head.json.len() + 96);
         begin(&mut text, head, span.end, thinned);
         let start = text.len();
-        for (nth, r) in records.iter().enumerate() {
+        for (nth, (_, r)) in records.iter().enumerate() {
             if nth > 0 {
                 text.push(',');
             }
@@ -57,7 +60,26 @@ impl Frame {
         }
         let body = start..text.len();
         text.push_str("]}");
-        Self { after: span.start, first, end: span.end, records: records.len() as u32, thinned, text: text.into(), body }
+        Self { after: span.start, first, end: span.end, records: records.len() as u32, thinned, owed: 0, text: text.into(), body }
+    }
+
+    /// As many as their sizes want. `records`: where they are, in order, and their JSON. `thinned` is told with the last one.
+    #[must_use]
+    pub fn several<T: AsRef<str>>(head: &Head, span: Range<Offset>, first: Offset, thinned: u64, records: &[(Offset, T)]) -> Vec<Self> {
+        let (mut frames, mut after, mut first, mut rest) = (Vec::new(), span.start, first, records);
+        loop {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|(_, r)| (bytes == 0 || bytes < MESSAGE_BYTES, bytes += r.as_ref().len() + 1).0).count();
+            let (part, more) = rest.split_at(fits);
+            // A part says everything below the next one's first record.
+            let Some((next, _)) = more.first() else {
+                let told: i64 = frames.iter().map(|f: &Self| f.owed).sum();
+                frames.push(Self { owed: -told, ..Self::new(head, after..span.end, first, thinned, part) });
+                return frames;
+            };
+            frames.push(Self { owed: -(part.len() as i64), ..Self::new(head, after..*next, first, 0, part) });
+            (after, first, rest) = (*next, *next, more);
+        }
     }
 
     /// The whole message.
@@ -86,13 +108,13 @@ fn begin(text: &mut String, head: &Head, position: Offset, thinned: u64) {
     text.push_str(r#","records":["#);
 }
 
-/// Several frames as one message.
+/// Several frames as one message. `more`: thinned ones that they do not tell.
 #[must_use]
-pub fn joined(head: &Head, frames: &[impl AsRef<Frame>]) -> Utf8Bytes {
-    if let [one] = frames {
+pub fn joined(head: &Head, frames: &[impl AsRef<Frame>], more: u64) -> Utf8Bytes {
+    if let ([one], 0) = (frames, more) {
         return one.as_ref().text();
     }
-    let thinned = frames.iter().map(|f| f.as_ref().thinned).sum();
+    let thinned = frames.iter().map(|f| f.as_ref().thinned).sum::<u64>() + more;
     let mut text = String::with_capacity(frames.iter().map(|f| f.as_ref().bytes()).sum());
     begin(&mut text, head, frames.last().map_or(Offset(0), |f| f.as_ref().end), thinned);
     for (nth, f) in frames.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! The past of values in steps: lowest, highest and last number of each, and what a text was until when.
 //!
-//! Invariant: an answer is bounded in time, records and points; one that had to stop says at which moment.
+//! Invariant: an answer is bounded in time, records and bytes; one that had to stop says at which moment.
 //! Must not know: who draws it.
 
 use crate::{
@@ -20,12 +20,17 @@ use weir_log::{Engine, Fetch, Offset, PartitionId, ReadError, Wanted};
 
 const TIME_MAX: Duration = Duration::from_secs(2);
 const RECORDS_MAX: usize = 500_000;
-const POINTS_MAX: usize = 50_000;
+/// Of an answer, as JSON, but for its last record's part.
+const BYTES_MAX: usize = 512 * 1024;
+/// A point's numbers at their longest.
+const POINT_BYTES: usize = 100;
 /// Topics times fields; more make no picture.
 const SERIES_MAX: usize = 256;
 /// Of one payload; deeper or more is not looked at.
 const FIELDS_MAX: usize = 16;
 const DEPTH_MAX: usize = 3;
+/// A path that is longer is no name of a field.
+const NAME_BYTES_MAX: usize = 256;
 /// A text that is longer is not a state.
 const STATE_BYTES_MAX: usize = 64;
 
@@ -53,15 +58,14 @@ enum Found {
 }
 
 impl Series {
-    /// True: it grew.
-    fn add(&mut self, time: u64, step: u64, found: Found) -> bool {
+    /// By how many bytes it grew.
+    fn add(&mut self, time: u64, step: u64, found: Found) -> usize {
         let number = match found {
+            Found::State(state) if self.states.last().is_some_and(|(_, last)| *last == state) => return 0,
             Found::State(state) => {
-                let is_new = self.states.last().is_none_or(|(_, last)| *last != state);
-                if is_new {
-                    self.states.push((time, state));
-                }
-                return is_new;
+                let bytes = written(&state) + 20;
+                self.states.push((time, state));
+                return bytes;
             }
             Found::Number(n) => n,
         };
@@ -70,14 +74,19 @@ impl Series {
             Some(p) => {
                 (p.low, p.high, p.last) = (p.low.min(number), p.high.max(number), number);
                 p.count += 1;
-                false
+                0
             }
             None => {
                 self.points.push(Point { at, low: number, high: number, last: number, count: 1 });
-                true
+                POINT_BYTES
             }
         }
     }
+}
+
+/// Bytes of a text in JSON.
+fn written(text: &str) -> usize {
+    serde_json::to_string(text).map_or(0, |t| t.len())
 }
 
 fn leaf(v: &Value) -> Option<Found> {
@@ -100,7 +109,7 @@ fn walk(v: &Value, name: &str, depth: usize, found: &mut Vec<(String, Found)>) {
                 walk(v, &name, depth + 1, found);
             }
         }
-        v => found.extend(leaf(v).map(|leaf| (name.to_owned(), leaf))),
+        v => found.extend(leaf(v).filter(|_| name.len() <= NAME_BYTES_MAX).map(|leaf| (name.to_owned(), leaf))),
     }
 }
 
@@ -129,26 +138,35 @@ pub async fn told(
 ) -> Result<Utf8Bytes, ReadError> {
     let (began, step) = (Instant::now(), (step.as_millis() as u64).max(1));
     let mut all: BTreeMap<(String, String), Series> = BTreeMap::new();
-    let (mut next, mut records, mut points, mut left_out) = (range.start, 0, 0, false);
-    let mut read_to = None;
+    let (mut next, mut records, mut bytes, mut left_out) = (range.start, 0, 0, false);
+    let (mut read_to, mut stopped) = (None, None);
     while next < range.end {
         let wanted = Wanted::Range { from: next, to: range.end, select: filters.clone() };
         let found = fetch(engine, Fetch { partition, wanted, records_max: 10_000, bytes_max: READ_BYTES }).await?;
         for r in found.batch.iter() {
+            if bytes >= BYTES_MAX {
+                stopped = Some(r.offset);
+                break;
+            }
             read_to = Some(r.time_ms);
             let topic = String::from_utf8_lossy(r.key);
             for (name, value) in fields(r.value).into_iter().filter(|(name, _)| field.is_none_or(|f| f == name)) {
                 let key = (topic.clone().into_owned(), name);
-                if all.len() >= SERIES_MAX && !all.contains_key(&key) {
-                    left_out = true;
-                    continue;
+                if !all.contains_key(&key) {
+                    let more = written(&key.0) + written(&key.1) + POINT_BYTES;
+                    // The first is given whatever its name.
+                    if all.len() >= SERIES_MAX || (bytes > 0 && bytes + more > BYTES_MAX) {
+                        left_out = true;
+                        continue;
+                    }
+                    bytes += more;
                 }
-                points += usize::from(all.entry(key).or_default().add(r.time_ms, step, value));
+                bytes += all.entry(key).or_default().add(r.time_ms, step, value);
             }
         }
         records += found.batch.len();
-        next = found.next;
-        if began.elapsed() > TIME_MAX || records >= RECORDS_MAX || points >= POINTS_MAX {
+        next = stopped.unwrap_or(found.next);
+        if began.elapsed() > TIME_MAX || records >= RECORDS_MAX || stopped.is_some() {
             break;
         }
     }
@@ -177,6 +195,7 @@ mod tests {
         assert_eq!(fields(br#"{"a":{"b":{"c":1,"d":{"e":2}}},"on":true}"#), [("a.b.c".into(), number(1.0)), ("on".into(), state("true"))]);
         assert_eq!(fields(b"\xFF"), []);
         assert_eq!(fields(&[b'x'; 65]), []);
+        assert_eq!(fields(format!(r#"{{"{}":1,"a":2}}"#, "x".repeat(257)).as_bytes()), [("a".into(), number(2.0))]);
     }
 
     #[test]

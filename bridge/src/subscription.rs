@@ -76,6 +76,16 @@ struct Cursor {
     thinned: i64,
 }
 
+impl Cursor {
+    /// So many more records than were told are accounted for: how many of them to tell as thinned now.
+    fn thinned(&mut self, more: i64) -> u64 {
+        self.thinned += more;
+        let now = self.thinned.max(0);
+        self.thinned -= now;
+        now as u64
+    }
+}
+
 struct Subscription {
     feed: Arc<Feed>,
     wish: Wish,
@@ -188,10 +198,15 @@ impl Subscription {
             None => matches!(self.wish.start, Start::Steps { .. }).then_some(end),
         };
         let (mut recovered, mut lost) = (None, None);
-        let mut next = end;
+        // Who begins now begins with the next frame, which may hold what was looked at already.
+        let now = self.cursors.get(nth).and_then(|c| c.channel.as_ref()).map_or(end, |c| c.said().min(end));
+        let mut next = now;
         let mut snapshot = false;
         match self.wish.start.clone() {
-            Start::Now { snapshot: wanted } => snapshot = wanted,
+            Start::Now { snapshot: true } => snapshot = true,
+            // What is on disk has come already, even if nobody has looked at it here.
+            Start::Now { snapshot: false } if !self.wish.latest_only => next = end.max(span.durable),
+            Start::Now { .. } => {}
             Start::At(at) => (next, snapshot) = (self.find(nth, at, Offset(u64::MAX)).await?, true),
             Start::From(from) | Start::Steps { from, .. } => next = self.find(nth, from, until.unwrap_or(Offset(u64::MAX))).await?,
             Start::Resume(reached) => match self.resume(nth, &reached, span.start, end) {
@@ -202,7 +217,7 @@ impl Subscription {
         let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
         (c.next, c.told, c.until, c.replay) =
             (next, next, until, if snapshot { Offset(0) } else { c.channel.as_ref().map_or(end, |c| c.said()) });
-        let end = until.unwrap_or(if matches!(self.wish.start, Start::At(_)) { next } else { end });
+        let end = until.unwrap_or(if matches!(self.wish.start, Start::At(_)) { next } else { end.max(next) });
         let text = frame::start(&c.head, next..end, snapshot, recovered, lost.as_ref());
         self.say(text).await?;
         if snapshot { self.snapshot(nth).await } else { Ok(()) }
@@ -260,8 +275,10 @@ impl Subscription {
                 Ok(false)
             }
             Next::Frames(frames) => {
-                let (text, next) = (frame::joined(&c.head, &frames), frames.last().map_or(c.next, |f| f.end));
-                let (records, thinned) = (frames.iter().map(|f| u64::from(f.records)).sum(), frames.iter().map(|f| f.thinned).sum());
+                let more = c.thinned(frames.iter().map(|f| f.owed).sum());
+                let (text, next) = (frame::joined(&c.head, &frames, more), frames.last().map_or(c.next, |f| f.end));
+                let records = frames.iter().map(|f| u64::from(f.records)).sum();
+                let thinned = frames.iter().map(|f| f.thinned).sum::<u64>() + more;
                 (c.next, c.told) = (next, next);
                 self.told(records, thinned);
                 self.say(text).await.map(|()| true)
@@ -287,8 +304,7 @@ impl Subscription {
         let wanted = Wanted::Range { from: c.next, to, select: self.filters.clone() };
         let asked = Fetch { partition: c.tail.partition.id, wanted, records_max: READ_RECORDS, bytes_max: READ_BYTES };
         let found = fetch(&*self.feed.engine, asked).await?;
-        let (span, first) = (c.next..found.next.min(to), c.next);
-        (c.next, c.told) = (span.end, span.end);
+        let span = c.next..found.next.min(to);
         let range: Range<Offset> = found.lost.clone();
         if !range.is_empty() {
             let reason = if found.damage.is_some() { "damage" } else { "retention" };
@@ -296,28 +312,32 @@ impl Subscription {
             let text = frame::lost(&c.head, &Lost { from: range.start.0, to: range.end.0, reason });
             self.say(text).await?;
         }
-        let records: Vec<_> = found.batch.iter().filter_map(|r| json(&r)).collect();
-        if records.is_empty() {
-            return Ok(());
-        }
-        let Some(c) = self.cursors.get(nth) else { return Ok(()) };
-        let text = Frame::new(&c.head, span, first, 0, &records).text();
-        self.told(records.len() as u64, 0);
-        self.say(text).await
+        let records: Vec<_> = found.batch.iter().filter_map(|r| json(&r).map(|json| (r.offset, json))).collect();
+        self.frames(nth, span, 0, &records).await
     }
 
     async fn newest(&mut self, nth: usize, places: Vec<Offset>, end: Offset, matched: u64) -> Result<(), End> {
         let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
         let (mut records, span) = (Vec::with_capacity(places.len()), c.next..end);
-        c.thinned += matched as i64 - places.len() as i64;
-        let thinned = c.thinned.max(0);
-        c.thinned -= thinned;
-        let thinned = thinned as u64;
-        exactly(&*self.feed.engine, c.tail.partition.id, places, |r| records.extend(json(r))).await?;
-        let frame = Frame::new(&c.head, span.clone(), span.start, thinned, &records);
-        (c.next, c.told) = (end, end);
-        self.told(u64::from(frame.records), thinned);
-        self.say(frame.text()).await
+        let thinned = c.thinned(matched as i64 - places.len() as i64);
+        exactly(&*self.feed.engine, c.tail.partition.id, places, |r| records.extend(json(r).map(|json| (r.offset, json)))).await?;
+        self.frames(nth, span, thinned, &records).await
+    }
+
+    /// Tells these records, and that everything in the span was told with them.
+    async fn frames(&mut self, nth: usize, span: Range<Offset>, thinned: u64, records: &[(Offset, String)]) -> Result<(), End> {
+        let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
+        if records.is_empty() && thinned == 0 {
+            (c.next, c.told) = (span.end, span.end);
+            return Ok(());
+        }
+        for frame in Frame::several(&c.head.clone(), span.clone(), span.start, thinned, records) {
+            let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
+            (c.next, c.told) = (frame.end, frame.end);
+            self.told(u64::from(frame.records), frame.thinned);
+            self.say(frame.text()).await?;
+        }
+        Ok(())
     }
 
     /// Tells the newest of each topic below a position; the cursor is there afterwards.
@@ -326,7 +346,7 @@ impl Subscription {
         let (partition, channel) = (c.tail.partition.id, c.channel.clone());
         let below = match &channel {
             // Where the next frame begins.
-            Some(channel) => channel.said().max(c.next),
+            Some(channel) => channel.said(),
             None => c.next,
         };
         let mut pages = Pages::new(self.feed.engine.clone(), partition, self.filters.clone(), below);
@@ -347,7 +367,7 @@ impl Subscription {
             }
             None => Arc::new(pages.collect().await?),
         };
-        (c.next, c.told) = (parts.position, parts.position);
+        (c.next, c.told, c.thinned) = (parts.position, parts.position, 0);
         let head = c.head.clone();
         for (i, part) in parts.parts.iter().enumerate() {
             let done = pages.is_done() && i + 1 == parts.parts.len();

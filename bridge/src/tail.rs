@@ -164,9 +164,10 @@ impl Tail {
         for (at, channel) in channels.iter().enumerate() {
             let records: Vec<_> = wanted.remove(&at).unwrap_or_default();
             let first = records.first().map(|i| batch.get(*i).offset);
-            let records: Vec<_> = records.iter().filter_map(|i| written.json(&batch.get(*i))).collect();
+            let records: Vec<_> =
+                records.iter().filter_map(|i| written.json(&batch.get(*i)).map(|json| (batch.get(*i).offset, json))).collect();
             match first.filter(|_| !records.is_empty()) {
-                Some(first) => channel.push(Frame::new(&channel.head, channel.said()..batch.end(), first, 0, &records)),
+                Some(first) => channel.push(Frame::several(&channel.head, channel.said()..batch.end(), first, 0, &records)),
                 None => channel.advance(batch.end()),
             }
         }
@@ -182,15 +183,15 @@ impl Tail {
             let Some((places, first, matched, end)) = channel.take(now) else { continue };
             let thinned = matched.saturating_sub(places.len() as u64);
             let mut records = Vec::with_capacity(places.len());
-            if recent(&*self.engine, self.partition.id, &places, |r| records.extend(written.json(r))) {
-                channel.push(Frame::new(&channel.head, after..end, first, thinned, &records));
+            if recent(&*self.engine, self.partition.id, &places, |r| records.extend(written.json(r).map(|json| (r.offset, json)))) {
+                channel.push(Frame::several(&channel.head, after..end, first, thinned, &records));
                 continue;
             }
             let tail = self.clone();
             tokio::spawn(async move {
                 let mut records = Vec::with_capacity(places.len());
-                match exactly(&*tail.engine, tail.partition.id, places, |r| records.extend(json(r))).await {
-                    Ok(()) => channel.push(Frame::new(&channel.head, after..end, first, thinned, &records)),
+                match exactly(&*tail.engine, tail.partition.id, places, |r| records.extend(json(r).map(|json| (r.offset, json)))).await {
+                    Ok(()) => channel.push(Frame::several(&channel.head, after..end, first, thinned, &records)),
                     Err(e) => {
                         tracing::error!("the feed of {}/{}: {e}", tail.partition.stream, tail.partition.number);
                         channel.stop();

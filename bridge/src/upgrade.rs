@@ -21,8 +21,8 @@ use tokio_tungstenite::{
 
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded.
-const WRITE_BYTES_MAX: usize = 1 << 20;
+/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded. No message of the feed is so large (`MESSAGE_BYTES`, `steps`).
+const WRITE_BYTES_MAX: usize = 2 << 20;
 /// Read at once, and held by every socket: the library's default is 128 KiB, which ten thousand browsers that say nothing would hold too.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
 

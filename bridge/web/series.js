@@ -62,8 +62,8 @@ export class Series {
       },
       end: () => {
         this.loading = false;
-        // A long past comes in parts.
-        if (next !== null && next > from) this.#ask(Math.floor(next / this.step) * this.step);
+        // A long past comes in parts; one step that is too much for an answer is left as it is.
+        if (next !== null) this.#ask(Math.max(Math.floor(next / this.step) * this.step, from + this.step));
       },
       error: () => { this.loading = false; },
     });
