@@ -140,6 +140,7 @@ async fn newest_values_at_a_position_and_then_every_record_after_it() {
     browser.subscribe(json!({"id": 4, "filter": "b/z", "snapshot": false})).await;
     assert_eq!(browser.expect("start").await["id"], 4);
     browser.say(r#"{"type":"unsubscribe","id":3}"#).await;
+    drop(other);
     browser.say("hello").await;
     assert!(browser.expect("error").await["message"].as_str().unwrap().contains("expected"));
     for payload in ["somebody", "and again, with the other one forgotten"] {

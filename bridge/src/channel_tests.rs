@@ -191,6 +191,21 @@ fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see
 }
 
 #[tokio::test]
+async fn who_missed_a_step_gets_it_again_and_who_missed_more_gets_what_is_newest_now() {
+    let (channel, topic) = (channel(Some(Duration::ZERO)), Arc::from("t"));
+    let step = |at: u64| {
+        channel.mark(&topic, Offset(at), Offset(at), 1);
+        channel.advance(Offset(at + 1));
+        let (places, first, _, end) = channel.take(Instant::now()).expect("a step");
+        channel.push(Frame::several(&channel.head, channel.said()..end, first, 0, &[(places[0], "0")]));
+    };
+    (0..2).for_each(step);
+    assert!(matches!(channel.next(Offset(0)), Next::Frames(f) if f.len() == 1 && f[0].end == Offset(1)), "the first of two");
+    step(2);
+    assert!(matches!(channel.next(Offset(0)), Next::Newest { places, matched: 3, .. } if places == [Offset(2)]));
+}
+
+#[tokio::test]
 async fn many_readers_are_woken_each_in_its_turn() {
     let step = Duration::from_millis(100);
     let channel = channel(Some(step));
