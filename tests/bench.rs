@@ -33,11 +33,14 @@ fn every_scenario_runs_and_finds_every_message() {
         retained != "weir_retained_messages 0\n"
     });
     let (pid, url) = (weir.process.0.id().to_string(), format!("ws://127.0.0.1:{}/ws", weir.http));
-    let cases: [&[&str]; 15] = [
+    let cases: [&[&str]; 18] = [
         &["fan-in", "--publishers", "3"],
         &["fan-in", "--publishers", "3", "-q", "0", "-V", "5", "--rate", "2000"],
         &["pairs", "--pairs", "3", "-q", "2", "-V", "5"],
         &["fan-out", "--subscribers", "5", "--rate", "1000"],
+        &["shared", "--publishers", "3", "--members", "4"],
+        &["shared", "--publishers", "2", "--members", "3", "-q", "2", "-V", "5"],
+        &["filters", "--publishers", "2", "--filters", "1234"],
         &["window-one", "-V", "5"],
         &["backlog", "--messages", "2000"],
         &["backlog", "--messages", "2000", "-q", "2", "-V", "5"],
@@ -130,11 +133,13 @@ fn a_broker_that_loses_messages_or_is_not_there_is_told_of_by_the_exit_code() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || lossy(&listener));
-    let out = bench(port, &["fan-in", "--publishers", "1", "--rate", "1000", "--patience", "1"]);
-    let r = report(&out);
-    let (published, lost) = (r["published"].as_u64().unwrap(), r["lost"].as_u64().unwrap());
-    assert!(out.status.code() == Some(1) && lost == published / 10 && lost > 50, "{r}");
-    assert!(String::from_utf8_lossy(&out.stderr).contains(&format!("{lost} messages lost")), "{out:?}");
+    for case in [&["fan-in"][..], &["shared", "--members", "1"]] {
+        let out = bench(port, &[case, &["--publishers", "1", "--rate", "1000", "--patience", "1"]].concat());
+        let r = report(&out);
+        let (published, lost) = (r["published"].as_u64().unwrap(), r["lost"].as_u64().unwrap());
+        assert!(out.status.code() == Some(1) && lost == published / 10 && lost > 50, "{r}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains(&format!("{lost} messages lost")), "{out:?}");
+    }
 
     for (port, args, words) in [
         (free_port(), &["fan-in"][..], "Connection refused"),

@@ -5,6 +5,7 @@
 //! Must not know: scenarios.
 
 use super::{
+    clock::Clock,
     message::{Mark, Seen, Template},
     wire::Conn,
 };
@@ -104,6 +105,7 @@ struct Publisher {
 pub async fn publish(run: Arc<Run>, conn: Conn, publisher: u32, template: Template, pace: Pace) -> Result<Published, Failure> {
     let began_ns = run.now_ns();
     let mut p = Publisher { run, conn, pace, began_ns, sent: 0, open: VecDeque::new(), times: times(), refused: 0 };
+    let clock = Clock::new().map_err(Failure::new)?;
     let mut out = Vec::new();
     loop {
         let on = p.run.publishing.load(Ordering::Relaxed);
@@ -125,7 +127,7 @@ pub async fn publish(run: Arc<Run>, conn: Conn, publisher: u32, template: Templa
         } else if due == 0 && on {
             let next = Duration::from_nanos(p.time_of_next().saturating_sub(p.run.now_ns()));
             tokio::select! {
-                () = tokio::time::sleep(next) => {}
+                slept = clock.sleep(next) => slept.map_err(Failure::new)?,
                 heard = p.hear(true), if !p.open.is_empty() => heard?,
             }
         } else {
@@ -203,12 +205,18 @@ pub struct Got {
     pub seen: Seen,
     /// From when it was to be sent to its arrival.
     pub times: Times,
+    /// Of a member of a group, whose messages are known only together with those of the others: publisher and sequence number of each.
+    pub marks: Option<Vec<(u32, u64)>>,
     acks: Vec<u8>,
 }
 
 impl Got {
+    pub fn of_group() -> Self {
+        Self { marks: Some(Vec::new()), ..Self::new() }
+    }
+
     pub fn new() -> Self {
-        Self { seen: Seen::default(), times: times(), acks: Vec::new() }
+        Self { seen: Seen::default(), times: times(), marks: None, acks: Vec::new() }
     }
 
     /// Gives 1 for a message that is new.
@@ -235,6 +243,9 @@ impl Got {
     pub fn see(&mut self, mark: Mark, dup: bool, now_ns: u64, measuring: bool) -> u64 {
         let before = self.seen.received;
         self.seen.see(mark, dup);
+        if let Some(marks) = &mut self.marks {
+            marks.push((mark.publisher, mark.seq));
+        }
         if measuring {
             take(&mut self.times, now_ns.saturating_sub(mark.at_ns));
         }

@@ -4,6 +4,7 @@
 //! Must not know: the gateway's inside; it speaks to any broker.
 
 mod browsers;
+mod clock;
 mod disk;
 mod feed;
 mod flow;
@@ -81,6 +82,24 @@ pub enum Bench {
     FanOut {
         #[arg(long, default_value_t = 100)]
         subscribers: u32,
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Many publishers, one shared subscription of many members: each message goes to one of them.
+    Shared {
+        #[arg(long, default_value_t = 10)]
+        publishers: u32,
+        #[arg(long, default_value_t = 10)]
+        members: u32,
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Fan-in beside many subscriptions of others, none of which matches.
+    Filters {
+        #[arg(long, default_value_t = 100_000)]
+        filters: u32,
+        #[arg(long, default_value_t = 10)]
+        publishers: u32,
         #[command(flatten)]
         load: Load,
     },
@@ -233,6 +252,8 @@ pub fn run(bench: &Bench) -> Result<(), Failure> {
         Bench::FanIn { publishers, load } => (load, runtime.block_on(scenarios::fan_in(load, *publishers))),
         Bench::Pairs { pairs, load } => (load, runtime.block_on(scenarios::pairs(load, *pairs))),
         Bench::FanOut { subscribers, load } => (load, runtime.block_on(scenarios::fan_out(load, *subscribers))),
+        Bench::Shared { publishers, members, load } => (load, runtime.block_on(scenarios::shared(load, *publishers, *members))),
+        Bench::Filters { filters, publishers, load } => (load, runtime.block_on(scenarios::filters(load, *publishers, *filters))),
         Bench::WindowOne { load } => (load, runtime.block_on(scenarios::window_one(load))),
         Bench::Connects { at_once, load } => (load, runtime.block_on(scenarios::connects(load, *at_once))),
         Bench::Idle { connections, load } => (load, runtime.block_on(scenarios::idle(load, *connections))),

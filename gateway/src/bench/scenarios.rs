@@ -28,6 +28,10 @@ use weir_core::packet::{Packet, Qos};
 /// Time for the broker to come to its end.
 const WARM_UP: Duration = Duration::from_secs(1);
 
+/// Subscriptions of one client, and of one packet.
+const FILTERS_EACH: usize = 10_000;
+const FILTERS_AT_ONCE: usize = 500;
+
 /// A subscriber at work.
 type Listening = JoinHandle<Result<Got, Failure>>;
 /// A publisher at work.
@@ -55,16 +59,29 @@ impl Subscribers {
     /// Everything has come that will: they stop, and what each has got is judged by what each publisher has sent. Gives their times.
     async fn judge(self, report: &mut Report, sent: impl Fn(u32) -> u64) -> Result<Times, Failure> {
         let _who_has_failed_is_gone = self.stop.send(true);
-        let mut all = times();
+        let (mut all, mut marks, mut to_group) = (times(), Vec::new(), 0);
         for (who, task) in self.tasks {
             let got = ended(task.await)?;
             let published: Vec<_> = who.into_iter().map(|p| (p, sent(p))).collect();
             all.add(&got.times).map_err(Failure::new)?;
-            report.delivered += got.seen.received;
-            report.lost += got.seen.lost(&published);
             report.repeated += got.seen.repeated;
             report.out_of_order += got.seen.out_of_order;
+            if let Some(mut of_member) = got.marks {
+                marks.append(&mut of_member);
+                to_group += published.iter().map(|(_, sent)| sent).sum::<u64>();
+                continue;
+            }
+            report.delivered += got.seen.received;
+            report.lost += got.seen.lost(&published);
         }
+        // What one member of a group does not have another must.
+        let given = marks.len() as u64;
+        marks.sort_unstable();
+        marks.dedup();
+        let once = marks.len() as u64;
+        report.repeated += given - once;
+        report.delivered += once;
+        report.lost += to_group.saturating_sub(once);
         Ok(all)
     }
 }
@@ -229,6 +246,51 @@ pub async fn fan_out(load: &Load, subscribers: u32) -> Result<Report, Failure> {
 
 pub async fn window_one(load: &Load) -> Result<Report, Failure> {
     flow_of(load, load.report("window-one"), vec![None], 1, Pace { window: 1, ..load.pace(1) }).await
+}
+
+/// One shared subscription of many members: each message goes to one of them.
+pub async fn shared(load: &Load, publishers_count: u32, members: u32) -> Result<Report, Failure> {
+    let (run, target, name) = (Run::new(), load.target(), name());
+    let mut subscribers = Subscribers::new();
+    for n in 0..members {
+        let conn = subscriber(&target, &format!("{name}-sub-{n}"), &format!("$share/{name}/{name}/#"), load).await?;
+        // All together get what is published: it is asked of the first.
+        let who = if n == 0 { (0..publishers_count).collect() } else { Vec::new() };
+        let stopping = subscribers.stopping();
+        subscribers.push(who, tokio::spawn(flow::subscribe(run.clone(), conn, Got::of_group(), stopping)));
+    }
+    let publishers = publishers(load, &target, &run, &name, publishers_count, load.pace(publishers_count)).await?;
+    measure(load, &run, load.report("shared"), publishers, subscribers).await
+}
+
+/// Fan-in beside many subscriptions of others, none of which matches.
+pub async fn filters(load: &Load, publishers_count: u32, count: u32) -> Result<Report, Failure> {
+    let (target, name, bar) = (load.target(), name(), progress());
+    let empty = load.pid.map(Cost::of).transpose()?;
+    let start = Instant::now();
+    let mut open = Vec::new();
+    for first in (0..count).step_by(FILTERS_EACH) {
+        let mut conn = Conn::open(&target, &format!("{name}-holds-{first}"), false).await?;
+        let last = count.min(first + FILTERS_EACH as u32);
+        for part in (first..last).step_by(FILTERS_AT_ONCE) {
+            // Topics that are published have two levels; half of these have a wildcard.
+            let filter = |n: u32| if n.is_multiple_of(2) { format!("{name}/+/{n}/x") } else { format!("{name}/{n}/y") };
+            let filters: Vec<String> = (part..last.min(part + FILTERS_AT_ONCE as u32)).map(filter).collect();
+            conn.subscribe_all(&filters, load.qos, |_| ()).await?;
+        }
+        open.push(conn);
+        bar.set_message(format!("{last} of {count} filters"));
+    }
+    let (seconds, held) = (start.elapsed().as_secs_f64(), load.pid.map(Cost::of).transpose()?);
+    bar.finish_and_clear();
+    let mut report = load.report("filters");
+    report.more.insert("filters", count.into());
+    report.more.insert("filters_per_second", json!((f64::from(count) / seconds).round()));
+    if let Some((empty, held)) = empty.zip(held) {
+        let each = held.resident_bytes.saturating_sub(empty.resident_bytes) / u64::from(count.max(1));
+        report.more.insert("resident_bytes_per_filter", each.into());
+    }
+    flow_of(load, report, vec![None], publishers_count, load.pace(publishers_count)).await
 }
 
 pub async fn connects(load: &Load, at_once: u32) -> Result<Report, Failure> {

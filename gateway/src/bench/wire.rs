@@ -100,19 +100,29 @@ impl Conn {
     }
 
     /// Returns with the SUBACK; what comes before it goes to `each`.
-    pub async fn subscribe(&mut self, filter: &str, qos: Qos, mut each: impl FnMut(Packet<'_>)) -> Result<(), Failure> {
-        let mut raw = (filter.len() as u16).to_be_bytes().to_vec();
-        raw.extend_from_slice(filter.as_bytes());
-        raw.push(SubscriptionOptions { qos, ..SubscriptionOptions::default() }.to_byte());
-        let filters = Filters::from_validated(&raw, true);
-        self.send_packet(&Packet::Subscribe(Subscribe { packet_id: PacketId::MIN, properties: Properties::default(), filters })).await?;
+    pub async fn subscribe(&mut self, filter: &str, qos: Qos, each: impl FnMut(Packet<'_>)) -> Result<(), Failure> {
+        self.subscribe_all(&[filter.to_owned()], qos, each).await
+    }
+
+    /// The same, of several.
+    pub async fn subscribe_all(&mut self, filters: &[String], qos: Qos, mut each: impl FnMut(Packet<'_>)) -> Result<(), Failure> {
+        let mut raw = Vec::new();
+        for filter in filters {
+            raw.extend_from_slice(&(filter.len() as u16).to_be_bytes());
+            raw.extend_from_slice(filter.as_bytes());
+            raw.push(SubscriptionOptions { qos, ..SubscriptionOptions::default() }.to_byte());
+        }
+        let packet =
+            Subscribe { packet_id: PacketId::MIN, properties: Properties::default(), filters: Filters::from_validated(&raw, true) };
+        self.send_packet(&Packet::Subscribe(packet)).await?;
         let mut granted = None;
         while granted.is_none() {
-            self.read(|p| if let Packet::SubAck(s) = p { granted = s.reasons.first().copied() } else { each(p) }).await?;
+            self.read(|p| if let Packet::SubAck(s) = p { granted = Some(s.reasons.to_vec()) } else { each(p) }).await?;
         }
-        match granted {
-            Some(0..=2) => Ok(()),
-            code => Err(Failure::new(format!("the broker refused the subscription {filter}: {code:?}"))),
+        let granted = granted.unwrap_or_default();
+        match filters.iter().enumerate().find(|(n, _)| !matches!(granted.get(*n), Some(0..=2))) {
+            None => Ok(()),
+            Some((n, filter)) => Err(Failure::new(format!("the broker refused the subscription {filter}: {:?}", granted.get(n)))),
         }
     }
 
