@@ -43,11 +43,20 @@ fn said(out: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
 
+/// A schema without references; of several that hold together, one with the properties of all.
+fn whole(api: &Value, schema: &Value) -> Value {
+    if let Some(name) = schema["$ref"].as_str() {
+        return whole(api, api.pointer(name.trim_start_matches('#')).unwrap());
+    }
+    let Some(parts) = schema["allOf"].as_array() else { return schema.clone() };
+    let parts = parts.iter().map(|part| whole(api, part)["properties"].as_object().unwrap().clone());
+    let properties: serde_json::Map<String, Value> = parts.flatten().collect();
+    serde_json::json!({ "type": "object", "properties": properties })
+}
+
 /// What the document says of an answer is what was answered: every property, of its type, and no other.
 fn matches(api: &Value, schema: &Value, value: &Value, place: &str) {
-    if let Some(name) = schema["$ref"].as_str() {
-        return matches(api, api.pointer(name.trim_start_matches('#')).unwrap(), value, place);
-    }
+    let schema = &whole(api, schema);
     let types: Vec<&str> = match &schema["type"] {
         Value::String(one) => vec![one],
         Value::Array(all) => all.iter().map(|t| t.as_str().unwrap()).collect(),
