@@ -225,7 +225,8 @@ const scenarios = {
       const page = await open(browser, `${weir.url}#view=topic&topic=count`, { allow: ['WebSocket', 'Failed to load', 'net::'] });
       await until('it is there', () => page.evaluate(() => globalThis.weir.loaded));
       weir.lines('count', ['0', '1', '2']);
-      await until('three', () => page.evaluate(() => globalThis.weir.topicView.history.length === 3 && globalThis.weir.figures));
+      // Both have them: the topic's history has every record, the tree the newest ten times a second.
+      await until('three', () => page.evaluate(() => globalThis.weir.topicView.history.length === 3 && globalThis.weir.figures && globalThis.weir.model.topics.get('count')?.live?.offset === 2));
       await weir.kill();
       await until('away', async () => (await page.textContent('.strip .pill')) === 'Away');
       const { execFileSync } = await import('node:child_process');

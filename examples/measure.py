@@ -1,0 +1,288 @@
+#!/usr/bin/env python3
+"""Weir beside other brokers, in turn and in the same minutes, over every row below; every message is checked.
+
+    examples/measure.py [--rounds 5] [--seconds 3] [--only REGEX] [--out docs] [--mosquitto PATH] [--broker NAME=COMMAND]...
+
+Weir syncs every message to disk before its PUBACK. mosquitto is Debian's, without persistence and without a limit of its queues (`apt-get install mosquitto`; left out where it is not found).
+COMMAND starts another broker in the foreground; in it {port} and {dir} are replaced, as in --broker 'rumqttd=rumqttd -c {dir}/../rumqttd.toml'.
+
+It builds Weir, starts a new broker with an empty directory for every run, takes the medians, and writes measured.md and measured.svg into the directory of --out. A run in which a message was
+lost or out of order is no figure: it is shown as failed, and the exit code is 1. What anybody else did with the cores meanwhile is measured too.
+"""
+
+import argparse, datetime, json, math, os, platform, re, resource, shutil, signal, socket, statistics, subprocess, sys, time
+from collections import namedtuple
+from html import escape
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIR = ROOT / "target/release/weir"
+WORK = ROOT / "target/measure"
+TICKS = os.sysconf("SC_CLK_TCK")
+
+# `of` takes the figure out of a report of `weir bench`; `more`: more is better.
+Figure = namedtuple("Figure", "title unit of more")
+Row = namedtuple("Row", "name args figures only seconds", defaults=[None, None])
+
+per_second = Figure("delivered", "/s", lambda r: r["delivered_per_second"], True)
+cpu = Figure("CPU of the broker", "µs/message", lambda r: r["cpu_percent"] * 1e4 / r["delivered_per_second"], False)
+
+
+def acknowledged(q):
+    return Figure(f"PUBLISH to PUBACK {q.replace('p999', 'p99.9')}", "µs", lambda r: r["acknowledged_us"][q], False)
+
+
+def arrived(q):
+    return Figure(f"PUBLISH to subscriber {q.replace('p999', 'p99.9')}", "µs", lambda r: r["latency_us"][q], False)
+
+
+def more(title, unit, key, better):
+    return Figure(title, unit, lambda r: r[key], better)
+
+
+FLOW = [per_second, cpu]
+TIMES = [acknowledged("p50"), acknowledged("p99"), acknowledged("p999"), arrived("p50"), arrived("p99")]
+
+ROWS = [
+    Row("fan-in, QoS 1", "fan-in", FLOW),
+    Row("fan-in, QoS 0", "fan-in -q 0", FLOW),
+    Row("fan-in, QoS 2", "fan-in -q 2", FLOW),
+    Row("fan-in, QoS 1, MQTT 5", "fan-in -V 5", FLOW),
+    Row("fan-in, 40 B", "fan-in --size 40", FLOW),
+    Row("fan-in, 1 KiB", "fan-in --size 1024", FLOW),
+    Row("fan-in, 16 KiB", "fan-in --size 16384", FLOW),
+    Row("fan-in, 64 KiB", "fan-in --size 65536 --window 20", FLOW),
+    Row("50 publishers, window 1", "fan-in --publishers 50 --window 1", FLOW + [acknowledged("p50"), acknowledged("p99")]),
+    Row("1 publisher, window 1", "window-one", [acknowledged("p50"), acknowledged("p99")]),
+    Row("one write and fdatasync, no broker", "disk", [Figure("4 KiB into zeroed blocks p50", "µs", lambda r: r["write_and_fdatasync_us"]["p50"], False),
+                                                       Figure("4 KiB into zeroed blocks p99", "µs", lambda r: r["write_and_fdatasync_us"]["p99"], False)], "weir"),
+    Row("2,000 messages a second", "fan-in --rate 2000", TIMES),
+    Row("10,000 messages a second", "fan-in --rate 10000", TIMES),
+    Row("pairs, QoS 1", "pairs", FLOW),
+    Row("fan-out to 100, QoS 1", "fan-out", FLOW),
+    Row("fan-out to 100, QoS 0", "fan-out -q 0 --rate 20000", FLOW),
+    Row("shared subscription of 10", "shared", FLOW),
+    Row("fan-in beside 1 M filters", "filters --filters 1000000", [per_second, more("memory of a filter", "B", "resident_bytes_per_filter", False),
+                                                                  more("subscribed", "/s", "filters_per_second", True)]),
+    Row("connects", "connects", [more("CONNECT to CONNACK and gone", "/s", "connects_per_second", True)]),
+    Row("idle connections", "idle --connections 9000", [more("memory of one", "B", "resident_bytes_per_connection", False)]),
+    Row("backlog of 200,000 to one session", "backlog --messages 200000", [per_second]),
+    Row("1,000 sessions come back to 1 of 1,000 topics", "resume --messages 200000 --topics 1000",
+        [Figure("first message p50", "µs", lambda r: r["first_message_us"]["p50"], False), more("all have everything after", "ms", "all_after_ms", False)]),
+    Row("10,000 retained messages to 10 subscribers", "retained", [per_second]),
+    Row("1,000 browsers at 10 Hz", "browsers", [more("frames", "/s", "frames_per_second", True), arrived("p50"), arrived("p99"),
+                                               Figure("CPU of the gateway", "% of a core", lambda r: r["cpu_percent"], False)], "weir"),
+    Row("start beside an empty log", "start", [more("ready after", "ms", "ready_ms", False)]),
+]
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+class Broker:
+    """One that is new: `with` starts and ends it."""
+
+    def __init__(self, name, command):
+        self.name, self.command = name, command
+
+    def __enter__(self):
+        self.dir = WORK / "broker"
+        shutil.rmtree(self.dir, ignore_errors=True)
+        self.dir.mkdir(parents=True)
+        self.port, self.http, admin = free_ports(3)
+        if self.name == "weir":
+            command = [WEIR, "run", "--mqtt", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--admin", f"127.0.0.1:{admin}", "--data", self.dir / "data"]
+        elif self.name == "mosquitto":
+            lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence false", "max_queued_messages 0", "set_tcp_nodelay true"]
+            (self.dir / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+            command = [self.command, "-c", self.dir / "mosquitto.conf"]
+        else:
+            command = self.command.replace("{port}", str(self.port)).replace("{dir}", str(self.dir)).split()
+        log = open(self.dir / "log", "w")
+        began = time.monotonic()
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        while True:
+            if self.process.poll() is not None or time.monotonic() > began + 20:
+                self.__exit__()
+                sys.exit(f"{self.name} does not run: {command}\n{(self.dir / 'log').read_text()}")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.002)
+        self.ready_ms = (time.monotonic() - began) * 1000
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def busy():
+    """Seconds of all cores that somebody used, or another machine took."""
+    fields = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    user, nice, system, _idle, _wait, irq, softirq, steal = fields[:8]
+    return (user + nice + system + irq + softirq + steal) / TICKS
+
+
+def ours(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (int(fields[11]) + int(fields[12])) / TICKS + children.ru_utime + children.ru_stime
+
+
+def run(row, broker, seconds):
+    """The report of one run, with what others did with the cores; a text says why there is none."""
+    with broker as b:
+        before, own, start = busy(), ours(b.process.pid), time.monotonic()
+        if row.args == "start":
+            report = {"ready_ms": b.ready_ms}
+        else:
+            scenario, *args = row.args.split()
+            command = [WEIR, "bench", scenario, "--json", *args]
+            if scenario == "disk":
+                command += ["--file", WORK / "blocks"]
+            else:
+                command += ["-p", str(b.port), "--pid", str(b.process.pid), "--seconds", str(seconds)]
+            if scenario == "browsers":
+                command += ["--url", f"ws://127.0.0.1:{b.http}/ws"]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            except subprocess.TimeoutExpired:
+                return "no end within 10 minutes"
+            if done.returncode != 0:
+                return done.stderr.strip().split("\n")[-1][:120] or f"exit code {done.returncode}"
+            report = json.loads(done.stdout)
+        passed = max(time.monotonic() - start, 0.01)
+        report["foreign"] = max(0.0, (busy() - before - (ours(b.process.pid) - own)) / passed / os.cpu_count())
+        return report
+
+
+def short(n):
+    if n >= 1e6:
+        return f"{n / 1e6:.2f} M"
+    if n >= 1000:
+        return f"{n:,.0f}"
+    return f"{n:.3g}" if n < 10 else f"{n:.0f}"
+
+
+def machine():
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    kind = subprocess.run(["stat", "-f", "-c", "%T", str(ROOT)], capture_output=True, text=True).stdout.strip()
+    return f"{datetime.date.today()}, commit {commit}{' with changes' if changed else ''}, {os.cpu_count()} cores of {model.group(1) if model else platform.machine()}, Linux {platform.release()}, {kind}"
+
+
+def table(lines, others):
+    out = ["| | | Weir |" + "".join(f" {o} | ratio |" for o in others) + " others on the cores |", "|---|---|---|" + "---|---|" * len(others) + "---|"]
+    for line in lines:
+        cells = [line["row"], f"{line['title']}, {line['unit']}", line["cells"].get("weir", "")]
+        for o in others:
+            ratio = line["ratios"].get(o)
+            cells += [line["cells"].get(o, ""), f"{statistics.median(ratio):.2f}" if ratio else ""]
+        out.append("| " + " | ".join(cells) + f" | {line['foreign'] * 100:.0f} % |")
+    return "\n".join(out)
+
+
+def plot(lines, other, path):
+    """Ratios of each round on a logarithmic scale: right of 1 Weir is better."""
+    lines = [line for line in lines if line["ratios"].get(other)]
+    if not lines:
+        return
+    left, width, step, top = 400, 420, 20, 44
+    low, high = 0.05, 50
+    x = lambda r: left + width * (math.log(min(max(r, low), high)) - math.log(low)) / (math.log(high) - math.log(low))
+    height = top + step * len(lines) + 20
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 90} {height}" font-family="sans-serif" font-size="12">',
+           f'<rect width="100%" height="100%" fill="#fff"/><text x="8" y="20" font-weight="600" fill="#111">Weir beside {escape(other)}: how many times better, each round</text>']
+    for mark in [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]:
+        out.append(f'<line x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{top - 8}" y2="{height - 12}" stroke="{"#555" if mark == 1 else "#ddd"}"/>'
+                   f'<text x="{x(mark):.1f}" y="{top - 12}" text-anchor="middle" fill="#555">{mark:g}</text>')
+    for nth, line in enumerate(lines):
+        y = top + step * nth + 8
+        better = line["ratios"][other]
+        out.append(f'<text x="8" y="{y + 4}" fill="#111">{escape(line["row"])}: {escape(line["title"])}</text>')
+        out += [f'<circle cx="{x(r):.1f}" cy="{y}" r="3" fill="#0b6e66" fill-opacity=".35"/>' for r in better]
+        middle = statistics.median(better)
+        out.append(f'<circle cx="{x(middle):.1f}" cy="{y}" r="4.5" fill="{"#0b6e66" if middle >= 1 else "#b3261e"}"/><text x="{left + width + 12}" y="{y + 4}" fill="#111">{middle:.2f}</text>')
+    path.write_text("\n".join(out) + "\n</svg>\n")
+
+
+def main():
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--seconds", type=int, default=3)
+    ask.add_argument("--only", default="")
+    ask.add_argument("--out", type=Path, default=WORK)
+    ask.add_argument("--mosquitto", default=shutil.which("mosquitto") or "/usr/sbin/mosquitto")
+    ask.add_argument("--broker", action="append", default=[], metavar="NAME=COMMAND")
+    asked = ask.parse_args()
+    rows = [row for row in ROWS if re.search(asked.only, row.name)]
+    if not rows:
+        sys.exit(f"--only {asked.only}: no row is named so; they are: " + "; ".join(row.name for row in ROWS))
+    subprocess.run(["cargo", "build", "--release", "-q", "-p", "weir"], cwd=ROOT, check=True)
+    brokers = [Broker("weir", None)]
+    if os.access(asked.mosquitto, os.X_OK):
+        brokers.append(Broker("mosquitto", asked.mosquitto))
+    for text in asked.broker:
+        name, found, command = text.partition("=")
+        if not found:
+            sys.exit(f"--broker {text}: NAME=COMMAND")
+        brokers.append(Broker(name, command))
+    others = [b.name for b in brokers[1:]]
+    about = f"{machine()}; medians of {asked.rounds} rounds of {asked.seconds} s, brokers in turn"
+    print(about, flush=True)
+    lines, failures = [], 0
+    for row in rows:
+        there = [b for b in brokers if row.only in (None, b.name)]
+        reports = {b.name: [] for b in there}
+        for nth in range(asked.rounds):
+            # Nobody is always first.
+            for b in there[nth % len(there):] + there[:nth % len(there)]:
+                reports[b.name].append(run(row, b, row.seconds or asked.seconds))
+        for figure in row.figures:
+            good = {name: [figure.of(r) if isinstance(r, dict) else None for r in all] for name, all in reports.items()}
+            cells = {}
+            for name, values in good.items():
+                known = [v for v in values if v is not None]
+                cells[name] = f"{short(statistics.median(known))} ({short(min(known))} to {short(max(known))})" if known else ""
+                if len(known) < len(values):
+                    failed = next(r for r in reports[name] if isinstance(r, str))
+                    cells[name] += f" {len(values) - len(known)} of {len(values)} failed: {failed}"
+                    failures += name == "weir"
+            ratios = {}
+            for o in others:
+                pairs = zip(good["weir"], good.get(o, []))
+                ratios[o] = [(w / t if figure.more else t / w) for w, t in pairs if w and t]
+            foreign = statistics.median([r["foreign"] for all in reports.values() for r in all if isinstance(r, dict)] or [0])
+            line = {"row": row.name, "title": figure.title, "unit": figure.unit, "cells": cells, "ratios": ratios, "foreign": foreign}
+            lines.append(line)
+            print(" · ".join([row.name, f"{figure.title}, {figure.unit}"] + [f"{n} {c}" for n, c in cells.items()] + [f"{statistics.median(r):.2f} times {o}" for o, r in ratios.items() if r]
+                             + [f"others {foreign * 100:.0f} %"]), flush=True)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    text = f"# Measured\n\n`examples/measure.py` wrote this: {about}. In brackets the least and the greatest. A ratio above 1 is in Weir's favour, whatever the unit; it is the median of the rounds' ratios.\n\n"
+    plots = []
+    for o in others:
+        name = "measured.svg" if o == others[0] else f"measured-{o}.svg"
+        plot(lines, o, asked.out / name)
+        if (asked.out / name).exists():
+            plots.append(f"![Ratios of Weir to {o}]({name})\n\n")
+    (asked.out / "measured.md").write_text(text + "".join(plots) + table(lines, others) + "\n")
+    (WORK / "measured.json").write_text(json.dumps(lines, indent=1))
+    sys.exit(1 if failures else 0)
+
+
+main()
