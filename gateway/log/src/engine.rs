@@ -294,7 +294,7 @@ impl<S: Storage> LogEngine<S> {
         let mut running = if threads { Readers::start(&readers).map_err(io("starting a thread for"))? } else { Vec::new() };
         let sealing: Vec<_> = storages.iter().cloned().zip(data.iter().map(|d| d.segments.clone())).collect();
         let stop = readers.clone();
-        let seal = move || seal_indexes(&sealing, &stop);
+        let seal = move || keep_house(&sealing, &stop);
         if threads {
             running.push(thread::Builder::new().name("log-index".into()).spawn(seal).map_err(io("starting a thread for"))?);
         }
@@ -493,6 +493,7 @@ impl LogEngine<crate::storage::sim::SimStorage> {
     /// Seals what the index thread would.
     pub fn step_index(&self) {
         for (storage, data) in self.storages.iter().zip(&self.data) {
+            let _made_by_the_writer_instead = data.segments.prepare(&**storage, &|| true);
             for (segment, end) in data.segments.sealed() {
                 let _scanned_instead = index::seal(&**storage, &segment, end);
             }
@@ -503,10 +504,14 @@ impl LogEngine<crate::storage::sim::SimStorage> {
 /// A partition's disk, and what is on it.
 type Files<S> = (Arc<S>, Arc<Segments<<S as Storage>::File>>);
 
-/// Writes the sidecars of sealed segments, oldest first, until the engine stops.
-fn seal_indexes<S: Storage>(partitions: &[Files<S>], readers: &Readers) {
+/// What is done behind the writers until the engine stops: a file for the next segment is prepared, sidecars of sealed segments are written, oldest first.
+fn keep_house<S: Storage>(partitions: &[Files<S>], readers: &Readers) {
     loop {
         for (storage, segments) in partitions {
+            if let Err(e) = segments.prepare(&**storage, &|| !readers.is_stopped()) {
+                // The writer will say the same if it cannot make one itself.
+                eprintln!("{}: preparing a file for the next segment: {e}", storage.describe());
+            }
             for (segment, end) in segments.sealed() {
                 if readers.is_stopped() {
                     return;

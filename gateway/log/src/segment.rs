@@ -22,7 +22,13 @@ use crate::{
     storage::{File, Name, Storage},
 };
 use parking_lot::{Mutex, RwLock};
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 pub const BLOCK: u64 = 4096;
 /// Where the first batch begins.
@@ -130,6 +136,7 @@ pub struct Segment<F> {
     pub head: SegmentHead,
     pub file: F,
     pub name: String,
+    filled: AtomicU64,
     /// `None` until somebody reads a segment of an earlier run.
     places: RwLock<Option<Vec<Place>>>,
     pub(crate) indexed: RwLock<Indexed>,
@@ -140,7 +147,7 @@ const RECORD_READ: usize = 1_024;
 
 impl<F: File> Segment<F> {
     pub(crate) fn new(head: SegmentHead, file: F, name: String, places: Option<Vec<Place>>, indexed: Indexed) -> Self {
-        Self { head, file, name, places: RwLock::new(places), indexed: RwLock::new(indexed) }
+        Self { head, file, name, filled: AtomicU64::new(0), places: RwLock::new(places), indexed: RwLock::new(indexed) }
     }
 
     /// The whole record at `position`, its CRC checked, with its offset and the time of the last place before it. `expected`: for the message if
@@ -195,8 +202,14 @@ impl<F: File> Segment<F> {
         move |error| ReadError::Io { file: self.name.clone(), at, error }
     }
 
+    /// Where the last batch that was noted ends.
+    pub(crate) fn filled(&self) -> u64 {
+        self.filled.load(Ordering::Relaxed)
+    }
+
     /// Notes the records of a batch that was just written at `at`: one place per 64 KiB.
     pub(crate) fn wrote(&self, at: u64, first_delta: u32, starts: &[u32], len: u32, time_ms: u64) {
+        self.filled.store(at + u64::from(len), Ordering::Relaxed);
         let mut places = self.places.write();
         let places = places.get_or_insert_default();
         let mut next = places.last().map_or(0, |p| p.position + PLACE_BYTES);
@@ -292,12 +305,52 @@ pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Optio
     ))
 }
 
+/// Zeros that are written and synced at once. Small, so that a commit beside it waits for little.
+const ZEROS: usize = 256 * 1024;
+
+/// A file whose every block has been written: a sync of what is written into it later is one of data, not of the file system's journal too, and up to twice as fast
+/// (`docs/performance.md`). `go_on` is asked between parts; false ends it.
+fn prepare<S: Storage>(storage: &S, name: Name, bytes: u64, go_on: &dyn Fn() -> bool) -> io::Result<Option<S::File>> {
+    let (file, zeros) = (storage.create(name, bytes)?, vec![0; ZEROS]);
+    for at in (0..bytes).step_by(ZEROS) {
+        if !go_on() {
+            storage.remove(name)?;
+            return Ok(None);
+        }
+        let part = zeros.get(..(bytes - at).min(ZEROS as u64) as usize).unwrap_or_default();
+        file.write_at(&[io::IoSlice::new(part)], at)?;
+        file.sync_data()?;
+    }
+    Ok(Some(file))
+}
+
 /// The segments of a partition in order of base offset, with the end of what may be read.
 pub struct Segments<F> {
     list: RwLock<Vec<Arc<Segment<F>>>>,
-    /// Files of retired segments, ready to be used again.
-    spares: Mutex<Vec<Name>>,
+    spares: Mutex<Spares>,
 }
+
+/// Files that are ready to become the next segment.
+#[derive(Default)]
+struct Spares {
+    /// Of retired segments.
+    retired: Vec<Name>,
+    prepared: Prepared,
+}
+
+/// The file that is prepared while the active segment fills.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Prepared {
+    #[default]
+    Nothing,
+    Ready,
+    /// Until its segment is in the list it has this name.
+    Taken,
+    /// There was no room, or worse; tried again for the segment after the next.
+    Failed,
+}
+
+pub(crate) const PREPARED: Name = Name::Spare(SPARES_MAX + 1);
 
 /// A file of a partition, as others see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,6 +375,10 @@ impl<F: File> Segments<F> {
 
     pub(crate) fn push(&self, segment: Arc<Segment<F>>) {
         self.list.write().push(segment);
+        let mut spares = self.spares.lock();
+        if spares.prepared != Prepared::Ready {
+            spares.prepared = Prepared::Nothing;
+        }
     }
 
     /// Takes the newest segment away: a fresh file is about to take its name.
@@ -342,7 +399,37 @@ impl<F: File> Segments<F> {
     }
 
     pub(crate) fn take_spare(&self) -> Option<Name> {
-        self.spares.lock().pop()
+        let mut spares = self.spares.lock();
+        spares.retired.pop().or_else(|| {
+            let ready = spares.prepared == Prepared::Ready;
+            ready.then(|| {
+                spares.prepared = Prepared::Taken;
+                PREPARED
+            })
+        })
+    }
+
+    /// Prepares a file for the next segment once the active one is half full, unless one is there. Slow: on a thread that nobody waits for.
+    pub(crate) fn prepare<S: Storage<File = F>>(&self, storage: &S, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+        let Some(active) = self.list.read().last().cloned() else { return Ok(()) };
+        let wanted = || {
+            let spares = self.spares.lock();
+            spares.retired.is_empty() && spares.prepared == Prepared::Nothing
+        };
+        let bytes = u64::from(active.head.segment_bytes);
+        if active.filled() < bytes / 2 || !wanted() {
+            return Ok(());
+        }
+        let prepared = prepare(storage, PREPARED, bytes, &|| go_on() && wanted());
+        self.spares.lock().prepared = match &prepared {
+            Ok(Some(_)) => Prepared::Ready,
+            Ok(None) => Prepared::Nothing,
+            Err(_) => Prepared::Failed,
+        };
+        match prepared {
+            Err(e) => storage.remove(PREPARED).and(Err(e)),
+            Ok(_) => Ok(()),
+        }
     }
 
     pub(crate) fn infos(&self) -> io::Result<Vec<SegmentInfo>> {
@@ -369,13 +456,13 @@ impl<F: File> Segments<F> {
             let whole = oldest.file.bytes().is_ok_and(|bytes| bytes == whole);
             let unread = Arc::into_inner(oldest).is_some();
             let mut spares = self.spares.lock();
-            let free = (1..=SPARES_MAX).map(Name::Spare).find(|n| !spares.contains(n));
+            let free = (1..=SPARES_MAX).map(Name::Spare).find(|n| !spares.retired.contains(n));
             match free {
                 Some(spare) if whole && unread => {
                     storage.rename(name, spare)?;
                     // Before it may be used again: or its name could come back with another segment's content.
                     storage.sync_names()?;
-                    spares.push(spare);
+                    spares.retired.push(spare);
                 }
                 _ => storage.remove(name)?,
             }
