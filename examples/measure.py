@@ -72,7 +72,7 @@ ROWS = [
     Row("10,000 retained messages to 10 subscribers", "retained", [per_second]),
     Row("1,000 browsers at 10 Hz", "browsers", [more("frames", "/s", "frames_per_second", True), arrived("p50"), arrived("p99"),
                                                Figure("CPU of the gateway", "% of a core", lambda r: r["cpu_percent"], False)], "weir"),
-    Row("start beside an empty log", "start", [more("ready after", "ms", "ready_ms", False)]),
+    Row("start with an empty log", "start", [more("ready after", "ms", "ready_ms", False)]),
 ]
 
 
