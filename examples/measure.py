@@ -45,7 +45,8 @@ TIMES = [acknowledged("p50"), acknowledged("p99"), acknowledged("p999"), arrived
 
 ROWS = [
     Row("fan-in, QoS 1", "fan-in", FLOW),
-    Row("fan-in, QoS 0", "fan-in -q 0", FLOW),
+    # As fast as they go, a reader falls behind, and what is dropped for it is no figure.
+    Row("fan-in, QoS 0, 50,000 a second", "fan-in -q 0 --rate 50000", FLOW),
     Row("fan-in, QoS 2", "fan-in -q 2", FLOW),
     Row("fan-in, QoS 1, MQTT 5", "fan-in -V 5", FLOW),
     Row("fan-in, 40 B", "fan-in --size 40", FLOW),
@@ -100,7 +101,7 @@ class Broker:
         if self.name == "weir":
             command = [WEIR, "run", "--mqtt", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--admin", f"127.0.0.1:{admin}", "--data", self.dir / "data"]
         elif self.name == "mosquitto":
-            lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence false", "max_queued_messages 0", "set_tcp_nodelay true"]
+            lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence false", "max_queued_messages 0", "max_inflight_messages 0", "set_tcp_nodelay true"]
             (self.dir / "mosquitto.conf").write_text("\n".join(lines) + "\n")
             command = [self.command, "-c", self.dir / "mosquitto.conf"]
         else:
@@ -182,7 +183,7 @@ def machine():
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    kind = subprocess.run(["stat", "-f", "-c", "%T", str(ROOT)], capture_output=True, text=True).stdout.strip()
+    kind = subprocess.run(["findmnt", "-no", "FSTYPE", "-T", str(ROOT)], capture_output=True, text=True).stdout.strip()
     return f"{datetime.date.today()}, commit {commit}{' with changes' if changed else ''}, {os.cpu_count()} cores of {model.group(1) if model else platform.machine()}, Linux {platform.release()}, {kind}"
 
 

@@ -82,7 +82,9 @@ pub trait Engine: Send + Sync + 'static {
 
 /// Sidecars in memory: about 60 of segments with 10,000 topics.
 const INDEX_CACHE_BYTES: usize = 64 << 20;
-/// How often sealed segments without a sidecar are looked for.
+/// Between parts of a file that is prepared: 25 MiB/s, so that commits beside it wait for little.
+const ZEROS_EVERY: Duration = Duration::from_millis(10);
+/// How often a segment without a sidecar, or without a file for the next one, is looked for.
 const SEAL_EVERY: Duration = Duration::from_millis(200);
 /// The state store's partition in segment headers.
 pub const STATE: PartitionId = PartitionId(u32::MAX);
@@ -493,7 +495,7 @@ impl LogEngine<crate::storage::sim::SimStorage> {
     /// Seals what the index thread would.
     pub fn step_index(&self) {
         for (storage, data) in self.storages.iter().zip(&self.data) {
-            let _made_by_the_writer_instead = data.segments.prepare(&**storage, &|| true);
+            let _made_by_the_writer_instead = data.segments.prepare(&**storage, u64::MAX, &|| true);
             for (segment, end) in data.segments.sealed() {
                 let _scanned_instead = index::seal(&**storage, &segment, end);
             }
@@ -508,7 +510,7 @@ type Files<S> = (Arc<S>, Arc<Segments<<S as Storage>::File>>);
 fn keep_house<S: Storage>(partitions: &[Files<S>], readers: &Readers) {
     loop {
         for (storage, segments) in partitions {
-            if let Err(e) = segments.prepare(&**storage, &|| !readers.is_stopped()) {
+            if let Err(e) = segments.prepare(&**storage, now_ms(), &|| !readers.wait(ZEROS_EVERY)) {
                 // The writer will say the same if it cannot make one itself.
                 eprintln!("{}: preparing a file for the next segment: {e}", storage.describe());
             }

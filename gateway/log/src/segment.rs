@@ -305,6 +305,8 @@ pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Optio
     ))
 }
 
+/// A segment that is half full after so long fills fast.
+const FAST_MS: u64 = 4_000;
 /// Zeros that are written and synced at once. Small, so that a commit beside it waits for little.
 const ZEROS: usize = 256 * 1024;
 
@@ -409,15 +411,16 @@ impl<F: File> Segments<F> {
         })
     }
 
-    /// Prepares a file for the next segment once the active one is half full, unless one is there. Slow: on a thread that nobody waits for.
-    pub(crate) fn prepare<S: Storage<File = F>>(&self, storage: &S, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+    /// Prepares a file for the next segment once the active one is half full, unless one is there. Slow: on a thread that nobody waits for. Not while segments fill
+    /// fast: it would be a second write of every byte, and large batches gain nothing by it.
+    pub(crate) fn prepare<S: Storage<File = F>>(&self, storage: &S, now_ms: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         let Some(active) = self.list.read().last().cloned() else { return Ok(()) };
         let wanted = || {
             let spares = self.spares.lock();
             spares.retired.is_empty() && spares.prepared == Prepared::Nothing
         };
         let bytes = u64::from(active.head.segment_bytes);
-        if active.filled() < bytes / 2 || !wanted() {
+        if active.filled() < bytes / 2 || now_ms.saturating_sub(active.head.created_ms) < FAST_MS || !wanted() {
             return Ok(());
         }
         let prepared = prepare(storage, PREPARED, bytes, &|| go_on() && wanted());

@@ -227,7 +227,7 @@ fn retention_and_recycled_or_prepared_files_lose_nothing_above_the_start() {
                     }
                     // Given up in the middle now and then, as when the engine stops.
                     let stops = rng.below(4);
-                    if a.segments().prepare(&*storage, &|| stops > 0).is_err() {
+                    if a.segments().prepare(&*storage, u64::MAX, &|| stops > 0).is_err() {
                         break;
                     }
                     prepared += usize::from(storage.names().is_ok_and(|n| n.contains(&crate::segment::PREPARED)));
