@@ -156,5 +156,6 @@ fn the_broker_topics_have_mosquittos_names() {
     }
     eventually("it counts", Duration::from_secs(5), || one("$SYS/broker/publish/messages/received") == "50");
     assert!(one("$SYS/broker/load/publish/received/1min").parse::<f64>().unwrap() > 0.0);
-    assert_eq!(one("$SYS/broker/clients/connected").parse::<u32>().unwrap(), 1, "nobody who asked has been counted yet");
+    // Who asks may be there when they are counted, and is so once in a while.
+    eventually("one is connected", Duration::from_secs(10), || one("$SYS/broker/clients/connected") == "1");
 }
