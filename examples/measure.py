@@ -274,7 +274,7 @@ def main():
             print(" · ".join([row.name, f"{figure.title}, {figure.unit}"] + [f"{n} {c}" for n, c in cells.items()] + [f"{statistics.median(r):.2f} times {o}" for o, r in ratios.items() if r]
                              + [f"others {foreign * 100:.0f} %"]), flush=True)
     asked.out.mkdir(parents=True, exist_ok=True)
-    text = f"# Measured\n\n`examples/measure.py` wrote this: {about}. In brackets the least and the greatest. A ratio above 1 is in Weir's favour, whatever the unit; it is the median of the rounds' ratios.\n\n"
+    text = f"# Measured\n\n`examples/measure.py` wrote this: {about}. In brackets the least and the greatest. Weir acknowledges after its sync; mosquitto has no persistence and waits for no disk. A ratio above 1 is in Weir's favour, whatever the unit; it is the median of the rounds' ratios.\n\n"
     plots = []
     for o in others:
         name = "measured.svg" if o == others[0] else f"measured-{o}.svg"
