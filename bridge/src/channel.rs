@@ -19,9 +19,9 @@ use weir_log::Offset;
 
 /// Frames that are kept for who comes late; what is older is read from the log.
 const FRAMES_MAX: usize = 256;
+const FRAME_BYTES_MAX: usize = 4 << 20;
 /// Of a conflated channel, that are woken at once. A step wakes everybody who is there, and others on the same threads must have their turn.
 const WAKES_MAX: usize = 32;
-const FRAME_BYTES_MAX: usize = 4 << 20;
 /// Steps of a conflated channel whose changes are known; who is further behind gets a new snapshot.
 const TICKS_MAX: usize = 1_024;
 /// Topics that changed in them, about 200 B each.

@@ -310,8 +310,8 @@ const FAST_MS: u64 = 4_000;
 /// Zeros that are written and synced at once. Small, so that a commit beside it waits for little.
 const ZEROS: usize = 256 * 1024;
 
-/// A file whose every block has been written: a sync of what is written into it later is one of data, not of the file system's journal too, and up to twice as fast
-/// (`docs/performance.md`). `go_on` is asked between parts; false ends it.
+/// A file whose every block has been written: a sync of what is written into it later is one of data, not of the file system's journal too
+/// (what that gives stands in `docs/performance.md`). `go_on` is asked between parts; false ends it.
 fn prepare<S: Storage>(storage: &S, name: Name, bytes: u64, go_on: &dyn Fn() -> bool) -> io::Result<Option<S::File>> {
     let (file, zeros) = (storage.create(name, bytes)?, vec![0; ZEROS]);
     for at in (0..bytes).step_by(ZEROS) {
