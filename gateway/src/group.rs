@@ -274,7 +274,7 @@ impl Home {
     }
 
     fn read_mail(&mut self) {
-        let mail = self.peer.take();
+        let Some(mail) = self.peer.take() else { return };
         for (_, p, at) in mail.started {
             self.group.begin(p, at);
             self.started += 1;

@@ -60,7 +60,8 @@ pub(crate) struct Peer {
     pub id: u64,
     identity: OnceLock<Identity>,
     bell: Notify,
-    mail: Mutex<Mail>,
+    /// Held only while there is any: most connections are told nothing most of the time.
+    mail: Mutex<Option<Box<Mail>>>,
     /// One per partition, in the order of the engine.
     pub inboxes: Vec<Mutex<Inbox>>,
     /// It has a socket.
@@ -91,12 +92,12 @@ impl Peer {
     }
 
     pub fn tell(&self, write: impl FnOnce(&mut Mail)) {
-        write(&mut self.mail.lock());
+        write(self.mail.lock().get_or_insert_default());
         self.wake();
     }
 
-    pub fn take(&self) -> Mail {
-        std::mem::take(&mut self.mail.lock())
+    pub fn take(&self) -> Option<Box<Mail>> {
+        self.mail.lock().take()
     }
 
     pub fn identify(&self, identity: Identity) {

@@ -171,7 +171,7 @@ pub(crate) fn assemble(
     let look = async move |client_id: Box<str>| {
         if let Some(driver) = Driver::offline(looking.clone(), &client_id) {
             // A task of its own: if it panics, the others still have their turn.
-            let _ = tokio::spawn(tcp::outlive(driver)).await;
+            let _ = tokio::spawn(tcp::outlive(Box::new(driver))).await;
         }
     };
     vital::spawn("the clock of offline sessions", offline::run(due, wall_ms, look));

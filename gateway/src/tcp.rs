@@ -7,8 +7,12 @@
 use crate::{driver::Driver, gateway::Gateway, metrics::Total};
 use std::{
     cell::RefCell,
+    future::poll_fn,
     io::{self, ErrorKind},
+    net::SocketAddr,
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 use tokio::{
@@ -30,7 +34,7 @@ thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-pub(crate) fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -42,15 +46,7 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) if !gateway.is_draining() => {
-                let gateway = gateway.clone();
-                tokio::spawn(async move {
-                    // A socket without it still works, only slower.
-                    let _ = stream.set_nodelay(true);
-                    gateway.totals.add(Total::ConnectionsTcp, 1);
-                    let mut driver = Driver::new(gateway);
-                    driver.address = Some(address);
-                    Box::pin(serve(stream, driver)).await;
-                });
+                tokio::spawn(serve(stream, address, gateway.clone()));
             }
             Ok(_) => return,
             // Out of file descriptors, most likely: those that are open go on.
@@ -62,7 +58,13 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     }
 }
 
-async fn serve(stream: TcpStream, mut driver: Driver) {
+async fn serve(stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>) {
+    // A socket without it still works, only slower.
+    let _ = stream.set_nodelay(true);
+    gateway.totals.add(Total::ConnectionsTcp, 1);
+    // A task keeps a place for everything that it ever hands on by value: one pointer, then.
+    let mut driver = Box::new(Driver::new(gateway));
+    driver.address = Some(address);
     let gone = converse(&stream, &mut driver).await;
     if gone {
         drop(stream);
@@ -73,7 +75,7 @@ async fn serve(stream: TcpStream, mut driver: Driver) {
 }
 
 /// The session goes on to its end without a socket.
-pub(crate) async fn outlive(mut driver: Driver) {
+pub(crate) async fn outlive(mut driver: Box<Driver>) {
     while !driver.is_left() {
         driver.peer().clone().rung().await;
         driver.woken();
@@ -88,12 +90,20 @@ async fn linger(mut stream: TcpStream) {
     while let Ok(Ok(1..)) = tokio::time::timeout_at(end, stream.read(&mut sink)).await {}
 }
 
+/// What a connection wakes up for, all of it that is there.
+#[derive(Default)]
+struct Ready {
+    rung: bool,
+    readable: bool,
+    writable: bool,
+    due: bool,
+}
+
 /// Until the socket is to be closed; true: it is gone already.
 async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
     let peer = driver.peer().clone();
-    let timer = tokio::time::sleep(Duration::from_secs(3_600));
-    tokio::pin!(timer);
-    // What the timer is set to, in the driver's time.
+    let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+    // What the timer is set to: seldom moved, since a deadline that only moves away is looked at again when the old one has come.
     let mut armed = None;
     let mut last_words = None;
     loop {
@@ -112,39 +122,57 @@ async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
                 return cause == Cause::Socket;
             }
         }
-        if let Some(deadline) = driver.deadline().filter(|d| armed.is_none_or(|a| *d < a)) {
+        let deadline = last_words.or_else(|| driver.deadline().map(|d| driver.instant(d)));
+        if let Some(deadline) = deadline.filter(|d| armed.is_none_or(|a| *d < a)) {
             armed = Some(deadline);
-            timer.as_mut().reset(driver.instant(deadline));
+            timer.as_mut().reset(deadline);
         }
-        tokio::select! {
-            () = peer.rung() => driver.woken(),
-            readable = stream.readable(), if driver.wants_read() => {
-                if readable.and_then(|()| read(stream, driver)).is_err() {
-                    driver.closed(Cause::Socket);
-                    return true;
-                }
+        let ready = {
+            let mut rung = pin!(peer.rung());
+            let (reads, writes) = (driver.wants_read(), !driver.out.is_empty());
+            // The socket is asked without a future of its own: an idle connection would keep the place of two.
+            poll_fn(|context| {
+                let ready = Ready {
+                    rung: rung.as_mut().poll(context).is_ready(),
+                    // Errors show in the read, and in the next flush.
+                    readable: reads && stream.poll_read_ready(context).is_ready(),
+                    writable: writes && stream.poll_write_ready(context).is_ready(),
+                    due: armed.is_some() && timer.as_mut().poll(context).is_ready(),
+                };
+                if ready.rung || ready.readable || ready.writable || ready.due { Poll::Ready(ready) } else { Poll::Pending }
+            })
+            .await
+        };
+        let received = match ready.readable.then(|| read(stream, driver)) {
+            Some(Err(_)) => {
+                driver.closed(Cause::Socket);
+                return true;
             }
-            // Errors show in the next flush.
-            _ = stream.writable(), if !driver.out.is_empty() => {}
-            () = &mut timer, if armed.is_some() => {
-                armed = None;
-                if driver.is_due() {
-                    driver.timeout();
-                }
+            Some(Ok(received)) => received,
+            None => false,
+        };
+        // What was received looks at everything else too.
+        if ready.rung && !received {
+            driver.woken();
+        }
+        if ready.due {
+            armed = None;
+            if driver.is_due() {
+                driver.timeout();
             }
-            () = tokio::time::sleep(LAST_WORDS), if driver.close().is_some() => {}
         }
     }
 }
 
-fn read(stream: &TcpStream, driver: &mut Driver) -> io::Result<()> {
+/// True: there was something.
+fn read(stream: &TcpStream, driver: &mut Driver) -> io::Result<bool> {
     READ.with_borrow_mut(|buffer| match stream.try_read(buffer) {
         Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
         Ok(n) => {
             driver.received(&buffer[..n]);
-            Ok(())
+            Ok(true)
         }
-        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
         Err(e) => Err(e),
     })
 }

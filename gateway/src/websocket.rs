@@ -18,7 +18,7 @@ const WRITE_STALL: Duration = Duration::from_secs(10);
 
 pub(crate) async fn serve(mut socket: Socket, gateway: Arc<Gateway>) {
     gateway.totals.add(Total::ConnectionsWebsocket, 1);
-    let mut driver = Driver::new(gateway);
+    let mut driver = Box::new(Driver::new(gateway));
     let peer = driver.peer().clone();
     while driver.close().is_none() || !driver.out.is_empty() {
         if !driver.out.is_empty() {

@@ -449,7 +449,7 @@ impl Driver {
     }
 
     fn read_mail(&mut self, now: Now) {
-        let mail = self.peer.take();
+        let Some(mail) = self.peer.take() else { return };
         for (id, p, at) in mail.started {
             self.event(now, Event::Started(id, p, at));
         }

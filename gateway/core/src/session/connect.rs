@@ -188,7 +188,7 @@ impl Session {
             let statement = "MQTT-3.1.2-24: a maximum packet size that leaves no room for the CONNACK";
             return self.handle(now, Event::Closed(Cause::Violation(Violation::new(ReasonCode::PACKET_TOO_LARGE, statement))), out);
         }
-        self.inbound.push(until, Reply::Connect(connack));
+        self.inbound.push(until, Reply::Connect(connack.into()));
         self.release(out);
     }
 

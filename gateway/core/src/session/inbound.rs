@@ -13,7 +13,7 @@ use crate::{
 };
 use std::collections::VecDeque;
 
-/// An acknowledgement to come.
+/// An acknowledgement to come. Most are of messages: what is larger, and seldom, lies beside the queue.
 #[derive(Debug)]
 pub(super) enum Reply {
     /// PUBACK.
@@ -22,9 +22,9 @@ pub(super) enum Reply {
     Received(PacketId, ReasonCode),
     /// PUBCOMP, and where the message is.
     Completed(PacketId, Option<(PartitionId, Offset)>),
-    Connect(Vec<u8>),
-    Subscribe(Subscribed),
-    Unsubscribe(Vec<u8>),
+    Connect(Box<[u8]>),
+    Subscribe(Box<Subscribed>),
+    Unsubscribe(Box<[u8]>),
 }
 
 /// A SUBACK, the filters that are new with it, and what is sent of retained messages after it.

@@ -211,7 +211,7 @@ impl Session {
             0 => self.when_put(),
             n => Until::Started(n),
         };
-        self.inbound.push(until, Reply::Subscribe(ack));
+        self.inbound.push(until, Reply::Subscribe(Box::new(ack)));
     }
 
     /// A change of the session is acknowledged when its value is durable, if it has one.
@@ -288,7 +288,7 @@ impl Session {
         let packet = SubAck { packet_id: u.packet_id, properties: Properties::default(), reasons };
         encode(&Packet::UnsubAck(packet), self.version, &mut bytes);
         let until = self.when_put();
-        self.inbound.push(until, Reply::Unsubscribe(bytes));
+        self.inbound.push(until, Reply::Unsubscribe(bytes.into()));
     }
 
     /// The tail of one partition offers what matches filter `id` from `at` on.
