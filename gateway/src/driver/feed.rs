@@ -39,7 +39,7 @@ pub(super) struct Held {
 #[derive(Clone)]
 pub(super) enum Feed {
     Resend(Vec<Offset>),
-    Page(Page),
+    Page(Box<Page>),
     /// Of the nth partition.
     Range(usize),
     /// What groups gave of this partition.
@@ -58,16 +58,17 @@ pub(super) struct Page {
     kept: Vec<Box<str>>,
 }
 
+/// What is large lies elsewhere: an idle connection holds none of it.
 pub(super) enum Feeding {
     Idle,
     Fetching(Feed),
     /// A range of the nth partition that was asked for before a filter was added: it is read again when it has come.
     Stale(usize),
     /// The state store is asked for the last of `kept`.
-    Kept(Page),
+    Kept(Box<Page>),
     /// It has answered with this.
-    Found(Page, Option<Entry>),
-    Held(Held),
+    Found(Box<Page>, Option<Entry>),
+    Held(Box<Held>),
 }
 
 impl Feeding {
@@ -75,7 +76,10 @@ impl Feeding {
     pub fn unsent(&self) -> Vec<(SubscribeId, Place)> {
         let (p, given) = match self {
             Self::Fetching(Feed::Shared(p, given)) => (p, &given[..]),
-            Self::Held(Held { kind: Feed::Shared(p, given), index, .. }) => (p, given.get(*index as usize..).unwrap_or_default()),
+            Self::Held(held) => match &held.kind {
+                Feed::Shared(p, given) => (p, given.get(held.index as usize..).unwrap_or_default()),
+                _ => return Vec::new(),
+            },
             _ => return Vec::new(),
         };
         given.iter().map(|(id, at)| (*id, (*p, *at))).collect()
@@ -115,7 +119,7 @@ impl Driver {
     }
 
     /// True: it is sent, go on.
-    fn send_held(&mut self, now: Now, mut held: Held) -> bool {
+    fn send_held(&mut self, now: Now, mut held: Box<Held>) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         if let Feed::Resend(offsets) = &held.kind {
             let records: Vec<_> = held.batch.iter().collect();
@@ -177,7 +181,7 @@ impl Driver {
     }
 
     /// True: what groups gave is sent, go on.
-    fn send_shared(&mut self, now: Now, mut held: Held) -> bool {
+    fn send_shared(&mut self, now: Now, mut held: Box<Held>) -> bool {
         let (Phase::Running(session), Feed::Shared(p, given)) = (&mut self.phase, &held.kind) else { return false };
         while let Some((id, at)) = given.get(held.index as usize).copied() {
             if at >= held.next {
@@ -258,11 +262,11 @@ impl Driver {
         let page = self.gateway.retained[paging.partition].read().page(&paging.filter, paging.after.as_deref(), EXACTLY_MAX);
         let mut wanted: Vec<_> = page.found.into_iter().map(|(topic, at)| (at, topic)).filter(|(at, _)| *at < limit).collect();
         wanted.sort_unstable();
-        self.go_on_with_page(now, Page { paging, after: page.after, wanted, kept: Vec::new() })
+        self.go_on_with_page(now, Box::new(Page { paging, after: page.after, wanted, kept: Vec::new() }))
     }
 
     /// True: this part of the page has ended, go on.
-    fn go_on_with_page(&mut self, now: Now, page: Page) -> bool {
+    fn go_on_with_page(&mut self, now: Now, page: Box<Page>) -> bool {
         if !page.wanted.is_empty() {
             self.fetch_page(page);
             return false;
@@ -290,7 +294,7 @@ impl Driver {
     }
 
     /// True: go on.
-    fn send_kept(&mut self, now: Now, mut page: Page, entry: Option<Entry>) -> bool {
+    fn send_kept(&mut self, now: Now, mut page: Box<Page>, entry: Option<Entry>) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         if session.page_next() != Some(&page.paging) {
             // Unsubscribed meanwhile.
@@ -308,7 +312,7 @@ impl Driver {
         self.go_on_with_page(now, page)
     }
 
-    fn fetch_page(&mut self, page: Page) {
+    fn fetch_page(&mut self, page: Box<Page>) {
         let Some(p) = self.gateway.partitions.get(page.paging.partition).copied() else { return };
         let wanted = exactly(page.wanted.iter().map(|(at, _)| *at));
         self.fetch(Feed::Page(page), p, wanted);
@@ -319,10 +323,13 @@ impl Driver {
         let Phase::Running(session) = &mut self.phase else { return };
         self.feeding = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
             Feeding::Fetching(Feed::Range(nth)) => Feeding::Stale(nth),
-            Feeding::Held(Held { kind: Feed::Range(nth), .. }) => {
-                session.reader(nth).fetched();
-                Feeding::Idle
-            }
+            Feeding::Held(held) => match held.kind {
+                Feed::Range(nth) => {
+                    session.reader(nth).fetched();
+                    Feeding::Idle
+                }
+                _ => Feeding::Held(held),
+            },
             other => other,
         };
     }
@@ -431,7 +438,7 @@ impl Driver {
             self.tell_gone(f, given.iter().map(|(_, at)| at));
         }
         match fetched {
-            Ok(f) => self.feeding = Feeding::Held(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) }),
+            Ok(f) => self.feeding = Feeding::Held(Box::new(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) })),
             Err(e) => self.unreadable(now, &e),
         }
     }

@@ -62,7 +62,7 @@ impl Driver {
         if s.boot() == self.gateway.boot { now.wall_ms } else { self.gateway.boots.ended(s.boot()) }
     }
 
-    fn loaded_for(&mut self, now: Now, request: ConnectRequest, session: Option<Session>) {
+    fn loaded_for(&mut self, now: Now, request: Box<ConnectRequest>, session: Option<Session>) {
         let Some(mut session) = session else { return self.run(now, &request, None, false) };
         let ended = self.ended(now, &session);
         let alive = session.expires_at(ended).is_none_or(|at| at > now.wall_ms);

@@ -51,10 +51,10 @@ enum Phase {
     FirstPacket {
         deadline: u64,
     },
-    Claiming(ConnectRequest),
-    Loading(ConnectRequest),
+    Claiming(Box<ConnectRequest>),
+    Loading(Box<ConnectRequest>),
     /// The session's last connection ended with the process, and its will is published first.
-    Settling(ConnectRequest, Box<Session>, bool),
+    Settling(Box<ConnectRequest>, Box<Session>, bool),
     Running(Box<Session>),
     /// Looking after a session without a connection.
     Offline(Option<Box<Session>>),
@@ -393,7 +393,7 @@ impl Driver {
                 let (client_id, version) = (request.client_id.as_str().into(), request.version);
                 self.peer.identify(Identity { client_id, version, address: self.address, connected_ms: self.gateway.now().wall_ms });
                 self.gateway.directory.claim(&request.client_id, &self.peer);
-                self.phase = Phase::Claiming(request);
+                self.phase = Phase::Claiming(Box::new(request));
             }
         }
     }

@@ -35,7 +35,7 @@ pub struct ConnectRequest {
     packet_bytes_max: usize,
     topic_aliases_max: u16,
     position: bool,
-    will: Option<OwnedWill>,
+    will: Option<Box<OwnedWill>>,
     assigned: bool,
 }
 
@@ -87,7 +87,7 @@ impl ConnectRequest {
             packet_bytes_max: usize::MAX,
             topic_aliases_max: 0,
             position: wants_position(c.properties),
-            will: c.will.map(|w| OwnedWill::of(&w)),
+            will: c.will.map(|w| Box::new(OwnedWill::of(&w))),
             assigned: false,
         };
         for property in c.properties.iter() {

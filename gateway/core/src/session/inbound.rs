@@ -109,6 +109,12 @@ impl Inbound {
         }
     }
 
+    /// Gives back the memory that is not used.
+    pub fn shrink(&mut self) {
+        self.queue.shrink_to_fit();
+        self.durable.shrink_to_fit();
+    }
+
     pub fn appended(&mut self, source: Source, receipt: Receipt) {
         match self.durable.iter_mut().find(|(s, _)| *s == source) {
             Some((_, r)) => *r = receipt.max(*r),

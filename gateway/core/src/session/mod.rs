@@ -266,7 +266,7 @@ pub struct Session {
     /// While offline: since when, ms since 1970.
     since_ms: u64,
     was_connected: bool,
-    will: Option<OwnedWill>,
+    will: Option<Box<OwnedWill>>,
     subscriptions: Subscriptions,
     readers: Vec<PartitionReader>,
     exchanges: Exchanges,
@@ -529,6 +529,8 @@ impl Session {
                 Reply::Connect(bytes) => {
                     self.connack_sent = true;
                     out.extend_from_slice(&bytes);
+                    // Who only subscribes needs none from here on.
+                    self.inbound.shrink();
                 }
                 Reply::Subscribe(s) => {
                     out.extend_from_slice(&s.bytes);

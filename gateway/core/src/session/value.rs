@@ -264,7 +264,7 @@ impl Session {
         })?;
         s.paging = paging.into();
         if flags & 2 != 0 {
-            s.will = Some(Self::will_fields(&mut f)?);
+            s.will = Some(Box::new(Self::will_fields(&mut f)?));
         }
         Some(s)
     }
