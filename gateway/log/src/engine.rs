@@ -55,6 +55,9 @@ pub trait Engine: Send + Sync + 'static {
     fn span(&self, p: PartitionId) -> Span;
     /// Takes all records, which get consecutive offsets, or none. `who` is woken when they are durable, and after `Full` when there is room.
     fn append(&self, p: PartitionId, records: &mut Records, who: &Arc<dyn Wake>) -> Result<Receipt, AppendError>;
+    /// The same, for a caller that has nothing better to do than to wait: what would be written alone is durable when it returns (or the partition has
+    /// failed), written on this thread. It blocks for one sync, and not where others wait too or the disk is slow.
+    fn append_leading(&self, p: PartitionId, records: &mut Records, who: &Arc<dyn Wake>) -> Result<Receipt, AppendError>;
     fn appended(&self, p: PartitionId) -> Watermark;
     /// Durable batches from now on; `who` is woken at each.
     fn follow(&self, p: PartitionId, who: Arc<dyn Wake>) -> Box<dyn Follow>;
@@ -367,6 +370,10 @@ impl<S: Storage> Engine for LogEngine<S> {
 
     fn append(&self, p: PartitionId, records: &mut Records, who: &Arc<dyn Wake>) -> Result<Receipt, AppendError> {
         self.partition(p).shared.append(records, who)
+    }
+
+    fn append_leading(&self, p: PartitionId, records: &mut Records, who: &Arc<dyn Wake>) -> Result<Receipt, AppendError> {
+        self.partition(p).append_leading(records, who)
     }
 
     fn appended(&self, p: PartitionId) -> Watermark {

@@ -1,7 +1,12 @@
-//! A partition at work: what waits for the writer, the writer's thread, the newest batches in memory, and who follows them.
+//! A partition at work: what waits to be written, who writes it, the newest batches in memory, and who follows them.
 //!
-//! Invariant: `durable` moves only after the sync; then the ring has the batch, then everybody who waits is woken. Whoever registers
-//! for a wake-up and then looks at the watermark misses nothing.
+//! ```text
+//!   append ──▶ pending ──▶ the writer's thread ──────────▶ write, sync ──▶ durable ──▶ ring ──▶ wakes
+//!      └──── alone, and little: on the caller's own thread ────▲
+//! ```
+//!
+//! Invariant: one batch is written at a time (`Queue::writing`), whoever writes it. `durable` moves only after the sync; then the ring has the batch,
+//! then everybody who waits is woken. Whoever registers for a wake-up and then looks at the watermark misses nothing.
 //! Must not know: keys, or what a waiter waits for.
 
 use crate::{
@@ -20,10 +25,17 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 type Then = Box<dyn FnOnce() + Send>;
+
+/// A caller's own thread writes no more than this at once: it has other things to do.
+const LEAD_BYTES_MAX: usize = 16 * 1024;
+/// Nor when the last batch was of more appenders than this: then a batch gathers while another is written, and the writer's thread is faster for all.
+const LEAD_CROWD_MAX: usize = 4;
+/// Nor when the last sync took longer: a slow disk holds up the caller's other work once, not always.
+const LEAD_SYNC_MAX: Duration = Duration::from_millis(1);
 
 struct Queue {
     pending: Pending,
@@ -33,6 +45,9 @@ struct Queue {
     since: Instant,
     /// One past the last accepted record.
     end: Offset,
+    /// A batch is being written.
+    writing: bool,
+    last: Last,
     wakes: Vec<Arc<dyn Wake>>,
     /// Those that found the batch full.
     full: Vec<Arc<dyn Wake>>,
@@ -41,12 +56,49 @@ struct Queue {
     stopping: bool,
 }
 
-/// Work for the writer.
+/// What the last batch says of the load.
+struct Last {
+    ended: Instant,
+    sync: Duration,
+    appenders: usize,
+    /// The address of one of them: only for comparison.
+    by: usize,
+}
+
+impl Last {
+    /// Nobody but this caller seems to write. Of another that comes sooner than a sync after the last batch, more will come: written one by one, each by its own
+    /// thread, they would wait for each other, and with one thread for all of them no batch would ever gather.
+    fn is_quiet(&self, now: Instant, by: usize) -> bool {
+        let alone = self.by == by || now.saturating_duration_since(self.ended) >= self.sync;
+        alone && self.appenders <= LEAD_CROWD_MAX && self.sync <= LEAD_SYNC_MAX
+    }
+}
+
+fn address(who: &Arc<dyn Wake>) -> usize {
+    Arc::as_ptr(who).cast::<()>() as usize
+}
+
+/// Work for whoever writes.
 struct Taken {
     pending: Pending,
     /// When the first of it was accepted.
     since: Instant,
     wakes: Vec<Arc<dyn Wake>>,
+    /// Those that found the batch full.
+    full: Vec<Arc<dyn Wake>>,
+}
+
+impl Queue {
+    fn take(&mut self) -> Taken {
+        self.writing = true;
+        self.number += 1;
+        Taken {
+            pending: mem::take(&mut self.pending),
+            since: self.since,
+            wakes: mem::take(&mut self.wakes),
+            full: mem::take(&mut self.full),
+        }
+    }
 }
 
 struct Ring {
@@ -67,6 +119,8 @@ pub(crate) struct Shared {
     limits: Limits,
     /// Keys are indexed.
     indexed: bool,
+    /// It has a writer of its own; else it is stepped.
+    threads: bool,
     now_ms: fn() -> u64,
     observe: Arc<dyn Observe>,
     queue: Mutex<Queue>,
@@ -79,6 +133,12 @@ pub(crate) struct Shared {
 }
 
 impl Ring {
+    /// For one batch more.
+    fn has_room(&mut self, bytes_max: usize) -> bool {
+        self.shrink(bytes_max);
+        self.bytes <= bytes_max || self.batches.len() <= 1
+    }
+
     /// Drops the oldest batches that are too many and that every follower has.
     fn shrink(&mut self, bytes_max: usize) {
         let needed = self.followers.iter().map(|f| f.next).min();
@@ -101,6 +161,11 @@ impl Ring {
 
 impl Shared {
     pub fn append(&self, records: &mut Records, who: &Arc<dyn Wake>) -> Result<Receipt, AppendError> {
+        self.enqueue(records, who, false).map(|(receipt, _)| receipt)
+    }
+
+    /// `leads`: the caller would write it. It is given what to write, and must, when that is best.
+    fn enqueue(&self, records: &mut Records, who: &Arc<dyn Wake>, leads: bool) -> Result<(Receipt, Option<Taken>), AppendError> {
         let (bytes, bytes_max) = (records.bytes().len(), self.limits.append_bytes_max());
         if bytes > bytes_max {
             return Err(AppendError::TooLarge { bytes, bytes_max });
@@ -124,17 +189,24 @@ impl Shared {
         debug_assert!(q.pending.is_empty() || q.pending.bytes() + bytes <= self.limits.pending_bytes_max, "the bound of what waits");
         q.pending.push(records);
         q.end = q.end.plus(records.len() as u64);
+        let receipt = Receipt(q.end.0);
+        let alone = first && !q.writing && bytes <= LEAD_BYTES_MAX && q.last.is_quiet(q.since, address(who));
+        if leads && alone && self.threads && self.ring.lock().has_room(self.limits.ring_bytes) {
+            q.last.by = address(who);
+            // It is there itself when its batch is durable, and nobody needs to wake it.
+            return Ok((receipt, Some(q.take())));
+        }
         let registration = Some((self.id, q.number));
         if records.registered != registration {
             records.registered = registration;
             q.wakes.push(who.clone());
         }
-        let receipt = Receipt(q.end.0);
+        let idle = first && !q.writing;
         drop(q);
-        if first {
+        if idle {
             self.work.notify_one();
         }
-        Ok(receipt)
+        Ok((receipt, None))
     }
 
     pub fn appended(&self) -> Watermark {
@@ -206,11 +278,7 @@ impl Shared {
     /// Waits until a lagging follower has let go of enough: memory stays bounded.
     fn wait_for_room(&self) {
         let mut ring = self.ring.lock();
-        loop {
-            ring.shrink(self.limits.ring_bytes);
-            if ring.bytes <= self.limits.ring_bytes || ring.batches.len() <= 1 {
-                return;
-            }
+        while !ring.has_room(self.limits.ring_bytes) {
             self.moved.wait(&mut ring);
         }
     }
@@ -218,37 +286,42 @@ impl Shared {
     /// The next work for the writer; `None` when it shall end.
     fn take(&self) -> Option<Taken> {
         let mut q = self.queue.lock();
-        while q.pending.is_empty() {
-            if q.stopping {
+        while q.pending.is_empty() || q.writing {
+            if self.failed() || q.stopping && !q.writing {
                 return None;
             }
             self.work.wait(&mut q);
         }
-        let pending = mem::take(&mut q.pending);
-        let wakes = mem::take(&mut q.wakes);
-        let full = mem::take(&mut q.full);
-        q.number += 1;
-        let since = q.since;
-        drop(q);
-        full.iter().for_each(|w| w.wake());
-        Some(Taken { pending, since, wakes })
+        (!self.failed()).then(|| q.take())
     }
 
     fn fail(&self, failure: Failure) {
         let failure = Arc::new(failure);
         let _first_failure_stays = self.failed.set(failure);
         let mut q = self.queue.lock();
+        q.writing = false;
         let (wakes, full) = (mem::take(&mut q.wakes), mem::take(&mut q.full));
         drop(q);
+        self.work.notify_all();
         wakes.iter().chain(&full).for_each(|w| w.wake());
         let followers: Vec<_> = self.ring.lock().followers.iter().map(|f| f.wake.clone()).collect();
         followers.iter().for_each(|w| w.wake());
         self.run_then();
     }
 
-    /// Writes all that waits as one batch. False: nothing more will be written.
-    fn write_one<S: Storage>(&self, appender: &mut Appender<S>) -> bool {
-        let Some(Taken { pending, since, wakes }) = self.take() else { return false };
+    /// Writes it as one batch. False: nothing more will be written.
+    fn write_one<S: Storage>(&self, appender: &Mutex<Appender<S>>, taken: Taken) -> bool {
+        // What it was writing may not pass as durable after a panic (printed by its thread), and nobody may wait for it.
+        let written = panic::catch_unwind(AssertUnwindSafe(|| self.commit(&mut appender.lock(), taken)));
+        written.unwrap_or_else(|_| {
+            self.fail(Failure { what: "the writer".into(), error: std::io::Error::other("it panicked") });
+            false
+        })
+    }
+
+    fn commit<S: Storage>(&self, appender: &mut Appender<S>, taken: Taken) -> bool {
+        let Taken { pending, since, wakes, full } = taken;
+        full.iter().for_each(|w| w.wake());
         match appender.commit(pending, (self.now_ms)()) {
             Ok(batch) => {
                 let (at, end) = (Instant::now(), batch.end());
@@ -265,6 +338,7 @@ impl Shared {
                 if self.indexed {
                     appender.index(&batch);
                 }
+                self.written(appender.sync_took(), &wakes);
                 true
             }
             Err(failure) => {
@@ -275,10 +349,25 @@ impl Shared {
         }
     }
 
-    fn write<S: Storage>(&self, mut appender: Appender<S>) {
+    /// The next may be written.
+    fn written(&self, sync: Duration, wakes: &[Arc<dyn Wake>]) {
+        let mut q = self.queue.lock();
+        q.writing = false;
+        let by = wakes.first().map_or(q.last.by, address);
+        q.last = Last { ended: Instant::now(), sync, appenders: wakes.len(), by };
+        let more = !q.pending.is_empty() || q.stopping;
+        drop(q);
+        if more {
+            self.work.notify_one();
+        }
+    }
+
+    /// The writer's thread.
+    fn write<S: Storage>(&self, appender: &Mutex<Appender<S>>) {
         loop {
+            let Some(taken) = self.take() else { return };
             self.wait_for_room();
-            if !self.write_one(&mut appender) {
+            if !self.write_one(appender, taken) {
                 return;
             }
         }
@@ -288,9 +377,7 @@ impl Shared {
     #[cfg(any(test, feature = "sim"))]
     fn can_write(&self) -> bool {
         let waits = !self.queue.lock().pending.is_empty() && !self.failed();
-        let mut ring = self.ring.lock();
-        ring.shrink(self.limits.ring_bytes);
-        waits && (ring.bytes <= self.limits.ring_bytes || ring.batches.len() <= 1)
+        waits && self.ring.lock().has_room(self.limits.ring_bytes)
     }
 }
 
@@ -312,10 +399,9 @@ pub(crate) struct Beginning<'a> {
 pub(crate) struct Partition<S: Storage> {
     pub shared: Arc<Shared>,
     pub segments: Arc<Segments<S::File>>,
+    /// Locked by whoever has set `Queue::writing`.
+    appender: Arc<Mutex<Appender<S>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    /// Without a thread: whoever steps writes.
-    #[cfg(any(test, feature = "sim"))]
-    stepped: Mutex<Option<Appender<S>>>,
 }
 
 impl<S: Storage> Partition<S> {
@@ -328,6 +414,8 @@ impl<S: Storage> Partition<S> {
             number: 0,
             since: Instant::now(),
             end,
+            writing: false,
+            last: Last { ended: Instant::now(), sync: Duration::ZERO, appenders: 0, by: 0 },
             wakes: Vec::new(),
             full: Vec::new(),
             then: Vec::new(),
@@ -338,6 +426,7 @@ impl<S: Storage> Partition<S> {
             id,
             limits,
             indexed,
+            threads,
             now_ms,
             observe,
             queue: Mutex::new(queue),
@@ -347,43 +436,34 @@ impl<S: Storage> Partition<S> {
             ring: Mutex::new(ring),
             moved: Condvar::new(),
         });
-        #[cfg(any(test, feature = "sim"))]
-        if !threads {
-            return Ok(Self { shared, segments, writer: Mutex::new(None), stepped: Mutex::new(Some(appender)) });
+        let appender = Arc::new(Mutex::new(appender));
+        let (thread, written) = (shared.clone(), appender.clone());
+        let writer =
+            threads.then(|| thread::Builder::new().name(format!("log-{name}")).spawn(move || thread.write(&written))).transpose()?;
+        Ok(Self { shared, segments, appender, writer: Mutex::new(writer) })
+    }
+
+    /// Appends; what would be written alone is written and synced before it returns, on this thread: two hand-overs less.
+    pub fn append_leading(&self, records: &mut Records, who: &Arc<dyn Wake>) -> Result<Receipt, AppendError> {
+        let (receipt, taken) = self.shared.enqueue(records, who, true)?;
+        if let Some(taken) = taken {
+            // A failure shows in the watermark.
+            self.shared.write_one(&self.appender, taken);
         }
-        debug_assert!(threads, "only tests step");
-        let thread = shared.clone();
-        let write = move || {
-            if panic::catch_unwind(AssertUnwindSafe(|| thread.write(appender))).is_err() {
-                // Printed by its thread. What it was writing may not pass as durable, and nobody may wait for it.
-                thread.fail(Failure { what: "the writer".into(), error: std::io::Error::other("it panicked") });
-            }
-        };
-        let writer = Mutex::new(Some(thread::Builder::new().name(format!("log-{name}")).spawn(write)?));
-        Ok(Self {
-            shared,
-            segments,
-            writer,
-            #[cfg(any(test, feature = "sim"))]
-            stepped: Mutex::new(None),
-        })
+        Ok(receipt)
     }
 
     /// Writes and syncs one batch, if one waits and the ring has room. False: nothing to do.
     #[cfg(any(test, feature = "sim"))]
     pub fn step(&self) -> bool {
-        let mut stepped = self.stepped.lock();
-        let can = self.shared.can_write();
-        if let Some(appender) = stepped.as_mut().filter(|_| can) {
-            self.shared.write_one(appender);
-        }
-        can
+        let taken = self.shared.can_write().then(|| self.shared.take()).flatten();
+        taken.map(|taken| self.shared.write_one(&self.appender, taken)).is_some()
     }
 
     /// Nobody writes but who steps.
     #[cfg(any(test, feature = "sim"))]
     pub fn is_stepped(&self) -> bool {
-        self.stepped.lock().is_some()
+        !self.shared.threads
     }
 
     /// There was no room: whoever waits lets the writer write.
@@ -462,5 +542,23 @@ impl Drop for Following {
     fn drop(&mut self) {
         self.shared.ring.lock().followers.retain(|f| f.id != self.id);
         self.shared.moved.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_told_from_one_who_writes_alone() {
+        let (sync, ended) = (Duration::from_micros(100), Instant::now());
+        let last = |appenders, sync| Last { ended, sync, appenders, by: 7 };
+        let soon = ended + Duration::from_micros(20);
+        let later = ended + Duration::from_micros(100);
+        assert!(last(0, sync).is_quiet(soon, 7), "the same again: it had waited for its acknowledgement");
+        assert!(!last(0, sync).is_quiet(soon, 8), "another: more come");
+        assert!(last(0, sync).is_quiet(later, 8));
+        assert!(last(LEAD_CROWD_MAX, sync).is_quiet(later, 8) && !last(LEAD_CROWD_MAX + 1, sync).is_quiet(later, 7));
+        assert!(!last(0, LEAD_SYNC_MAX * 2).is_quiet(ended + LEAD_SYNC_MAX * 9, 7), "a slow disk");
     }
 }

@@ -1,6 +1,6 @@
 //! Publishers and subscribers at work: each message is marked, timed, and checked where it arrives.
 //!
-//! Invariant: with a rate, a message's time is when it was to be sent, whatever held it up, so a broker that stalls is not spared (no coordinated omission). Without
+//! Invariant: with a rate, publishers take turns at even distances, and a message's time is when it was to be sent, whatever held it up, so a broker that stalls is not spared (no coordinated omission). Without
 //! one it is when it was written: the load then follows the broker.
 //! Must not know: scenarios.
 
@@ -78,6 +78,8 @@ pub struct Pace {
     pub window: u64,
     /// Messages per second of one publisher; `None`: as fast as they go.
     pub rate: Option<f64>,
+    /// It begins so much of its own period late.
+    pub phase: f64,
 }
 
 pub struct Published {
@@ -103,7 +105,8 @@ struct Publisher {
 
 /// Publishes until it is told to stop; then waits for what is on its way.
 pub async fn publish(run: Arc<Run>, conn: Conn, publisher: u32, template: Template, pace: Pace) -> Result<Published, Failure> {
-    let began_ns = run.now_ns();
+    let late = pace.rate.map_or(0.0, |rate| pace.phase / rate * 1e9);
+    let began_ns = run.now_ns() + late as u64;
     let mut p = Publisher { run, conn, pace, began_ns, sent: 0, open: VecDeque::new(), times: times(), refused: 0 };
     let clock = Clock::new().map_err(Failure::new)?;
     let mut out = Vec::new();
@@ -148,8 +151,8 @@ impl Publisher {
     /// Messages whose time has come.
     fn due(&self) -> u64 {
         let due = self.pace.rate.map_or(BURST, |rate| {
-            let passed = (self.run.now_ns() - self.began_ns) as f64 / 1e9;
-            ((passed * rate) as u64 + 1).saturating_sub(self.sent)
+            let passed = self.run.now_ns().checked_sub(self.began_ns);
+            passed.map_or(0, |ns| ((ns as f64 / 1e9 * rate) as u64 + 1).saturating_sub(self.sent))
         });
         due.min(BURST)
     }

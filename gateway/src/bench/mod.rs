@@ -216,7 +216,7 @@ impl Load {
     /// Of one of so many publishers.
     fn pace(&self, publishers: u32) -> flow::Pace {
         let rate = self.rate.map(|rate| rate / f64::from(publishers.max(1)));
-        flow::Pace { qos: self.qos, window: self.window, rate }
+        flow::Pace { qos: self.qos, window: self.window, rate, phase: 0.0 }
     }
 
     fn patience(&self) -> Duration {

@@ -208,7 +208,13 @@ pub async fn publishers(
         let template = Template::new(load.protocol_version, &format!("{name}/{n}"), load.qos, false, load.size as usize);
         all.push((n, conn, template));
     }
-    Ok(all.into_iter().map(|(n, conn, template)| tokio::spawn(flow::publish(run.clone(), conn, n, template, pace))).collect())
+    Ok(all
+        .into_iter()
+        .map(|(n, conn, template)| {
+            let pace = Pace { phase: f64::from(n) / f64::from(count), ..pace };
+            tokio::spawn(flow::publish(run.clone(), conn, n, template, pace))
+        })
+        .collect())
 }
 
 pub async fn subscriber(target: &Target, client_id: &str, filter: &str, load: &Load) -> Result<Conn, Failure> {

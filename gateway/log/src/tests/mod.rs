@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod engine;
 mod index;
+mod leading;
 mod newest;
 mod seek;
 mod state;
