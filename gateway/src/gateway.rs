@@ -7,6 +7,7 @@ use crate::{
     api::past::GatewayInfo,
     boot::Boots,
     directory::Directory,
+    driver::LARGE_FETCHES,
     events::Events,
     group::Groups,
     interests::Interests,
@@ -26,7 +27,10 @@ use std::{
     },
     time::{SystemTime, UNIX_EPOCH},
 };
-use tokio::{sync::mpsc::UnboundedSender, time::Instant};
+use tokio::{
+    sync::{Semaphore, mpsc::UnboundedSender},
+    time::Instant,
+};
 use weir_core::{
     ids::{Now, PartitionId},
     message::{Message, Stored, partition_of},
@@ -63,6 +67,8 @@ pub(crate) struct Gateway {
     pub peers: DashMap<u64, Arc<Peer>>,
     /// Those of whose sessions the log says something that a checkpoint must not pass before their values say it.
     pub marked: DashMap<u64, Arc<Peer>>,
+    /// Permits for them: see `driver::LARGE_FETCHES`.
+    pub large_fetches: Arc<Semaphore>,
     draining: AtomicBool,
     /// A partition has failed, and it was said.
     failed: AtomicBool,
@@ -149,6 +155,7 @@ impl Gateway {
             stored: AtomicU64::new(p.stored),
             peers: DashMap::new(),
             marked: DashMap::new(),
+            large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             next_peer: AtomicU64::new(1),

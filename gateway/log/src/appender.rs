@@ -9,6 +9,7 @@ use crate::{
     batch::{self, BATCH_HEAD, Batch},
     index::{Building, Indexed},
     recovery,
+    ring::Ring,
     segment::{self, BATCHES_AT, BLOCK, Limits, Segment, SegmentHead, Segments},
     storage::{File, Name, Storage},
 };
@@ -123,10 +124,11 @@ impl<S: Storage> Appender<S> {
             let name = Name::Segment(base);
             storage.remove(name).map_err(OpenError::io(format!("removing {here}/{name}, which retention has taken")))?;
         }
+        let ring = Ring::new(o.limits.ring_bytes);
         let (mut segments, mut headless) = (Vec::new(), Vec::new());
         for (i, base) in bases.iter().enumerate() {
             let indexed = if indexes.contains(base) { Indexed::Sealed } else { Indexed::Missing };
-            match (open_segment(&*storage, *base, o, indexed), bases.get(i + 1)) {
+            match (open_segment(&*storage, *base, o, indexed, &ring), bases.get(i + 1)) {
                 (Ok(segment), _) => segments.push(Arc::new(segment)),
                 // A sealed one costs what is in it.
                 (Err(OpenError::Damaged { file, at, .. }), Some(next)) if o.gaps_allowed => {
@@ -151,7 +153,7 @@ impl<S: Storage> Appender<S> {
             storage,
             limits: o.limits,
             random: o.random,
-            segments: Arc::new(Segments::new(segments)),
+            segments: Arc::new(Segments::new(segments, ring)),
             active,
             written_at: found.at,
             at: found.at,
@@ -192,13 +194,15 @@ impl<S: Storage> Appender<S> {
             segment_bytes: o.limits.segment_bytes,
             created_ms: o.now_ms,
         };
-        let active = segment::create(&*storage, head, None).map_err(OpenError::io(format!("creating the first segment in {here}")))?;
+        let ring = Ring::new(o.limits.ring_bytes);
+        let active =
+            segment::create(&*storage, head, None, &ring).map_err(OpenError::io(format!("creating the first segment in {here}")))?;
         let active = Arc::new(active);
         Ok(Self {
             storage,
             limits: o.limits,
             random: o.random,
-            segments: Arc::new(Segments::new(vec![active.clone()])),
+            segments: Arc::new(Segments::new(vec![active.clone()], ring)),
             active,
             written_at: BATCHES_AT,
             at: BATCHES_AT,
@@ -233,7 +237,8 @@ impl<S: Storage> Appender<S> {
             created_ms: now_ms,
             ..self.active.head
         };
-        self.active = Arc::new(segment::create(&*self.storage, head, self.segments.take_spare())?);
+        self.active.file.finish();
+        self.active = Arc::new(segment::create(&*self.storage, head, self.segments.take_spare(), &self.segments.ring)?);
         self.segments.push(self.active.clone());
         self.at = BATCHES_AT;
         self.tail.clear();
@@ -315,7 +320,7 @@ impl<S: Storage> Appender<S> {
         self.advance(&bytes, end);
         self.next = self.next.plus(starts.len() as u64);
         self.failed = false;
-        Ok(Batch::sealed(bytes, starts, self.active.head.base, self.time_ms))
+        Ok(Batch::sealed(bytes, starts, self.active.head.base, self.time_ms, self.written_at))
     }
 
     /// Adds the batch that `commit` gave last to the key index of its segment: when nobody waits for it any more.
@@ -341,7 +346,13 @@ impl<S: Storage> Appender<S> {
     }
 }
 
-fn open_segment<S: Storage>(storage: &S, base: Offset, o: &Opening, indexed: Indexed) -> Result<Segment<S::File>, OpenError> {
+fn open_segment<S: Storage>(
+    storage: &S,
+    base: Offset,
+    o: &Opening,
+    indexed: Indexed,
+    ring: &Arc<Ring>,
+) -> Result<Segment<S::File>, OpenError> {
     let name = format!("{}/{}", storage.describe(), Name::Segment(base));
     let damaged = |what: String| OpenError::Damaged { file: name.clone(), at: 0, what };
     let file = storage.open(Name::Segment(base)).map_err(OpenError::io(format!("opening {name}")))?;
@@ -354,5 +365,5 @@ fn open_segment<S: Storage>(storage: &S, base: Offset, o: &Opening, indexed: Ind
     if head.partition != o.partition {
         return Err(damaged(format!("its header says it belongs to partition {}, not {}", head.partition.0, o.partition.0)));
     }
-    Ok(Segment::new(head, file, name, None, indexed))
+    Ok(Segment::new(head, file, name, None, indexed, ring.clone()))
 }

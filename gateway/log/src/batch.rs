@@ -158,12 +158,24 @@ pub struct Batch {
     bytes: Vec<u8>,
     starts: Vec<u32>,
     groups: Vec<Group>,
+    /// Of one commit: where it stands in its segment.
+    at: u64,
 }
 
 impl Batch {
-    /// Takes a sealed batch.
-    pub(crate) fn sealed(bytes: Vec<u8>, starts: Vec<u32>, segment_base: Offset, time_ms: u64) -> Self {
-        Self { bytes, starts, groups: vec![Group { index: 0, segment_base, time_ms }] }
+    /// Takes a sealed batch that stands at `at` in its segment.
+    pub(crate) fn sealed(bytes: Vec<u8>, starts: Vec<u32>, segment_base: Offset, time_ms: u64, at: u64) -> Self {
+        Self { bytes, starts, groups: vec![Group { index: 0, segment_base, time_ms }], at }
+    }
+
+    /// Of one commit: its segment, and where it stands there.
+    pub(crate) fn place(&self) -> (Offset, u64) {
+        (self.groups.first().map_or(Offset(0), |g| g.segment_base), self.at)
+    }
+
+    /// Of one commit: the bytes of its segment from there on.
+    pub(crate) fn sealed_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Adds a whole record that was checked.

@@ -385,11 +385,12 @@ impl<S: Storage> Engine for LogEngine<S> {
     }
 
     fn recent(&self, p: PartitionId, offsets: &[Offset]) -> Vec<Option<Arc<Batch>>> {
-        self.partition(p).shared.recent(offsets)
+        self.partition(p).shared.ring.find(offsets)
     }
 
     fn recent_start(&self, p: PartitionId) -> Offset {
-        self.partition(p).shared.recent_start()
+        let shared = &self.partition(p).shared;
+        shared.ring.start().unwrap_or_else(|| shared.durable())
     }
 
     fn fetch(&self, fetch: Fetch, done: FetchDone) {

@@ -17,6 +17,7 @@ pub mod reader;
 mod readers;
 pub mod record;
 mod recovery;
+mod ring;
 mod seek;
 pub mod segment;
 pub mod state;

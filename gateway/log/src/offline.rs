@@ -137,7 +137,7 @@ fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut
             let raw = here.get(..len).unwrap_or_default().to_vec();
             at = (at + len).next_multiple_of(8);
             end = end.plus(u64::from(batch.count));
-            if !each(Found::Batch(Batch::sealed(raw, starts, base, batch.time_ms))) {
+            if !each(Found::Batch(Batch::sealed(raw, starts, base, batch.time_ms, 0))) {
                 return None;
             }
         } else if let Some((later_at, later)) = recovery::look_ahead(bytes, at, head.salt, base, end) {

@@ -1,4 +1,4 @@
-//! A partition at work: what waits to be written, who writes it, the newest batches in memory, and who follows them.
+//! A partition at work: what waits to be written, and who writes it.
 //!
 //! ```text
 //!   append ──▶ pending ──▶ the writer's thread ──────────▶ write, sync ──▶ durable ──▶ ring ──▶ wakes
@@ -10,14 +10,14 @@
 //! Must not know: keys, or what a waiter waits for.
 
 use crate::{
-    AppendError, Batch, Commit, Failure, Follow, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
+    AppendError, Commit, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
     appender::{Appender, Pending},
+    ring::{Following, Ring},
     segment::{Limits, Segments},
     storage::Storage,
 };
 use parking_lot::{Condvar, Mutex};
 use std::{
-    collections::VecDeque,
     mem,
     panic::{self, AssertUnwindSafe},
     sync::{
@@ -101,19 +101,6 @@ impl Queue {
     }
 }
 
-struct Ring {
-    batches: VecDeque<Arc<Batch>>,
-    bytes: usize,
-    followers: Vec<Follower>,
-    next_follower: u64,
-}
-
-struct Follower {
-    id: u64,
-    next: Offset,
-    wake: Arc<dyn Wake>,
-}
-
 pub(crate) struct Shared {
     id: PartitionId,
     limits: Limits,
@@ -127,36 +114,7 @@ pub(crate) struct Shared {
     work: Condvar,
     durable: AtomicU64,
     failed: OnceLock<Arc<Failure>>,
-    ring: Mutex<Ring>,
-    /// A follower has moved on.
-    moved: Condvar,
-}
-
-impl Ring {
-    /// For one batch more.
-    fn has_room(&mut self, bytes_max: usize) -> bool {
-        self.shrink(bytes_max);
-        self.bytes <= bytes_max || self.batches.len() <= 1
-    }
-
-    /// Drops the oldest batches that are too many and that every follower has.
-    fn shrink(&mut self, bytes_max: usize) {
-        let needed = self.followers.iter().map(|f| f.next).min();
-        while self.bytes > bytes_max && self.batches.len() > 1 {
-            let Some(oldest) = self.batches.front() else { return };
-            if needed.is_some_and(|n| n < oldest.end()) {
-                return;
-            }
-            self.bytes -= oldest.memory();
-            self.batches.pop_front();
-        }
-    }
-
-    /// Index of the batch that holds `offset`.
-    fn find(&self, offset: Offset) -> Option<usize> {
-        let i = self.batches.partition_point(|b| b.first() <= offset).checked_sub(1)?;
-        (offset < self.batches[i].end()).then_some(i)
-    }
+    pub ring: Arc<Ring>,
 }
 
 impl Shared {
@@ -191,7 +149,7 @@ impl Shared {
         q.end = q.end.plus(records.len() as u64);
         let receipt = Receipt(q.end.0);
         let alone = first && !q.writing && bytes <= LEAD_BYTES_MAX && q.last.is_quiet(q.since, address(who));
-        if leads && alone && self.threads && self.ring.lock().has_room(self.limits.ring_bytes) {
+        if leads && alone && self.threads && self.ring.has_room() {
             q.last.by = address(who);
             // It is there itself when its batch is durable, and nobody needs to wake it.
             return Ok((receipt, Some(q.take())));
@@ -248,39 +206,10 @@ impl Shared {
         ready.into_iter().for_each(|(_, then)| then());
     }
 
-    /// The batches that hold these offsets, as far as they are still in memory.
-    pub fn recent(&self, offsets: &[Offset]) -> Vec<Option<Arc<Batch>>> {
-        let ring = self.ring.lock();
-        offsets.iter().map(|o| ring.find(*o).map(|i| ring.batches[i].clone())).collect()
-    }
-
-    /// First offset that is still in memory.
-    pub fn recent_start(&self) -> Offset {
-        let ring = self.ring.lock();
-        ring.batches.front().map_or_else(|| self.durable(), |b| b.first())
-    }
-
     pub fn memory(&self) -> Memory {
         let (pending_bytes_max, recent_bytes_max) = (self.limits.pending_bytes_max, self.limits.ring_bytes);
         let pending_bytes = self.queue.lock().pending.bytes();
-        Memory { pending_bytes, pending_bytes_max, recent_bytes: self.ring.lock().bytes, recent_bytes_max }
-    }
-
-    fn push(&self, batch: Arc<Batch>) -> Vec<Arc<dyn Wake>> {
-        let mut ring = self.ring.lock();
-        debug_assert!(ring.bytes <= self.limits.ring_bytes || ring.batches.len() <= 1, "the bound of the ring, and one batch");
-        ring.bytes += batch.memory();
-        ring.batches.push_back(batch);
-        ring.shrink(self.limits.ring_bytes);
-        ring.followers.iter().map(|f| f.wake.clone()).collect()
-    }
-
-    /// Waits until a lagging follower has let go of enough: memory stays bounded.
-    fn wait_for_room(&self) {
-        let mut ring = self.ring.lock();
-        while !ring.has_room(self.limits.ring_bytes) {
-            self.moved.wait(&mut ring);
-        }
+        Memory { pending_bytes, pending_bytes_max, recent_bytes: self.ring.bytes(), recent_bytes_max }
     }
 
     /// The next work for the writer; `None` when it shall end.
@@ -304,8 +233,7 @@ impl Shared {
         drop(q);
         self.work.notify_all();
         wakes.iter().chain(&full).for_each(|w| w.wake());
-        let followers: Vec<_> = self.ring.lock().followers.iter().map(|f| f.wake.clone()).collect();
-        followers.iter().for_each(|w| w.wake());
+        self.ring.wake_followers();
         self.run_then();
     }
 
@@ -327,7 +255,7 @@ impl Shared {
                 let (at, end) = (Instant::now(), batch.end());
                 self.durable.store(end.0, Ordering::Release);
                 let batch = Arc::new(batch);
-                let followers = self.push(batch.clone());
+                let followers = self.ring.push(batch.clone());
                 wakes.iter().chain(&followers).for_each(|w| w.wake());
                 self.run_then();
                 let (records, bytes) = (batch.len(), batch.bytes());
@@ -366,7 +294,7 @@ impl Shared {
     fn write<S: Storage>(&self, appender: &Mutex<Appender<S>>) {
         loop {
             let Some(taken) = self.take() else { return };
-            self.wait_for_room();
+            self.ring.wait_for_room();
             if !self.write_one(appender, taken) {
                 return;
             }
@@ -377,7 +305,7 @@ impl Shared {
     #[cfg(any(test, feature = "sim"))]
     fn can_write(&self) -> bool {
         let waits = !self.queue.lock().pending.is_empty() && !self.failed();
-        waits && self.ring.lock().has_room(self.limits.ring_bytes)
+        waits && self.ring.has_room()
     }
 }
 
@@ -421,7 +349,6 @@ impl<S: Storage> Partition<S> {
             then: Vec::new(),
             stopping: false,
         };
-        let ring = Ring { batches: VecDeque::new(), bytes: 0, followers: Vec::new(), next_follower: 0 };
         let shared = Arc::new(Shared {
             id,
             limits,
@@ -433,8 +360,7 @@ impl<S: Storage> Partition<S> {
             work: Condvar::new(),
             durable: AtomicU64::new(end.0),
             failed: OnceLock::new(),
-            ring: Mutex::new(ring),
-            moved: Condvar::new(),
+            ring: segments.ring.clone(),
         });
         let appender = Arc::new(Mutex::new(appender));
         let (thread, written) = (shared.clone(), appender.clone());
@@ -480,14 +406,7 @@ impl<S: Storage> Partition<S> {
     }
 
     pub fn follow(&self, wake: Arc<dyn Wake>) -> Following {
-        let mut ring = self.shared.ring.lock();
-        // Under the ring's lock: a batch that is pushed later is seen by this follower, one that was pushed before is not.
-        let next = ring.batches.back().map_or_else(|| self.shared.durable(), |b| b.end());
-        let id = ring.next_follower;
-        ring.next_follower += 1;
-        ring.followers.push(Follower { id, next, wake });
-        drop(ring);
-        Following { shared: self.shared.clone(), id, start: next }
+        Following::new(self.shared.ring.clone(), || self.shared.durable(), wake)
     }
 
     /// Makes everything accepted durable and ends the writer; later appends are refused.
@@ -496,11 +415,7 @@ impl<S: Storage> Partition<S> {
         self.shared.work.notify_all();
         let Some(writer) = self.writer.lock().take() else { return };
         // A follower that is never polled again must not hold the writer now.
-        {
-            let mut ring = self.shared.ring.lock();
-            ring.followers.clear();
-            self.shared.moved.notify_all();
-        }
+        self.shared.ring.let_go();
         let _caught_inside = writer.join();
         self.shared.run_then();
     }
@@ -509,39 +424,6 @@ impl<S: Storage> Partition<S> {
 impl<S: Storage> Drop for Partition<S> {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// A reader of the ring. While it does not take what there is, the ring keeps it; a full ring holds the writer.
-pub(crate) struct Following {
-    shared: Arc<Shared>,
-    id: u64,
-    start: Offset,
-}
-
-impl Follow for Following {
-    fn start(&self) -> Offset {
-        self.start
-    }
-
-    fn poll(&self) -> Option<Arc<Batch>> {
-        let mut ring = self.shared.ring.lock();
-        let next = ring.followers.iter().find(|f| f.id == self.id)?.next;
-        let batch = ring.batches[ring.find(next)?].clone();
-        let end = batch.end();
-        if let Some(follower) = ring.followers.iter_mut().find(|f| f.id == self.id) {
-            follower.next = end;
-        }
-        drop(ring);
-        self.shared.moved.notify_one();
-        Some(batch)
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        self.shared.ring.lock().followers.retain(|f| f.id != self.id);
-        self.shared.moved.notify_one();
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     batch::{BATCH_HEAD, BatchHead},
     index::{Building, Indexed},
     record::{RECORD_HEAD, crc},
+    ring::Ring,
     storage::{File, Name, Storage},
 };
 use parking_lot::{Mutex, RwLock};
@@ -140,14 +141,21 @@ pub struct Segment<F> {
     /// `None` until somebody reads a segment of an earlier run.
     places: RwLock<Option<Vec<Place>>>,
     pub(crate) indexed: RwLock<Indexed>,
+    /// What was written last is read from there.
+    ring: Arc<Ring>,
 }
 
 /// Bytes read for a record that an index names: most are shorter.
 const RECORD_READ: usize = 1_024;
 
 impl<F: File> Segment<F> {
-    pub(crate) fn new(head: SegmentHead, file: F, name: String, places: Option<Vec<Place>>, indexed: Indexed) -> Self {
-        Self { head, file, name, filled: AtomicU64::new(0), places: RwLock::new(places), indexed: RwLock::new(indexed) }
+    pub(crate) fn new(head: SegmentHead, file: F, name: String, places: Option<Vec<Place>>, indexed: Indexed, ring: Arc<Ring>) -> Self {
+        Self { head, file, name, filled: AtomicU64::new(0), places: RwLock::new(places), indexed: RwLock::new(indexed), ring }
+    }
+
+    /// Reads as much as there is; from memory perhaps less, but whole batches.
+    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
+        self.ring.read_at(self.head.base, into, at).map_or_else(|| self.file.read_at(into, at), Ok)
     }
 
     /// The whole record at `position`, its CRC checked, with its offset and the time of the last place before it. `expected`: for the message if
@@ -155,7 +163,7 @@ impl<F: File> Segment<F> {
     pub(crate) fn record_at(&self, position: u32, expected: Offset, raw: &mut Vec<u8>) -> Result<(Offset, u64), ReadError> {
         let at = u64::from(position);
         raw.resize(RECORD_READ, 0);
-        let n = self.file.read_at(raw, at).map_err(self.io(at))?;
+        let n = self.read_at(raw, at).map_err(self.io(at))?;
         raw.truncate(n);
         let (len, delta) = crate::batch::len_and_delta(raw).ok_or_else(|| self.damaged(at, expected))?;
         if len > raw.len() {
@@ -163,7 +171,7 @@ impl<F: File> Segment<F> {
                 return Err(self.damaged(at, expected));
             }
             raw.resize(len, 0);
-            self.file.read_at(raw, at).map_err(self.io(at))?;
+            self.read_at(raw, at).map_err(self.io(at))?;
         }
         raw.truncate(len);
         if !crate::batch::record_is_whole(raw) {
@@ -187,7 +195,7 @@ impl<F: File> Segment<F> {
         while batch.end <= position {
             let at = u64::from(batch.end).next_multiple_of(8);
             let mut b = [0; BATCH_HEAD];
-            self.file.read_at(&mut b, at).map_err(self.io(at))?;
+            self.read_at(&mut b, at).map_err(self.io(at))?;
             let Some(head) = BatchHead::parse(&b, self.head.salt).filter(|h| h.len > 0) else { break };
             *batch = Placed { start: at as u32, end: at as u32 + head.len, time_ms: head.time_ms };
         }
@@ -259,7 +267,7 @@ impl<F: File> Segment<F> {
         let (mut at, mut offset) = (BATCHES_AT, self.head.base);
         while offset < end {
             let mut b = [0; BATCH_HEAD];
-            self.file.read_at(&mut b, at).map_err(self.io(at))?;
+            self.read_at(&mut b, at).map_err(self.io(at))?;
             let head = BatchHead::parse(&b, self.head.salt).filter(|h| h.first == offset && h.count > 0);
             let Some(head) = head else {
                 match self.resume(at, offset)? {
@@ -285,7 +293,7 @@ impl<F: File> Segment<F> {
 /// Makes a new segment ready for its first batch: header into a spare, sync, rename, sync of the directory. Whatever crash comes
 /// between leaves a spare or a whole segment.
 /// `recycled`: a spare that was a segment; its old batches are told by their salt.
-pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Option<Name>) -> io::Result<Segment<S::File>> {
+pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Option<Name>, ring: &Arc<Ring>) -> io::Result<Segment<S::File>> {
     let spare = recycled.unwrap_or(Name::Spare(0));
     let file = match recycled {
         Some(name) => storage.open(name)?,
@@ -302,6 +310,7 @@ pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Optio
         format!("{}/{name}", storage.describe()),
         Some(Vec::new()),
         Indexed::Building(RwLock::new(Building::new(head.base))),
+        ring.clone(),
     ))
 }
 
@@ -330,6 +339,7 @@ fn prepare<S: Storage>(storage: &S, name: Name, bytes: u64, go_on: &dyn Fn() -> 
 pub struct Segments<F> {
     list: RwLock<Vec<Arc<Segment<F>>>>,
     spares: Mutex<Spares>,
+    pub(crate) ring: Arc<Ring>,
 }
 
 /// Files that are ready to become the next segment.
@@ -371,8 +381,8 @@ pub struct SegmentInfo {
 const SPARES_MAX: u32 = 2;
 
 impl<F: File> Segments<F> {
-    pub(crate) fn new(list: Vec<Arc<Segment<F>>>) -> Self {
-        Self { list: RwLock::new(list), spares: Mutex::default() }
+    pub(crate) fn new(list: Vec<Arc<Segment<F>>>, ring: Arc<Ring>) -> Self {
+        Self { list: RwLock::new(list), spares: Mutex::default(), ring }
     }
 
     pub(crate) fn push(&self, segment: Arc<Segment<F>>) {
@@ -501,32 +511,35 @@ impl<F: File> Segments<F> {
     }
 }
 
-/// A window over a file: short reads from one buffered one.
-pub(crate) struct Window<'f, F> {
-    file: &'f F,
+/// A window over a segment: short reads from one buffered one.
+struct Window<'s, F> {
+    segment: &'s Segment<F>,
     buffer: Vec<u8>,
+    /// Of the buffer, from `at` in the file on.
+    filled: usize,
     at: u64,
 }
 
-impl<'f, F: File> Window<'f, F> {
+impl<'s, F: File> Window<'s, F> {
     /// Bytes read ahead: enough that a scan is bound by memory and not by calls.
     const AHEAD: usize = 128 * 1024;
 
-    pub fn new(file: &'f F) -> Self {
-        Self { file, buffer: Vec::new(), at: 0 }
+    fn new(segment: &'s Segment<F>) -> Self {
+        Self { segment, buffer: Vec::new(), filled: 0, at: 0 }
     }
 
     /// `n` bytes at `at`, fewer at the end of the file.
-    pub fn get(&mut self, at: u64, n: usize) -> io::Result<&[u8]> {
-        let inside = at >= self.at && at + n as u64 <= self.at + self.buffer.len() as u64;
+    fn get(&mut self, at: u64, n: usize) -> io::Result<&[u8]> {
+        let inside = at >= self.at && at + n as u64 <= self.at + self.filled as u64;
         if !inside {
-            self.buffer.resize(n.max(Self::AHEAD), 0);
-            let read = self.file.read_at(&mut self.buffer, at)?;
-            self.buffer.truncate(read);
+            if self.buffer.len() < n.max(Self::AHEAD) {
+                self.buffer.resize(n.max(Self::AHEAD), 0);
+            }
+            self.filled = self.segment.read_at(&mut self.buffer, at)?;
             self.at = at;
         }
         let from = (at - self.at) as usize;
-        let to = (from + n).min(self.buffer.len());
+        let to = (from + n).min(self.filled);
         Ok(&self.buffer[from..to])
     }
 }
@@ -545,7 +558,7 @@ impl<'s, F: File> Scan<'s, F> {
     pub fn new(segment: &'s Segment<F>, place: Place) -> Self {
         Self {
             segment,
-            window: Window::new(&segment.file),
+            window: Window::new(segment),
             position: u64::from(place.position),
             batch_end: u64::from(place.batch_end),
             time_ms: place.time_ms,

@@ -11,6 +11,7 @@ use crate::{
     tail::Command,
 };
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 use weir_bridge::filters::Filters;
 use weir_core::{
     fanout::Step,
@@ -23,6 +24,11 @@ use weir_log::{Batch, Entry, Fetch, Fetched, ReadError, Select, Wanted};
 /// One fetch: enough for a socket write, little enough for 10,000 at once.
 const FETCH_BYTES: u32 = 64 * 1024;
 const FETCH_RECORDS: u32 = 1_024;
+/// A large one, as long as few are read at once: to a reader that keeps up with its socket, every fetch costs two thread changes and a wait for the device.
+const LARGE_FETCH_BYTES: u32 = 512 * 1024;
+const LARGE_FETCH_RECORDS: u32 = 4_096;
+/// Large ones that are on the way or held by their connections: 32 MiB.
+pub(crate) const LARGE_FETCHES: usize = 64;
 /// Records asked for one by one in one fetch.
 const EXACTLY_MAX: usize = 64;
 
@@ -34,6 +40,7 @@ pub(super) struct Held {
     index: u32,
     /// Everything before it was examined.
     next: Offset,
+    _large: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Clone)]
@@ -61,7 +68,8 @@ pub(super) struct Page {
 /// What is large lies elsewhere: an idle connection holds none of it.
 pub(super) enum Feeding {
     Idle,
-    Fetching(Feed),
+    /// The permit is that of a large fetch.
+    Fetching(Feed, Option<OwnedSemaphorePermit>),
     /// A range of the nth partition that was asked for before a filter was added: it is read again when it has come.
     Stale(usize),
     /// The state store is asked for the last of `kept`.
@@ -75,7 +83,7 @@ impl Feeding {
     /// What groups gave and the session has not sent.
     pub fn unsent(&self) -> Vec<(SubscribeId, Place)> {
         let (p, given) = match self {
-            Self::Fetching(Feed::Shared(p, given)) => (p, &given[..]),
+            Self::Fetching(Feed::Shared(p, given), _) => (p, &given[..]),
             Self::Held(held) => match &held.kind {
                 Feed::Shared(p, given) => (p, given.get(held.index as usize..).unwrap_or_default()),
                 _ => return Vec::new(),
@@ -95,7 +103,7 @@ impl Driver {
                 return;
             }
             match std::mem::replace(&mut self.feeding, Feeding::Idle) {
-                on_the_way @ (Feeding::Fetching(_) | Feeding::Stale(_) | Feeding::Kept(_)) => {
+                on_the_way @ (Feeding::Fetching(..) | Feeding::Stale(_) | Feeding::Kept(_)) => {
                     self.feeding = on_the_way;
                     return;
                 }
@@ -322,7 +330,7 @@ impl Driver {
     pub(super) fn read_again(&mut self) {
         let Phase::Running(session) = &mut self.phase else { return };
         self.feeding = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
-            Feeding::Fetching(Feed::Range(nth)) => Feeding::Stale(nth),
+            Feeding::Fetching(Feed::Range(nth), _) => Feeding::Stale(nth),
             Feeding::Held(held) => match held.kind {
                 Feed::Range(nth) => {
                     session.reader(nth).fetched();
@@ -389,9 +397,12 @@ impl Driver {
     }
 
     fn fetch(&mut self, feed: Feed, partition: PartitionId, wanted: Wanted) {
-        self.feeding = Feeding::Fetching(feed);
+        let large = matches!(feed, Feed::Range(_)).then(|| self.gateway.large_fetches.clone().try_acquire_owned().ok()).flatten();
+        let (records_max, bytes_max) =
+            if large.is_some() { (LARGE_FETCH_RECORDS, LARGE_FETCH_BYTES) } else { (FETCH_RECORDS, FETCH_BYTES) };
+        self.feeding = Feeding::Fetching(feed, large);
         let peer = self.peer.clone();
-        let fetch = Fetch { partition: log_id(partition), wanted, records_max: FETCH_RECORDS, bytes_max: FETCH_BYTES };
+        let fetch = Fetch { partition: log_id(partition), wanted, records_max, bytes_max };
         self.gateway.engine.fetch(fetch, Box::new(move |fetched| peer.tell(|m| m.fetched = Some(fetched))));
     }
 
@@ -405,8 +416,8 @@ impl Driver {
     }
 
     pub(super) fn fetched(&mut self, now: Now, fetched: Result<Fetched, ReadError>) {
-        let kind = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
-            Feeding::Fetching(kind) => kind,
+        let (kind, large) = match std::mem::replace(&mut self.feeding, Feeding::Idle) {
+            Feeding::Fetching(kind, large) => (kind, large),
             Feeding::Stale(nth) => {
                 if let Some(session) = self.phase.session() {
                     session.reader(nth).fetched();
@@ -438,7 +449,10 @@ impl Driver {
             self.tell_gone(f, given.iter().map(|(_, at)| at));
         }
         match fetched {
-            Ok(f) => self.feeding = Feeding::Held(Box::new(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0) })),
+            Ok(f) => {
+                let large = large.filter(|_| f.batch.bytes() > FETCH_BYTES as usize);
+                self.feeding = Feeding::Held(Box::new(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0), _large: large }));
+            }
             Err(e) => self.unreadable(now, &e),
         }
     }

@@ -23,6 +23,7 @@ use crate::{
     peer::{Identity, Peer},
 };
 use feed::Feeding;
+pub(crate) use feed::LARGE_FETCHES;
 use std::{collections::VecDeque, net::SocketAddr, ops::Range, sync::Arc};
 use submit::Run;
 use tokio::sync::mpsc::UnboundedSender;

@@ -1,13 +1,24 @@
 //! Real files in a real directory.
 //!
+//! Whole blocks go to the device past the page cache, where the file system has that: what is written is in the ring while somebody wants it soon, and a page of the cache
+//! for every block costs more than the write (`docs/performance.md`). Reads go through the cache.
+//!
 //! Invariant: an error of the operating system is passed on as it is, never retried.
 
 use super::{File, Name, Storage};
+use crate::segment::BLOCK;
+use parking_lot::Mutex;
 use std::{
     fs, io,
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
+
+/// Blocks that are copied and written at once: one device write.
+const DIRECT_BYTES: usize = 1 << 20;
 
 pub struct FileStorage {
     directory: PathBuf,
@@ -29,7 +40,7 @@ impl FileStorage {
 }
 
 impl Storage for FileStorage {
-    type File = fs::File;
+    type File = DiskFile;
 
     fn describe(&self) -> String {
         self.directory.display().to_string()
@@ -43,15 +54,15 @@ impl Storage for FileStorage {
         Ok(names)
     }
 
-    fn create(&self, name: Name, bytes: u64) -> io::Result<fs::File> {
+    fn create(&self, name: Name, bytes: u64) -> io::Result<DiskFile> {
         let file = fs::File::options().read(true).write(true).create(true).truncate(true).open(self.path(name))?;
         // The blocks are taken now, so that a full disk shows here and never in the write of a batch.
         rustix::fs::fallocate(file.as_fd(), rustix::fs::FallocateFlags::empty(), 0, bytes)?;
-        Ok(file)
+        Ok(DiskFile::new(file))
     }
 
-    fn open(&self, name: Name) -> io::Result<fs::File> {
-        fs::File::options().read(true).write(true).open(self.path(name))
+    fn open(&self, name: Name) -> io::Result<DiskFile> {
+        fs::File::options().read(true).write(true).open(self.path(name)).map(DiskFile::new)
     }
 
     fn rename(&self, from: Name, to: Name) -> io::Result<()> {
@@ -67,11 +78,112 @@ impl Storage for FileStorage {
     }
 }
 
-impl File for fs::File {
+pub struct DiskFile {
+    file: fs::File,
+    direct: Mutex<Direct>,
+}
+
+/// The way past the page cache.
+#[derive(Default)]
+struct Direct {
+    way: Way,
+    /// What is written, at a multiple of the block in memory too; `DIRECT_BYTES` and a block at most.
+    blocks: Vec<u8>,
+}
+
+#[derive(Default)]
+enum Way {
+    #[default]
+    Untried,
+    Open(fs::File),
+    /// The file system has none.
+    None,
+}
+
+impl DiskFile {
+    fn new(file: fs::File) -> Self {
+        Self { file, direct: Mutex::default() }
+    }
+
+    fn write_cached(&self, parts: &[io::IoSlice<'_>], at: u64) -> io::Result<()> {
+        let mut done = rustix::io::pwritev(self.file.as_fd(), parts, at)?;
+        // A short write is rare (a signal, a limit of 2 GiB): the rest follows part by part.
+        let mut start = 0;
+        for part in parts {
+            let end = start + part.len();
+            if done < end {
+                let from = done - start;
+                self.file.write_all_at(&part[from..], at + done as u64)?;
+                done = end;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+}
+
+impl Direct {
+    /// False: there is no such way, and nothing was written.
+    fn write(&mut self, file: &fs::File, parts: &[io::IoSlice<'_>], at: u64) -> io::Result<bool> {
+        let first = matches!(self.way, Way::Untried);
+        if first {
+            self.way = open_direct(file);
+        }
+        let Way::Open(direct) = &self.way else { return Ok(false) };
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let blocks = aligned(&mut self.blocks, bytes.min(DIRECT_BYTES));
+        let mut rest = parts.iter().map(|part| &part[..]);
+        let (mut part, mut done) = (rest.next().unwrap_or_default(), 0);
+        loop {
+            let mut filled = 0;
+            while filled < blocks.len() {
+                if part.is_empty() {
+                    let Some(next) = rest.next() else { break };
+                    part = next;
+                    continue;
+                }
+                let n = part.len().min(blocks.len() - filled);
+                blocks[filled..filled + n].copy_from_slice(&part[..n]);
+                (part, filled) = (&part[n..], filled + n);
+            }
+            if filled == 0 {
+                return Ok(true);
+            }
+            match direct.write_all_at(&blocks[..filled], at + done) {
+                // It was opened, and is not meant all the same.
+                Err(e) if first && done == 0 && e.kind() == io::ErrorKind::InvalidInput => {
+                    self.way = Way::None;
+                    return Ok(false);
+                }
+                written => written?,
+            }
+            done += filled as u64;
+        }
+    }
+}
+
+fn open_direct(file: &fs::File) -> Way {
+    // By its descriptor: its name may have changed.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let direct = fs::File::options().write(true).custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32).open(path);
+    direct.map_or(Way::None, Way::Open)
+}
+
+/// So many bytes of `room` that begin at a multiple of the block.
+fn aligned(room: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    let block = BLOCK as usize;
+    if room.len() < bytes + block {
+        room.resize(bytes + block, 0);
+    }
+    let from = room.as_ptr().align_offset(block).min(block);
+    &mut room[from..from + bytes]
+}
+
+impl File for DiskFile {
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < into.len() {
-            match FileExt::read_at(self, &mut into[done..], at + done as u64) {
+            match self.file.read_at(&mut into[done..], at + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -82,38 +194,30 @@ impl File for fs::File {
     }
 
     fn write_at(&self, parts: &[io::IoSlice<'_>], at: u64) -> io::Result<()> {
-        let total: usize = parts.iter().map(|p| p.len()).sum();
-        let mut done = rustix::io::pwritev(self.as_fd(), parts, at)?;
-        // A short write is rare (a signal, a limit of 2 GiB): the rest follows part by part.
-        let mut start = 0;
-        for part in parts {
-            let end = start + part.len();
-            if done < end {
-                let from = done - start;
-                self.write_all_at(&part[from..], at + done as u64)?;
-                done = end;
-            }
-            start = end;
-        }
-        debug_assert_eq!(done, total);
-        Ok(())
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let whole = at.is_multiple_of(BLOCK) && (bytes as u64).is_multiple_of(BLOCK);
+        if whole && self.direct.lock().write(&self.file, parts, at)? { Ok(()) } else { self.write_cached(parts, at) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        fs::File::sync_data(self)
+        self.file.sync_data()
     }
 
     fn drop_cache(&self) -> io::Result<()> {
         // Only clean pages are dropped.
-        fs::File::sync_data(self)?;
-        Ok(rustix::fs::fadvise(self.as_fd(), 0, None, rustix::fs::Advice::DontNeed)?)
+        self.file.sync_data()?;
+        Ok(rustix::fs::fadvise(self.file.as_fd(), 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
+    fn finish(&self) {
+        *self.direct.lock() = Direct::default();
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.set_len(bytes)
+        self.file.set_len(bytes)
     }
 
     fn bytes(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }

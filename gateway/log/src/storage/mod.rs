@@ -71,6 +71,8 @@ pub trait File: Send + Sync + 'static {
     fn sync_data(&self) -> io::Result<()>;
     /// What is read afterwards is what the device has. After a failed sync the page cache passes for written what is not.
     fn drop_cache(&self) -> io::Result<()>;
+    /// Nothing more will be written: gives back what writing held.
+    fn finish(&self) {}
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
 }

@@ -35,6 +35,7 @@ fn run(a: &mut Appender<SimStorage>, rng: &mut Rng, acknowledged: &mut Vec<Store
                 records.iter().scan(0, |at, r| Some(std::mem::replace(at, *at + r.bytes().len() as u32))).collect(),
                 Offset(0),
                 0,
+                0,
             );
             sealed.iter().enumerate().map(|(i, r)| (base + i as u64, r.value.to_vec())).collect()
         };

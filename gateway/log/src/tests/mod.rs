@@ -7,6 +7,7 @@ mod engine;
 mod index;
 mod leading;
 mod newest;
+mod ring;
 mod seek;
 mod state;
 
