@@ -23,7 +23,7 @@ use parking_lot::RwLock;
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -67,6 +67,8 @@ pub(crate) struct Gateway {
     pub peers: DashMap<u64, Arc<Peer>>,
     /// Those of whose sessions the log says something that a checkpoint must not pass before their values say it.
     pub marked: DashMap<u64, Arc<Peer>>,
+    /// Connections that had more to send when their turn was over.
+    pub sending: AtomicUsize,
     /// Permits for them: see `driver::LARGE_FETCHES`.
     pub large_fetches: Arc<Semaphore>,
     draining: AtomicBool,
@@ -155,6 +157,7 @@ impl Gateway {
             stored: AtomicU64::new(p.stored),
             peers: DashMap::new(),
             marked: DashMap::new(),
+            sending: AtomicUsize::new(0),
             large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),

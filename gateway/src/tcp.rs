@@ -10,8 +10,9 @@ use std::{
     future::poll_fn,
     io::{self, ErrorKind},
     net::SocketAddr,
+    ops::RangeInclusive,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::Poll,
     time::Duration,
 };
@@ -24,9 +25,12 @@ use weir_core::session::Cause;
 
 /// Connections that wait to be accepted: a whole fleet comes back at once.
 const BACKLOG: u32 = 4_096;
-const READ_BYTES: usize = 64 * 1024;
-/// Bytes that one connection writes before others have their turn: a thousand that are sent much do not hold up one that is sent little.
-const TURN_BYTES: usize = 16 * 1024;
+/// Bytes that are read at once, and then others have their turn.
+const READ_BYTES: usize = 256 * 1024;
+/// Bytes that all connections with more to send may write in one round, and what one may at least and at most before others have their turn. A thousand that are sent
+/// much do not hold up one that is sent little; and a single one is not left behind by ten that publish to it, each with a turn of its own.
+const ROUND_BYTES: usize = 4 << 20;
+const TURN_BYTES: RangeInclusive<usize> = 16 * 1024..=ROUND_BYTES;
 /// How long what was written last may take to leave before the socket is closed.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -90,6 +94,34 @@ async fn linger(mut stream: TcpStream) {
     while let Ok(Ok(1..)) = tokio::time::timeout_at(end, stream.read(&mut sink)).await {}
 }
 
+/// A connection's turn to write. It is one of `Gateway::sending` while it had more to send when its last turn was over.
+struct Turn<'g> {
+    gateway: &'g Gateway,
+    waits: bool,
+}
+
+impl Turn<'_> {
+    fn bytes(&self) -> usize {
+        let sending = self.gateway.sending.load(Ordering::Relaxed);
+        (ROUND_BYTES / sending.max(1)).clamp(*TURN_BYTES.start(), *TURN_BYTES.end())
+    }
+
+    fn over(&mut self, waits: bool) {
+        match (self.waits, waits) {
+            (false, true) => self.gateway.sending.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.gateway.sending.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        self.waits = waits;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.over(false);
+    }
+}
+
 /// What a connection wakes up for, all of it that is there.
 #[derive(Default)]
 struct Ready {
@@ -101,16 +133,22 @@ struct Ready {
 
 /// Until the socket is to be closed; true: it is gone already.
 async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
-    let peer = driver.peer().clone();
+    let (peer, gateway) = (driver.peer().clone(), driver.gateway().clone());
+    let mut turn = Turn { gateway: &gateway, waits: false };
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     // What the timer is set to: seldom moved, since a deadline that only moves away is looked at again when the old one has come.
     let mut armed = None;
     let mut last_words = None;
+    let mut more = false;
     loop {
-        match flush(stream, driver) {
-            Ok(false) => {}
-            // Others have their turn between.
-            Ok(true) => tokio::task::yield_now().await,
+        match flush(stream, driver, turn.bytes()) {
+            Ok(waits) => {
+                turn.over(waits);
+                if waits || more {
+                    // Others have theirs.
+                    tokio::task::yield_now().await;
+                }
+            }
             Err(_) => {
                 driver.closed(Cause::Socket);
                 return true;
@@ -149,10 +187,11 @@ async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
                 return true;
             }
             Some(Ok(received)) => received,
-            None => false,
+            None => 0,
         };
+        more = received == READ_BYTES;
         // What was received looks at everything else too.
-        if ready.rung && !received {
+        if ready.rung && received == 0 {
             driver.woken();
         }
         if ready.due {
@@ -164,27 +203,27 @@ async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
     }
 }
 
-/// True: there was something.
-fn read(stream: &TcpStream, driver: &mut Driver) -> io::Result<bool> {
+/// Gives the bytes that there were.
+fn read(stream: &TcpStream, driver: &mut Driver) -> io::Result<usize> {
     READ.with_borrow_mut(|buffer| match stream.try_read(buffer) {
         Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
         Ok(n) => {
             driver.received(&buffer[..n]);
-            Ok(true)
+            Ok(n)
         }
-        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(0),
         Err(e) => Err(e),
     })
 }
 
 /// Writes what the socket takes; makes more when deliveries had stopped for want of room. True: it would take more, but had its turn.
-fn flush(stream: &TcpStream, driver: &mut Driver) -> io::Result<bool> {
+fn flush(stream: &TcpStream, driver: &mut Driver, turn_bytes: usize) -> io::Result<bool> {
     let mut written = 0;
     while !driver.out.is_empty() {
-        if written >= TURN_BYTES {
+        if written >= turn_bytes {
             return Ok(true);
         }
-        match stream.try_write(&driver.out) {
+        match stream.try_write(driver.out.unsent()) {
             Ok(n) => {
                 written += n;
                 driver.written(n);

@@ -22,7 +22,7 @@ pub(crate) async fn serve(mut socket: Socket, gateway: Arc<Gateway>) {
     let peer = driver.peer().clone();
     while driver.close().is_none() || !driver.out.is_empty() {
         if !driver.out.is_empty() {
-            let bytes = Bytes::from(driver.out.clone());
+            let bytes = Bytes::copy_from_slice(driver.out.unsent());
             let n = bytes.len();
             let sent = tokio::time::timeout(WRITE_STALL, socket.send(Message::Binary(bytes))).await;
             if !matches!(sent, Ok(Ok(()))) {

@@ -133,7 +133,7 @@ impl Driver {
             let records: Vec<_> = held.batch.iter().collect();
             // A fetch may end early: what it did not come to is asked for again.
             let examined = offsets.partition_point(|o| *o < held.next);
-            session.resend(now, &offsets[..examined], records.iter().filter_map(stored), &mut self.out);
+            session.resend(now, &offsets[..examined], records.iter().filter_map(stored), self.out.end());
             return true;
         }
         if matches!(held.kind, Feed::Shared(..)) {
@@ -153,8 +153,8 @@ impl Driver {
             let delivery = match record {
                 Some(_) if full => Delivery::NoRoom,
                 Some(r) => match held.kind {
-                    Feed::Range(nth) => session.deliver(now, nth, &r, &mut self.out),
-                    Feed::Page(_) | Feed::Resend(_) | Feed::Shared(..) => session.deliver_retained(now, &r, &mut self.out),
+                    Feed::Range(nth) => session.deliver(now, nth, &r, self.out.end()),
+                    Feed::Page(_) | Feed::Resend(_) | Feed::Shared(..) => session.deliver_retained(now, &r, self.out.end()),
                 },
                 None => Delivery::Done,
             };
@@ -202,7 +202,7 @@ impl Driver {
             let record = record.as_ref().and_then(stored);
             let full = self.out.len() >= OUT_BYTES_HIGH;
             let before = self.out.len();
-            if full || session.deliver_shared(now, id, *p, at, record.as_ref(), &mut self.out) == Delivery::NoRoom {
+            if full || session.deliver_shared(now, id, *p, at, record.as_ref(), self.out.end()) == Delivery::NoRoom {
                 self.feeding = Feeding::Held(held);
                 return false;
             }
@@ -235,7 +235,7 @@ impl Driver {
     /// True: something was sent at once, go on.
     fn next_feed(&mut self, now: Now) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
-        if let Some((p, offsets)) = session.resend_next(&mut self.out) {
+        if let Some((p, offsets)) = session.resend_next(self.out.end()) {
             self.fetch(Feed::Resend(offsets.clone()), p, exactly(offsets.into_iter()));
             return false;
         }
@@ -264,7 +264,7 @@ impl Driver {
         let Phase::Running(session) = &mut self.phase else { return false };
         let Some(paging) = session.page_next().cloned() else { return false };
         let Some(limit) = session.page_limit(&paging) else {
-            session.handle(now, Event::PageEnded(None), &mut self.out);
+            session.handle(now, Event::PageEnded(None), self.out.end());
             return true;
         };
         let page = self.gateway.retained[paging.partition].read().page(&paging.filter, paging.after.as_deref(), EXACTLY_MAX);
@@ -311,7 +311,7 @@ impl Driver {
         // One that is newer, or gone, meanwhile comes as it is published, or does not come.
         let kept = page.kept.last().zip(entry.as_ref()).and_then(|(topic, e)| Kept::parse(topic, &e.value)?.message);
         if let Some(m) = kept
-            && session.deliver_retained(now, &m, &mut self.out) == Delivery::NoRoom
+            && session.deliver_retained(now, &m, self.out.end()) == Delivery::NoRoom
         {
             self.feeding = Feeding::Found(page, entry);
             return false;
@@ -382,7 +382,7 @@ impl Driver {
         for i in entry.runs.into_iter().flat_map(|run| run.start.max(from)..run.end) {
             let Some(r) = stored(&batch.get(i)) else { continue };
             let before = self.out.len();
-            if before >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, &mut self.out) == Delivery::NoRoom {
+            if before >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, self.out.end()) == Delivery::NoRoom {
                 return false;
             }
             let lives = &self.gateway.metrics.lives;

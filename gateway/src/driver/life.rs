@@ -118,7 +118,7 @@ impl Driver {
         });
         let partitions: Vec<_> = joined.collect();
         let joining = Joining { sid: self.gateway.sid(), boot: self.gateway.boot, partitions: &partitions, resumed, in_store };
-        session.connect(now, request, &joining, &mut self.out);
+        session.connect(now, request, &joining, self.out.end());
         self.gateway.events.connected(
             &self.gateway,
             &request.client_id,

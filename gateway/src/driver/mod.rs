@@ -11,6 +11,7 @@
 mod act;
 mod feed;
 mod life;
+mod out;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::{
 };
 use feed::Feeding;
 pub(crate) use feed::LARGE_FETCHES;
+use out::Out;
 use std::{collections::VecDeque, net::SocketAddr, ops::Range, sync::Arc};
 use submit::Run;
 use tokio::sync::mpsc::UnboundedSender;
@@ -81,9 +83,11 @@ pub(crate) struct Driver {
     version: Version,
     /// The beginning of a packet, or packets that wait for the session.
     rest: Vec<u8>,
+    /// Bytes that the packet at the front of `rest` has, as far as they are known.
+    needs: usize,
     /// There are packets in `rest`.
     waiting: bool,
-    pub out: Vec<u8>,
+    pub out: Out,
     asked: Asked,
     /// Where it comes from, if that is known.
     pub address: Option<SocketAddr>,
@@ -154,8 +158,9 @@ impl Driver {
             client_id: None,
             version: Version::V5,
             rest: Vec::new(),
+            needs: 0,
             waiting: false,
-            out: Vec::new(),
+            out: Out::default(),
             asked: Asked::default(),
             address: None,
             bytes_in: 0,
@@ -180,6 +185,10 @@ impl Driver {
             close: None,
             gateway,
         }
+    }
+
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
     }
 
     pub fn peer(&self) -> &Arc<Peer> {
@@ -234,14 +243,7 @@ impl Driver {
     pub fn written(&mut self, n: usize) {
         self.gateway.totals.add(Total::BytesOut, n as u64);
         let was_full = self.out.len() >= OUT_BYTES_HIGH;
-        if n < self.out.len() {
-            self.out.drain(..n);
-        } else if self.out.capacity() > OUT_BYTES_STOP {
-            // What one burst stretched is not kept for the life of an idle connection.
-            self.out = Vec::new();
-        } else {
-            self.out.clear();
-        }
+        self.out.written(n);
         if was_full && self.out.len() < OUT_BYTES_HIGH {
             self.woken();
         }
@@ -251,17 +253,21 @@ impl Driver {
     pub fn received(&mut self, bytes: &[u8]) {
         let now = self.gateway.now();
         self.bytes_in += bytes.len() as u64;
-        if self.rest.is_empty() {
-            let used = self.decode(now, bytes);
-            self.rest.extend_from_slice(bytes.get(used..).unwrap_or_default());
-        } else {
-            let mut all = std::mem::take(&mut self.rest);
-            all.extend_from_slice(bytes);
-            let used = self.decode(now, &all);
-            all.drain(..used.min(all.len()));
-            // An idle connection holds no buffer.
-            self.rest = if all.is_empty() { Vec::new() } else { all };
+        let (mut begun, mut bytes) = (std::mem::take(&mut self.rest), bytes);
+        // Only the packet that has begun is put together; what is behind it is decoded where it is.
+        while !begun.is_empty() && !bytes.is_empty() && self.wants_more() {
+            let missing = self.needs.checked_sub(begun.len()).filter(|n| *n > 0).unwrap_or(bytes.len());
+            let (part, behind) = bytes.split_at(missing.min(bytes.len()));
+            begun.extend_from_slice(part);
+            bytes = behind;
+            let used = self.packets(now, &begun);
+            begun.drain(..used.min(begun.len()));
         }
+        let used = if begun.is_empty() { self.packets(now, bytes) } else { 0 };
+        begun.extend_from_slice(bytes.get(used..).unwrap_or_default());
+        // An idle connection holds no buffer.
+        self.rest = if begun.is_empty() { Vec::new() } else { begun };
+        self.end_pass(now);
         self.pump(now);
     }
 
@@ -297,17 +303,20 @@ impl Driver {
 
     fn event(&mut self, now: Now, event: Event) {
         if let Some(session) = self.phase.session() {
-            session.handle(now, event, &mut self.out);
+            session.handle(now, event, self.out.end());
         }
     }
 
-    /// One pass over whole packets; then one append per partition. Gives the bytes it took.
-    fn decode(&mut self, now: Now, bytes: &[u8]) -> usize {
+    /// Takes whole packets. Gives their bytes.
+    fn packets(&mut self, now: Now, bytes: &[u8]) -> usize {
         let mut used = 0;
         while self.wants_more() {
             let max = if matches!(self.phase, Phase::FirstPacket { .. }) { FIRST_PACKET_BYTES_MAX } else { PACKET_BYTES_MAX };
             match decode(bytes.get(used..).unwrap_or_default(), self.version, max) {
-                Ok(Decoded::Incomplete(_)) => break,
+                Ok(Decoded::Incomplete(needs)) => {
+                    self.needs = needs;
+                    break;
+                }
                 Ok(Decoded::Packet(packet, n)) => {
                     used += n;
                     self.packet(now, packet);
@@ -318,10 +327,14 @@ impl Driver {
                 }
             }
         }
-        self.waiting = used < bytes.len() && matches!(self.phase, Phase::Claiming(_) | Phase::Loading(_) | Phase::Settling(..));
+        used
+    }
+
+    /// One append per partition for everything that the pass brought.
+    fn end_pass(&mut self, now: Now) {
+        self.waiting = !self.rest.is_empty() && matches!(self.phase, Phase::Claiming(_) | Phase::Loading(_) | Phase::Settling(..));
         self.submit(now);
         self.trace_taken();
-        used
     }
 
     /// Nothing is taken after a goodbye or a violation, whatever stands behind it [MQTT-3.14.4-1, MQTT-4.13.1-1].
@@ -336,7 +349,7 @@ impl Driver {
     fn packet(&mut self, now: Now, packet: Packet<'_>) {
         match &mut self.phase {
             Phase::FirstPacket { .. } => self.first_packet(packet),
-            Phase::Running(session) => match session.packet(now, packet, &mut self.out) {
+            Phase::Running(session) => match session.packet(now, packet, self.out.end()) {
                 Ok(None) => {}
                 Ok(Some(append)) => {
                     if self.append(&append).is_err() {
@@ -367,7 +380,7 @@ impl Driver {
         self.submit(now);
         if matches!(self.phase, Phase::FirstPacket { .. }) {
             if matches!(v.reason, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION | ReasonCode::CLIENT_IDENTIFIER_NOT_VALID) {
-                refuse(Refusal { version: Version::V311, reason: v.reason }, &mut self.out);
+                refuse(Refusal { version: Version::V311, reason: v.reason }, self.out.end());
             }
             self.close = Some(Cause::Violation(v));
             self.leave();
@@ -405,7 +418,7 @@ impl Driver {
         let client_id = self.client_id.as_deref().unwrap_or("?");
         self.gateway.events.refused(&self.gateway, client_id, self.address.map(|a| a.to_string()), reason);
         tracing::info!(client = client_id, %reason, "{statement}");
-        refuse(Refusal { version: self.version, reason }, &mut self.out);
+        refuse(Refusal { version: self.version, reason }, self.out.end());
         self.close = Some(Cause::Violation(Violation { reason, statement }));
         self.leave();
     }
@@ -430,9 +443,10 @@ impl Driver {
         self.act(now);
         if self.waiting && matches!(self.phase, Phase::Running(_)) {
             let mut rest = std::mem::take(&mut self.rest);
-            let used = self.decode(now, &rest);
+            let used = self.packets(now, &rest);
             rest.drain(..used.min(rest.len()));
             self.rest = rest;
+            self.end_pass(now);
             self.act(now);
             self.feed(now);
         }

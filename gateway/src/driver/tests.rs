@@ -85,7 +85,7 @@ fn a_due_will_that_the_log_cannot_take_waits_for_the_next_start_and_is_not_tried
     let mut connected = Driver::new(first_life);
     connected.received(WITH_WILL);
     (0..4).for_each(|_| step(&mut connected));
-    assert_eq!(connected.out.first(), Some(&0x20), "a CONNACK");
+    assert_eq!(connected.out.unsent().first(), Some(&0x20), "a CONNACK");
     drop(connected);
 
     let (second_life, mut due) = gateway(engine.clone(), 2);
@@ -101,5 +101,5 @@ fn a_due_will_that_the_log_cannot_take_waits_for_the_next_start_and_is_not_tried
     back.received(WITH_WILL);
     (0..4).for_each(|_| step(&mut back));
     assert!(back.is_left());
-    assert_eq!(back.out.get(..4), Some(&b"\x20\x03\x00\x88"[..]), "server unavailable");
+    assert_eq!(back.out.unsent().get(..4), Some(&b"\x20\x03\x00\x88"[..]), "server unavailable");
 }

@@ -258,7 +258,7 @@ impl World {
         let Some(driver) = life.connections.get_mut(&i) else { return };
         let n = self.rng.below(driver.out.len() as u64 + 1) as usize;
         if n > 0 {
-            let bytes = driver.out[..n].to_vec();
+            let bytes = driver.out.unsent()[..n].to_vec();
             driver.written(n);
             self.ledger.tell_lost(&life.gateway, Some(&self.clients[i].id));
             self.clients[i].received(&bytes, &mut self.ledger);
