@@ -297,7 +297,14 @@ impl<S: Storage> Appender<S> {
         }
         self.failed = true;
         let Pending { mut bytes, starts } = pending;
-        if (self.at + bytes.len() as u64).next_multiple_of(BLOCK) > u64::from(self.active.head.segment_bytes) {
+        let full = (self.at + bytes.len() as u64).next_multiple_of(BLOCK) > u64::from(self.active.head.segment_bytes);
+        // The first one of a log or of a run is only allocated, and slower for it; one that is ready takes over.
+        let better = !self.active.prepared && self.next > self.active.head.base && self.segments.has_prepared();
+        if better && !full {
+            let whole = self.at.next_multiple_of(BLOCK);
+            self.active.file.truncate(whole).map_err(|e| failure("truncating", &self.active.name, e))?;
+        }
+        if full || better {
             self.begin_segment(now_ms).map_err(|e| failure("beginning a segment after", &self.active.name, e))?;
         }
         self.time_ms = self.time_ms.max(now_ms);

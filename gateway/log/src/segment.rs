@@ -143,6 +143,8 @@ pub struct Segment<F> {
     pub(crate) indexed: RwLock<Indexed>,
     /// What was written last is read from there.
     ring: Arc<Ring>,
+    /// Its blocks had been written before its first batch.
+    pub(crate) prepared: bool,
 }
 
 /// Bytes read for a record that an index names: most are shorter.
@@ -150,7 +152,16 @@ const RECORD_READ: usize = 1_024;
 
 impl<F: File> Segment<F> {
     pub(crate) fn new(head: SegmentHead, file: F, name: String, places: Option<Vec<Place>>, indexed: Indexed, ring: Arc<Ring>) -> Self {
-        Self { head, file, name, filled: AtomicU64::new(0), places: RwLock::new(places), indexed: RwLock::new(indexed), ring }
+        Self {
+            head,
+            file,
+            name,
+            filled: AtomicU64::new(0),
+            places: RwLock::new(places),
+            indexed: RwLock::new(indexed),
+            ring,
+            prepared: false,
+        }
     }
 
     /// Reads as much as there is; from memory perhaps less, but whole batches.
@@ -304,14 +315,15 @@ pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Optio
     let name = Name::Segment(head.base);
     storage.rename(spare, name)?;
     storage.sync_names()?;
-    Ok(Segment::new(
+    let segment = Segment::new(
         head,
         file,
         format!("{}/{name}", storage.describe()),
         Some(Vec::new()),
         Indexed::Building(RwLock::new(Building::new(head.base))),
         ring.clone(),
-    ))
+    );
+    Ok(Segment { prepared: recycled.is_some(), ..segment })
 }
 
 /// A segment that is half full after so long fills fast.
@@ -421,7 +433,13 @@ impl<F: File> Segments<F> {
         })
     }
 
-    /// Prepares a file for the next segment once the active one is half full, unless one is there. Slow: on a thread that nobody waits for. Not while segments fill
+    /// A segment begun now would have all its blocks.
+    pub(crate) fn has_prepared(&self) -> bool {
+        let spares = self.spares.lock();
+        spares.prepared == Prepared::Ready || !spares.retired.is_empty()
+    }
+
+    /// Prepares a file for the next segment once the active one is half full, or has not been prepared itself, unless one is there. Slow: on a thread that nobody waits for. Not while segments fill
     /// fast: it would be a second write of every byte, and large batches gain nothing by it.
     pub(crate) fn prepare<S: Storage<File = F>>(&self, storage: &S, now_ms: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         let Some(active) = self.list.read().last().cloned() else { return Ok(()) };
@@ -430,7 +448,9 @@ impl<F: File> Segments<F> {
             spares.retired.is_empty() && spares.prepared == Prepared::Nothing
         };
         let bytes = u64::from(active.head.segment_bytes);
-        if active.filled() < bytes / 2 || now_ms.saturating_sub(active.head.created_ms) < FAST_MS || !wanted() {
+        // 0: nothing was written in this run.
+        let soon = if active.prepared { bytes / 2 } else { 1 };
+        if active.filled() < soon || now_ms.saturating_sub(active.head.created_ms) < FAST_MS || !wanted() {
             return Ok(());
         }
         let prepared = prepare(storage, PREPARED, bytes, &|| go_on() && wanted());

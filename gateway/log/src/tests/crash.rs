@@ -255,3 +255,33 @@ fn retention_and_recycled_or_prepared_files_lose_nothing_above_the_start() {
     }
     assert!(recycled > 100 && prepared > 100, "hardly any file was recycled or prepared: {recycled}, {prepared}");
 }
+
+#[test]
+fn a_prepared_file_takes_over_from_one_that_was_only_allocated() {
+    seed_random(9);
+    let storage = Arc::new(SimStorage::new(9));
+    let mut a = open(&storage, true);
+    let prepare = |a: &Appender<SimStorage>| a.segments().prepare(&*storage, u64::MAX, &|| true).expect("room");
+    prepare(&a);
+    assert!(!a.segments().has_prepared(), "nothing was written: perhaps nothing ever is");
+    for n in 0..3 {
+        a.commit(pending(&[message(n, 500)]), n).expect("commits");
+    }
+    prepare(&a);
+    assert!(a.segments().has_prepared());
+    for n in 3..6 {
+        a.commit(pending(&[message(n, 500)]), n).expect("commits");
+    }
+    let ends: Vec<_> =
+        a.segments().all().into_iter().map(|(s, end)| (crate::storage::File::bytes(&s.file).expect("a size"), end)).collect();
+    assert_eq!(
+        ends,
+        [(4 * crate::segment::BLOCK, Some(Offset(3))), (u64::from(SMALL.segment_bytes), None)],
+        "the first gives back what it did not need"
+    );
+    prepare(&a);
+    assert!(!a.segments().has_prepared(), "not before the second is half full");
+    drop(a);
+    storage.restart();
+    assert_eq!(everything(&open(&storage, false)).len(), 6);
+}
