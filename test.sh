@@ -50,7 +50,7 @@ else
   step "peers" ./tests/install.sh
   step "types of the page" types
   step "build" cargo build --locked -p weir
-  step "examples" cargo build --locked -p weir-tests --examples
+  step "examples" cargo build --locked -p weir-tests -p weir-core --examples
   step "system tests" cargo test --locked -p weir-tests --tests -- --test-threads 2
 fi
 printf '%d passed, %d failed\n' "$passed" "$failed"

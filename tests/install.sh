@@ -6,6 +6,7 @@ need=""
 command -v mosquitto_sub >/dev/null || need="$need mosquitto-clients"
 command -v strace >/dev/null || need="$need strace"
 command -v openssl >/dev/null || need="$need openssl"
+command -v valgrind >/dev/null || need="$need valgrind"
 command -v promtool >/dev/null || need="$need prometheus"
 command -v chromium >/dev/null || need="$need chromium"
 if [ -n "$need" ]; then
