@@ -37,7 +37,7 @@ fn every_scenario_runs_and_finds_every_message() {
         &["fan-in", "--publishers", "3"],
         &["fan-in", "--publishers", "3", "-q", "0", "-V", "5", "--rate", "2000"],
         &["pairs", "--pairs", "3", "-q", "2", "-V", "5"],
-        &["fan-out", "--subscribers", "5", "--rate", "1000"],
+        &["fan-out", "--publishers", "2", "--subscribers", "5", "--rate", "1000"],
         &["shared", "--publishers", "3", "--members", "4"],
         &["shared", "--publishers", "2", "--members", "3", "-q", "2", "-V", "5"],
         &["filters", "--publishers", "2", "--filters", "1234"],

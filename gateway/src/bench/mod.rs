@@ -78,8 +78,10 @@ pub enum Bench {
         #[command(flatten)]
         load: Load,
     },
-    /// One publisher, many subscribers of everything.
+    /// One publisher or some, many subscribers of everything.
     FanOut {
+        #[arg(long, default_value_t = 1)]
+        publishers: u32,
         #[arg(long, default_value_t = 100)]
         subscribers: u32,
         #[command(flatten)]
@@ -251,7 +253,7 @@ pub fn run(bench: &Bench) -> Result<(), Failure> {
         Bench::Disk { file, count, json } => return disk::run(file, *count)?.print(*json),
         Bench::FanIn { publishers, load } => (load, runtime.block_on(scenarios::fan_in(load, *publishers))),
         Bench::Pairs { pairs, load } => (load, runtime.block_on(scenarios::pairs(load, *pairs))),
-        Bench::FanOut { subscribers, load } => (load, runtime.block_on(scenarios::fan_out(load, *subscribers))),
+        Bench::FanOut { publishers, subscribers, load } => (load, runtime.block_on(scenarios::fan_out(load, *publishers, *subscribers))),
         Bench::Shared { publishers, members, load } => (load, runtime.block_on(scenarios::shared(load, *publishers, *members))),
         Bench::Filters { filters, publishers, load } => (load, runtime.block_on(scenarios::filters(load, *publishers, *filters))),
         Bench::WindowOne { load } => (load, runtime.block_on(scenarios::window_one(load))),

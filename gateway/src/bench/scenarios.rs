@@ -246,8 +246,8 @@ pub async fn pairs(load: &Load, pairs: u32) -> Result<Report, Failure> {
     flow_of(load, load.report("pairs"), (0..pairs).map(Some).collect(), pairs, load.pace(pairs)).await
 }
 
-pub async fn fan_out(load: &Load, subscribers: u32) -> Result<Report, Failure> {
-    flow_of(load, load.report("fan-out"), vec![None; subscribers as usize], 1, load.pace(1)).await
+pub async fn fan_out(load: &Load, publishers: u32, subscribers: u32) -> Result<Report, Failure> {
+    flow_of(load, load.report("fan-out"), vec![None; subscribers as usize], publishers, load.pace(publishers)).await
 }
 
 pub async fn window_one(load: &Load) -> Result<Report, Failure> {
