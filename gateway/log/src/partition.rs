@@ -239,17 +239,18 @@ impl Shared {
 
     /// Writes it as one batch. False: nothing more will be written.
     fn write_one<S: Storage>(&self, appender: &Mutex<Appender<S>>, taken: Taken) -> bool {
+        let Taken { pending, since, wakes, full } = taken;
+        full.iter().for_each(|w| w.wake());
         // What it was writing may not pass as durable after a panic (printed by its thread), and nobody may wait for it.
-        let written = panic::catch_unwind(AssertUnwindSafe(|| self.commit(&mut appender.lock(), taken)));
+        let written = panic::catch_unwind(AssertUnwindSafe(|| self.commit(&mut appender.lock(), pending, since, &wakes)));
         written.unwrap_or_else(|_| {
             self.fail(Failure { what: "the writer".into(), error: std::io::Error::other("it panicked") });
+            wakes.iter().for_each(|w| w.wake());
             false
         })
     }
 
-    fn commit<S: Storage>(&self, appender: &mut Appender<S>, taken: Taken) -> bool {
-        let Taken { pending, since, wakes, full } = taken;
-        full.iter().for_each(|w| w.wake());
+    fn commit<S: Storage>(&self, appender: &mut Appender<S>, pending: Pending, since: Instant, wakes: &[Arc<dyn Wake>]) -> bool {
         match appender.commit(pending, (self.now_ms)()) {
             Ok(batch) => {
                 let (at, end) = (Instant::now(), batch.end());
@@ -266,7 +267,7 @@ impl Shared {
                 if self.indexed {
                     appender.index(&batch);
                 }
-                self.written(appender.sync_took(), &wakes);
+                self.written(appender.sync_took(), wakes);
                 true
             }
             Err(failure) => {

@@ -26,16 +26,13 @@ fn told() -> (Arc<dyn Wake>, mpsc::Receiver<()>) {
 }
 
 fn start(storage: &Arc<SimStorage>) -> Partition<SimStorage> {
+    start_at(storage, || 1_000)
+}
+
+fn start_at(storage: &Arc<SimStorage>, now_ms: fn() -> u64) -> Partition<SimStorage> {
     seed_random(1);
-    let beginning = Beginning {
-        id: PartitionId(3),
-        limits: SMALL,
-        name: "test",
-        indexed: true,
-        threads: true,
-        now_ms: || 1_000,
-        observe: Arc::new(Nobody),
-    };
+    let beginning =
+        Beginning { id: PartitionId(3), limits: SMALL, name: "test", indexed: true, threads: true, now_ms, observe: Arc::new(Nobody) };
     Partition::start(beginning, open(storage, true)).expect("a thread")
 }
 
@@ -130,4 +127,15 @@ fn a_leaders_failed_sync_ends_the_partition_for_everybody() {
     // Its writer ends though nothing waits for it.
     partition.stop();
     assert_eq!(durable(&partition), 1);
+}
+
+#[test]
+fn whoever_waits_hears_of_a_writer_that_panics() {
+    let partition = start_at(&Arc::new(SimStorage::new(4)), || panic!("a clock that fails, for the test"));
+    let (who, rung) = told();
+    partition.shared.append(&mut message(0, 100), &who).expect("room");
+    rung.recv_timeout(Duration::from_secs(10)).expect("woken");
+    assert!(matches!(partition.shared.appended(), Watermark::Failed(_)));
+    assert!(partition.append_leading(&mut message(1, 100), &who).is_err());
+    partition.stop();
 }
