@@ -5,7 +5,7 @@
 //!   first packet ──▶ claim the client id ──▶ load its value ──▶ (publish a will that was due) ──▶ session connected ──▶ … ──▶ left
 //! ```
 //!
-//! Invariant: never waits; whatever is not there yet comes through the mailbox and a ring. It outlives its socket until the session has ended.
+//! Invariant: never waits, but for the sync of what it appends alone (`Engine::append_leading`); whatever is not there yet comes through the mailbox and a ring. It outlives its socket until the session has ended.
 //! Must not know: sockets, tasks. TCP and websocket are adapters (`tcp`, `websocket`).
 
 mod act;
