@@ -11,13 +11,13 @@ use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
     ops::RangeInclusive,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
     time::Instant,
 };
@@ -62,14 +62,14 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     }
 }
 
-async fn serve(stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>) {
+async fn serve(mut stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>) {
     // A socket without it still works, only slower.
     let _ = stream.set_nodelay(true);
     gateway.totals.add(Total::ConnectionsTcp, 1);
     // A task keeps a place for everything that it ever hands on by value: one pointer, then.
     let mut driver = Box::new(Driver::new(gateway));
     driver.address = Some(address);
-    let gone = converse(&stream, &mut driver).await;
+    let gone = converse(&mut stream, &mut driver).await;
     if gone {
         drop(stream);
     } else {
@@ -123,16 +123,16 @@ impl Drop for Turn<'_> {
 }
 
 /// What a connection wakes up for, all of it that is there.
-#[derive(Default)]
 struct Ready {
     rung: bool,
-    readable: bool,
+    /// What was read has been told.
+    received: io::Result<usize>,
     writable: bool,
     due: bool,
 }
 
 /// Until the socket is to be closed; true: it is gone already.
-async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
+async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
     let (peer, gateway) = (driver.peer().clone(), driver.gateway().clone());
     let mut turn = Turn { gateway: &gateway, waits: false };
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
@@ -172,22 +172,19 @@ async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
             poll_fn(|context| {
                 let ready = Ready {
                     rung: rung.as_mut().poll(context).is_ready(),
+                    received: if reads { read(stream, context, driver) } else { Ok(0) },
                     // Errors show in the read, and in the next flush.
-                    readable: reads && stream.poll_read_ready(context).is_ready(),
                     writable: writes && stream.poll_write_ready(context).is_ready(),
                     due: armed.is_some() && timer.as_mut().poll(context).is_ready(),
                 };
-                if ready.rung || ready.readable || ready.writable || ready.due { Poll::Ready(ready) } else { Poll::Pending }
+                let is_any = ready.rung || !matches!(ready.received, Ok(0)) || ready.writable || ready.due;
+                if is_any { Poll::Ready(ready) } else { Poll::Pending }
             })
             .await
         };
-        let received = match ready.readable.then(|| read(stream, driver)) {
-            Some(Err(_)) => {
-                driver.closed(Cause::Socket);
-                return true;
-            }
-            Some(Ok(received)) => received,
-            None => 0,
+        let Ok(received) = ready.received else {
+            driver.closed(Cause::Socket);
+            return true;
         };
         more = received == READ_BYTES;
         // What was received looks at everything else too.
@@ -203,16 +200,20 @@ async fn converse(stream: &TcpStream, driver: &mut Driver) -> bool {
     }
 }
 
-/// Gives the bytes that there were.
-fn read(stream: &TcpStream, driver: &mut Driver) -> io::Result<usize> {
-    READ.with_borrow_mut(|buffer| match stream.try_read(buffer) {
-        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-        Ok(n) => {
-            driver.received(&buffer[..n]);
-            Ok(n)
+/// Tells the driver what there is, and gives how much. A read that did not fill the buffer is the last until there is news: it is not asked again for nothing, which
+/// `try_read` would be.
+fn read(stream: &mut TcpStream, context: &mut Context<'_>, driver: &mut Driver) -> io::Result<usize> {
+    READ.with_borrow_mut(|buffer| {
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(stream).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(ErrorKind::UnexpectedEof.into()),
+            Poll::Ready(Ok(())) => {
+                driver.received(buffer.filled());
+                Ok(buffer.filled().len())
+            }
+            Poll::Ready(Err(e)) => Err(e),
+            Poll::Pending => Ok(0),
         }
-        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(0),
-        Err(e) => Err(e),
     })
 }
 
