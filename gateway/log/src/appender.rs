@@ -238,7 +238,7 @@ impl<S: Storage> Appender<S> {
             ..self.active.head
         };
         self.active.file.finish();
-        self.active = Arc::new(segment::create(&*self.storage, head, self.segments.take_spare(), &self.segments.ring)?);
+        self.active = Arc::new(segment::create(&*self.storage, head, self.segments.spares.take(), &self.segments.ring)?);
         self.segments.push(self.active.clone());
         self.at = BATCHES_AT;
         self.tail.clear();
@@ -299,7 +299,7 @@ impl<S: Storage> Appender<S> {
         let Pending { mut bytes, starts } = pending;
         let full = (self.at + bytes.len() as u64).next_multiple_of(BLOCK) > u64::from(self.active.head.segment_bytes);
         // The first one of a log or of a run is only allocated, and slower for it; one that is ready takes over.
-        let better = !self.active.prepared && self.next > self.active.head.base && self.segments.has_prepared();
+        let better = !self.active.prepared && self.next > self.active.head.base && self.segments.spares.is_any();
         if better && !full {
             let whole = self.at.next_multiple_of(BLOCK);
             self.active.file.truncate(whole).map_err(|e| failure("truncating", &self.active.name, e))?;

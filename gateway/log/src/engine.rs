@@ -23,6 +23,7 @@ use std::{
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read, Seek, Write},
+    ops::RangeInclusive,
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -85,10 +86,8 @@ pub trait Engine: Send + Sync + 'static {
 
 /// Sidecars in memory: about 60 of segments with 10,000 topics.
 const INDEX_CACHE_BYTES: usize = 64 << 20;
-/// Between parts of a file that is prepared: 25 MiB/s, so that commits beside it wait for little.
-const ZEROS_EVERY: Duration = Duration::from_millis(10);
-/// How often a segment without a sidecar, or without a file for the next one, is looked for.
-const SEAL_EVERY: Duration = Duration::from_millis(200);
+/// How often a segment without a sidecar, or without a file for the next one, is looked for: while there is such work, and at length.
+const SEAL_EVERY: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(200);
 /// The state store's partition in segment headers.
 pub const STATE: PartitionId = PartitionId(u32::MAX);
 /// The state store is read by key, not followed: its ring only bridges a commit.
@@ -503,7 +502,7 @@ impl LogEngine<crate::storage::sim::SimStorage> {
     /// Seals what the index thread would.
     pub fn step_index(&self) {
         for (storage, data) in self.storages.iter().zip(&self.data) {
-            let _made_by_the_writer_instead = data.segments.prepare(&**storage, u64::MAX, &|| true);
+            let _made_by_the_writer_instead = data.segments.prepare(&**storage, &|_| true);
             for (segment, end) in data.segments.sealed() {
                 let _scanned_instead = index::seal(&**storage, &segment, end);
             }
@@ -516,11 +515,14 @@ type Files<S> = (Arc<S>, Arc<Segments<<S as Storage>::File>>);
 
 /// What is done behind the writers until the engine stops: a file for the next segment is prepared, sidecars of sealed segments are written, oldest first.
 fn keep_house<S: Storage>(partitions: &[Files<S>], readers: &Readers) {
+    let mut pause = *SEAL_EVERY.start();
     loop {
+        let mut worked = false;
         for (storage, segments) in partitions {
-            if let Err(e) = segments.prepare(&**storage, now_ms(), &|| !readers.wait(ZEROS_EVERY)) {
+            match segments.prepare(&**storage, &|pause| !readers.wait(pause)) {
+                Ok(prepared) => worked |= prepared,
                 // The writer will say the same if it cannot make one itself.
-                eprintln!("{}: preparing a file for the next segment: {e}", storage.describe());
+                Err(e) => eprintln!("{}: preparing a file for the next segment: {e}", storage.describe()),
             }
             for (segment, end) in segments.sealed() {
                 if readers.is_stopped() {
@@ -532,7 +534,8 @@ fn keep_house<S: Storage>(partitions: &[Files<S>], readers: &Readers) {
                 }
             }
         }
-        if readers.wait(SEAL_EVERY) {
+        pause = if worked { *SEAL_EVERY.start() } else { (pause * 2).min(*SEAL_EVERY.end()) };
+        if readers.wait(pause) {
             return;
         }
     }

@@ -20,6 +20,7 @@ mod recovery;
 mod ring;
 mod seek;
 pub mod segment;
+mod spares;
 pub mod state;
 pub mod storage;
 #[cfg(test)]

@@ -20,15 +20,17 @@ use crate::{
     index::{Building, Indexed},
     record::{RECORD_HEAD, crc},
     ring::Ring,
+    spares::{Spares, is_fast},
     storage::{File, Name, Storage},
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use std::{
     io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 pub const BLOCK: u64 = 4096;
@@ -326,55 +328,12 @@ pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Optio
     Ok(Segment { prepared: recycled.is_some(), ..segment })
 }
 
-/// A segment that is half full after so long fills fast.
-const FAST_MS: u64 = 4_000;
-/// Zeros that are written and synced at once. Small, so that a commit beside it waits for little.
-const ZEROS: usize = 256 * 1024;
-
-/// A file whose every block has been written: a sync of what is written into it later is one of data, not of the file system's journal too
-/// (what that gives stands in `docs/performance.md`). `go_on` is asked between parts; false ends it.
-fn prepare<S: Storage>(storage: &S, name: Name, bytes: u64, go_on: &dyn Fn() -> bool) -> io::Result<Option<S::File>> {
-    let (file, zeros) = (storage.create(name, bytes)?, vec![0; ZEROS]);
-    for at in (0..bytes).step_by(ZEROS) {
-        if !go_on() {
-            storage.remove(name)?;
-            return Ok(None);
-        }
-        let part = zeros.get(..(bytes - at).min(ZEROS as u64) as usize).unwrap_or_default();
-        file.write_at(&[io::IoSlice::new(part)], at)?;
-        file.sync_data()?;
-    }
-    Ok(Some(file))
-}
-
 /// The segments of a partition in order of base offset, with the end of what may be read.
 pub struct Segments<F> {
     list: RwLock<Vec<Arc<Segment<F>>>>,
-    spares: Mutex<Spares>,
+    pub(crate) spares: Spares,
     pub(crate) ring: Arc<Ring>,
 }
-
-/// Files that are ready to become the next segment.
-#[derive(Default)]
-struct Spares {
-    /// Of retired segments.
-    retired: Vec<Name>,
-    prepared: Prepared,
-}
-
-/// The file that is prepared while the active segment fills.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Prepared {
-    #[default]
-    Nothing,
-    Ready,
-    /// Until its segment is in the list it has this name.
-    Taken,
-    /// There was no room, or worse; tried again for the segment after the next.
-    Failed,
-}
-
-pub(crate) const PREPARED: Name = Name::Spare(SPARES_MAX + 1);
 
 /// A file of a partition, as others see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -389,20 +348,14 @@ pub struct SegmentInfo {
     pub sealed_ms: Option<u64>,
 }
 
-/// Retired files that are kept to be used again: more would only take space.
-const SPARES_MAX: u32 = 2;
-
 impl<F: File> Segments<F> {
     pub(crate) fn new(list: Vec<Arc<Segment<F>>>, ring: Arc<Ring>) -> Self {
-        Self { list: RwLock::new(list), spares: Mutex::default(), ring }
+        Self { list: RwLock::new(list), spares: Spares::default(), ring }
     }
 
     pub(crate) fn push(&self, segment: Arc<Segment<F>>) {
         self.list.write().push(segment);
-        let mut spares = self.spares.lock();
-        if spares.prepared != Prepared::Ready {
-            spares.prepared = Prepared::Nothing;
-        }
+        self.spares.begun();
     }
 
     /// Takes the newest segment away: a fresh file is about to take its name.
@@ -422,47 +375,21 @@ impl<F: File> Segments<F> {
         Some((list.first()?.clone(), list.get(1)?.head.base))
     }
 
-    pub(crate) fn take_spare(&self) -> Option<Name> {
-        let mut spares = self.spares.lock();
-        spares.retired.pop().or_else(|| {
-            let ready = spares.prepared == Prepared::Ready;
-            ready.then(|| {
-                spares.prepared = Prepared::Taken;
-                PREPARED
-            })
-        })
-    }
-
-    /// A segment begun now would have all its blocks.
-    pub(crate) fn has_prepared(&self) -> bool {
-        let spares = self.spares.lock();
-        spares.prepared == Prepared::Ready || !spares.retired.is_empty()
-    }
-
-    /// Prepares a file for the next segment once the active one is half full, or has not been prepared itself, unless one is there. Slow: on a thread that nobody waits for. Not while segments fill
-    /// fast: it would be a second write of every byte, and large batches gain nothing by it.
-    pub(crate) fn prepare<S: Storage<File = F>>(&self, storage: &S, now_ms: u64, go_on: &dyn Fn() -> bool) -> io::Result<()> {
-        let Some(active) = self.list.read().last().cloned() else { return Ok(()) };
-        let wanted = || {
-            let spares = self.spares.lock();
-            spares.retired.is_empty() && spares.prepared == Prepared::Nothing
+    /// Prepares a file for the next segment once something was written into the active one, unless there is one or segments fill too fast. `wait` is asked to wait so long between
+    /// parts; false ends it.
+    pub(crate) fn prepare<S: Storage<File = F>>(&self, storage: &S, wait: &dyn Fn(Duration) -> bool) -> io::Result<bool> {
+        let (active, before) = {
+            let list = self.list.read();
+            let Some(active) = list.last().cloned() else { return Ok(false) };
+            (active, list.len().checked_sub(2).and_then(|i| list.get(i)).cloned())
         };
-        let bytes = u64::from(active.head.segment_bytes);
+        let took = |s: &Segment<F>| Duration::from_millis(active.head.created_ms.saturating_sub(s.head.created_ms));
         // 0: nothing was written in this run.
-        let soon = if active.prepared { bytes / 2 } else { 1 };
-        if active.filled() < soon || now_ms.saturating_sub(active.head.created_ms) < FAST_MS || !wanted() {
-            return Ok(());
+        if active.filled() == 0 || before.is_some_and(|s| s.filled() > 0 && is_fast(s.filled(), took(&s))) {
+            return Ok(false);
         }
-        let prepared = prepare(storage, PREPARED, bytes, &|| go_on() && wanted());
-        self.spares.lock().prepared = match &prepared {
-            Ok(Some(_)) => Prepared::Ready,
-            Ok(None) => Prepared::Nothing,
-            Err(_) => Prepared::Failed,
-        };
-        match prepared {
-            Err(e) => storage.remove(PREPARED).and(Err(e)),
-            Ok(_) => Ok(()),
-        }
+        let filled = || self.list.read().last().map_or(0, |active| active.filled());
+        self.spares.prepare(storage, u64::from(active.head.segment_bytes), &filled, wait)
     }
 
     pub(crate) fn infos(&self) -> io::Result<Vec<SegmentInfo>> {
@@ -488,16 +415,8 @@ impl<F: File> Segments<F> {
             let (name, whole) = (Name::Segment(oldest.head.base), u64::from(oldest.head.segment_bytes));
             let whole = oldest.file.bytes().is_ok_and(|bytes| bytes == whole);
             let unread = Arc::into_inner(oldest).is_some();
-            let mut spares = self.spares.lock();
-            let free = (1..=SPARES_MAX).map(Name::Spare).find(|n| !spares.retired.contains(n));
-            match free {
-                Some(spare) if whole && unread => {
-                    storage.rename(name, spare)?;
-                    // Before it may be used again: or its name could come back with another segment's content.
-                    storage.sync_names()?;
-                    spares.retired.push(spare);
-                }
-                _ => storage.remove(name)?,
+            if !(whole && unread && self.spares.keep(storage, name)?) {
+                storage.remove(name)?;
             }
         }
         if changed { storage.sync_names() } else { Ok(()) }

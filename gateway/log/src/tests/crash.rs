@@ -228,10 +228,10 @@ fn retention_and_recycled_or_prepared_files_lose_nothing_above_the_start() {
                     }
                     // Given up in the middle now and then, as when the engine stops.
                     let stops = rng.below(4);
-                    if a.segments().prepare(&*storage, u64::MAX, &|| stops > 0).is_err() {
+                    if a.segments().prepare(&*storage, &|_| stops > 0).is_err() {
                         break;
                     }
-                    prepared += usize::from(storage.names().is_ok_and(|n| n.contains(&crate::segment::PREPARED)));
+                    prepared += usize::from(storage.names().is_ok_and(|n| n.contains(&crate::spares::PREPARED)));
                     let sealed: Vec<_> = a.segments().infos().expect("no fault in reading").into_iter().filter_map(|s| s.end).collect();
                     let below = sealed.get(rng.below(sealed.len() as u64) as usize).copied();
                     start = start.max(below.unwrap_or_default());
@@ -261,16 +261,16 @@ fn a_prepared_file_takes_over_from_one_that_was_only_allocated() {
     seed_random(9);
     let storage = Arc::new(SimStorage::new(9));
     let mut a = open(&storage, true);
-    let prepare = |a: &Appender<SimStorage>| a.segments().prepare(&*storage, u64::MAX, &|| true).expect("room");
+    let prepare = |a: &Appender<SimStorage>| a.segments().prepare(&*storage, &|_| true).expect("room");
     prepare(&a);
-    assert!(!a.segments().has_prepared(), "nothing was written: perhaps nothing ever is");
+    assert!(!a.segments().spares.is_any(), "nothing was written: perhaps nothing ever is");
     for n in 0..3 {
-        a.commit(pending(&[message(n, 500)]), n).expect("commits");
+        a.commit(pending(&[message(n, 500)]), 1_000 * n).expect("commits");
     }
     prepare(&a);
-    assert!(a.segments().has_prepared());
+    assert!(a.segments().spares.is_any());
     for n in 3..6 {
-        a.commit(pending(&[message(n, 500)]), n).expect("commits");
+        a.commit(pending(&[message(n, 500)]), 1_000 * n).expect("commits");
     }
     let ends: Vec<_> =
         a.segments().all().into_iter().map(|(s, end)| (crate::storage::File::bytes(&s.file).expect("a size"), end)).collect();
@@ -280,7 +280,7 @@ fn a_prepared_file_takes_over_from_one_that_was_only_allocated() {
         "the first gives back what it did not need"
     );
     prepare(&a);
-    assert!(!a.segments().has_prepared(), "not before the second is half full");
+    assert!(a.segments().spares.is_any(), "one for the segment after it too");
     drop(a);
     storage.restart();
     assert_eq!(everything(&open(&storage, false)).len(), 6);
