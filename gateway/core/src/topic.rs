@@ -7,9 +7,27 @@
 /// codec's.
 #[must_use]
 pub fn topic_is_valid(topic: &str) -> bool {
-    // Nearly all are plain, and this is asked of every message: one pass over all bytes, without a branch for each.
-    let suspicious = topic.bytes().fold(false, |found, b| found | may_be_control(b) | (b == b'+') | (b == b'#'));
-    !topic.is_empty() && !(suspicious && (topic.contains(['+', '#']) || has_controls(topic)))
+    !topic.is_empty() && (is_plain(topic.as_bytes()) || !(topic.contains(['+', '#']) || has_controls(topic)))
+}
+
+/// Printable ASCII without wildcards. Nearly all topics are, and this is asked of every message: eight bytes at a time.
+#[must_use]
+pub fn is_plain(name: &[u8]) -> bool {
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    const HIGH: u64 = each(0x80);
+    // While every byte is below 0x80, none of these sums carries into the next byte; where one is not, its own high bit says so.
+    let word = |w: u64| {
+        let printable = w.wrapping_add(each(0x60)) & !w.wrapping_add(each(0x01));
+        let no_wildcard = (w ^ each(b'+')).wrapping_add(each(0x7F)) & (w ^ each(b'#')).wrapping_add(each(0x7F));
+        printable & no_wildcard & !w & HIGH
+    };
+    let (words, rest) = name.as_chunks::<8>();
+    let all = words.iter().fold(HIGH, |all, w| all & word(u64::from_ne_bytes(*w)));
+    let mut last = [b' '; 8];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    all & word(u64::from_ne_bytes(last)) == HIGH
 }
 
 /// Those above ASCII are 0xC2 and a byte below 0xA0; only then is it worth decoding.
@@ -197,7 +215,26 @@ mod tests {
         assert!(topic_is_valid("a/b") && topic_is_valid("/") && !topic_is_valid("a/+") && !topic_is_valid("#") && !topic_is_valid(""));
     }
 
+    #[test]
+    fn plain_is_printable_ascii_without_wildcards_wherever_a_byte_stands() {
+        for len in 0..=20 {
+            for at in 0..len {
+                for byte in 0..=255 {
+                    let mut name = vec![b'a'; len];
+                    name[at] = byte;
+                    assert_eq!(is_plain(&name), matches!(byte, 0x20..=0x7E) && !matches!(byte, b'+' | b'#'), "{byte} at {at} of {len}");
+                }
+            }
+            assert!(is_plain(&vec![b'~'; len]));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn plain_is_what_each_byte_says(name: Vec<u8>) {
+            prop_assert_eq!(is_plain(&name), name.iter().all(|b| matches!(b, 0x20..=0x7E) && !matches!(b, b'+' | b'#')));
+        }
+
         /// A scan that skips finds what a plain scan finds.
         #[test]
         fn skipping_passes_nothing_that_matches(

@@ -389,7 +389,7 @@ impl<F: File> Segments<F> {
             return Ok(false);
         }
         let filled = || self.list.read().last().map_or(0, |active| active.filled());
-        self.spares.prepare(storage, u64::from(active.head.segment_bytes), &filled, wait)
+        self.spares.prepare(storage, u64::from(active.head.segment_bytes), !active.prepared, &filled, wait)
     }
 
     pub(crate) fn infos(&self) -> io::Result<Vec<SegmentInfo>> {

@@ -24,6 +24,8 @@ const FAST_BYTES: u64 = 400 << 20;
 const FAST_AFTER: Duration = Duration::from_millis(20);
 /// Between two parts of a file whose zeros are ahead of what fills the active segment: 25 MiB/s.
 const ZEROS_EVERY: Duration = Duration::from_millis(10);
+/// The same while the active segment has been prepared by nobody and every sync waits for the file system: this file takes over as soon as it is there, after a third of a second.
+const ZEROS_SOON: Duration = Duration::from_millis(1);
 
 #[derive(Default)]
 pub(crate) struct Spares {
@@ -99,22 +101,24 @@ impl Spares {
 
     /// Makes a file whose every block has been written, unless there is a spare: a sync of what is written into it later is one of data, not of the file system's extents and inode too
     /// (what that gives stands in `docs/performance.md`). Slow: on a thread that nobody waits for. The zeros keep ahead of what fills the active segment, whose bytes are `filled`; beyond
-    /// that they are written seldom. True: there is one now.
+    /// that they are written seldom, unless it is wanted `soon`. True: there is one now.
     pub fn prepare<S: Storage>(
         &self,
         storage: &S,
         bytes: u64,
+        soon: bool,
         filled: &dyn Fn() -> u64,
         wait: &dyn Fn(Duration) -> bool,
     ) -> io::Result<bool> {
         if !self.is_wanted() {
             return Ok(false);
         }
+        let every = if soon { ZEROS_SOON } else { ZEROS_EVERY };
         let (begun, before, fast) = (Instant::now(), filled(), Cell::new(false));
         let go_on = |zeros| {
             let (now, time) = (filled(), begun.elapsed());
             fast.set(time > FAST_AFTER && is_fast(now.saturating_sub(before), time));
-            !fast.get() && self.is_wanted() && wait(if zeros > now { ZEROS_EVERY } else { Duration::ZERO })
+            !fast.get() && self.is_wanted() && wait(if zeros > now { every } else { Duration::ZERO })
         };
         let made = write_zeros(storage, bytes, &go_on);
         self.state.lock().prepared = match made {

@@ -198,7 +198,7 @@ fn connack<'a>(c: &mut Cursor<'a>, version: Version) -> Result<ConnAck<'a>> {
 
 fn publish<'a>(first: u8, c: &mut Cursor<'a>, version: Version) -> Result<Publish<'a>> {
     let qos = Qos::from_bits((first >> 1) & 3).unwrap_or_default();
-    let topic = c.text()?;
+    let (topic, plain) = c.text_that_may_be_plain()?;
     let packet_id = if qos == Qos::AtMostOnce { None } else { Some(packet_id(c)?) };
     let properties = properties(c, version, within::PUBLISH)?;
     if topic.is_empty() {
@@ -206,7 +206,7 @@ fn publish<'a>(first: u8, c: &mut Cursor<'a>, version: Version) -> Result<Publis
         if !aliased {
             return protocol_error("MQTT-3.3.2-1: PUBLISH without a topic name");
         }
-    } else if !topic_is_valid(topic) {
+    } else if !plain && !topic_is_valid(topic) {
         return Err(DecodeError::new(ReasonCode::TOPIC_NAME_INVALID, "MQTT-3.3.2-2: wildcard in a topic name"));
     }
     let payload = c.take(c.rest().len())?;

@@ -14,7 +14,7 @@ mod roundtrip;
 pub use decode::{Decoded, decode, disconnect_reason};
 pub use encode::{encode, publish_head};
 
-use crate::packet::ReasonCode;
+use crate::{packet::ReasonCode, topic::is_plain};
 use std::fmt;
 
 /// Bytes that are not MQTT: what to answer, and the statement of the specification that they break.
@@ -109,12 +109,18 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn text(&mut self) -> Result<&'a str, DecodeError> {
+        self.text_that_may_be_plain().map(|(text, _)| text)
+    }
+
+    /// True: it is printable ASCII without wildcards, and needs no other check.
+    pub fn text_that_may_be_plain(&mut self) -> Result<(&'a str, bool), DecodeError> {
         let bytes = self.binary()?;
         let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::malformed("MQTT-1.5.4-1: string is not UTF-8"))?;
-        if bytes.contains(&0) {
+        let plain = is_plain(bytes);
+        if !plain && bytes.contains(&0) {
             return Err(DecodeError::malformed("MQTT-1.5.4-2: U+0000 in a string"));
         }
-        Ok(text)
+        Ok((text, plain))
     }
 }
 
