@@ -10,7 +10,7 @@ use crate::{
     gateway::stored,
     tail::Command,
 };
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 use tokio::sync::OwnedSemaphorePermit;
 use weir_bridge::filters::Filters;
 use weir_core::{
@@ -29,6 +29,8 @@ const LARGE_FETCH_BYTES: u32 = 512 * 1024;
 const LARGE_FETCH_RECORDS: u32 = 4_096;
 /// Large ones that are on the way or held by their connections: 32 MiB.
 pub(crate) const LARGE_FETCHES: usize = 64;
+/// A batch that is looked through by the connection itself: others on its thread wait for so long at most, a millisecond.
+const RECENT_RECORDS_MAX: usize = 8_192;
 /// Records asked for one by one in one fetch.
 const EXACTLY_MAX: usize = 64;
 
@@ -355,7 +357,11 @@ impl Driver {
                 false
             }
             Step::Fetch(range) => {
+                if let Some(sent) = self.send_recent(now, nth, &range) {
+                    return sent;
+                }
                 let (from, to) = (weir_log::Offset(range.start.0), weir_log::Offset(range.end.0));
+                let Phase::Running(session) = &mut self.phase else { return false };
                 let times = session.tells_positions();
                 let known = self.filters.take().filter(|known| known.wants_times() == times);
                 let select = known.unwrap_or_else(|| Arc::new(Filters::new(session.filters()).with_times(times)));
@@ -365,6 +371,38 @@ impl Driver {
             }
             Step::Send => self.send_entry(now, nth),
         }
+    }
+
+    /// Sends what is wanted of the batch in memory that the range begins in, if much of the last one was: no thread change, no copy, and nothing is held. `None`: it is to be fetched.
+    fn send_recent(&mut self, now: Now, nth: usize, range: &Range<Offset>) -> Option<bool> {
+        let Phase::Running(session) = &mut self.phase else { return None };
+        let p = log_id(self.gateway.partitions[nth]);
+        let batch = self.gateway.engine.recent(p, &[weir_log::Offset(range.start.0)]).pop().flatten();
+        let batch = batch.filter(|batch| self.dense && batch.len() <= RECENT_RECORDS_MAX)?;
+        let end = Offset(batch.end().0).min(range.end);
+        let from = range.start.0.saturating_sub(batch.first().0) as u32;
+        let (mut examined, mut sent) = (0, 0);
+        session.reader(nth).fetched();
+        for r in (from..batch.len() as u32).map(|i| batch.get(i)).take_while(|r| r.offset.0 < end.0) {
+            examined += 1;
+            let Some(r) = stored(&r) else { continue };
+            let before = self.out.len();
+            if before >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, self.out.end()) == Delivery::NoRoom {
+                return Some(false);
+            }
+            if self.out.len() > before {
+                sent += 1;
+                let lives = &self.gateway.metrics.lives;
+                if lives.watches(r.topic) {
+                    let at = (self.gateway.partitions[nth], r.offset);
+                    lives.sent(at, &self.traces.client(self.client_id.as_deref()));
+                    self.traces.follow(at);
+                }
+            }
+        }
+        session.reader(nth).sent(end);
+        self.dense = is_dense(sent, examined);
+        Some(true)
     }
 
     /// Sends from memory what the tail offered.
@@ -442,6 +480,9 @@ impl Driver {
                 self.event(now, Event::Lost(self.gateway.partitions[*nth], range));
             }
         }
+        if let (Ok(f), Feed::Range(nth), Some(session)) = (&fetched, &kind, self.phase.session()) {
+            self.dense = is_dense(f.batch.len() as u64, f.next.0.saturating_sub(session.reader(*nth).next.0));
+        }
         if let (Ok(f), Feed::Resend(offsets)) = (&fetched, &kind) {
             self.tell_gone(f, offsets.iter());
         }
@@ -462,6 +503,11 @@ impl Driver {
         tracing::error!(client = self.client_id.as_deref().unwrap_or("?"), "reading the log: {e}");
         self.event(now, Event::Closed(Cause::LogFailed));
     }
+}
+
+/// Looking at every record costs less than an index does.
+fn is_dense(wanted: u64, examined: u64) -> bool {
+    wanted * 8 >= examined
 }
 
 fn exactly(offsets: impl Iterator<Item = Offset>) -> Wanted {

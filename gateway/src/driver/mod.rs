@@ -110,6 +110,8 @@ pub(crate) struct Driver {
     seen: Vec<Receipt>,
     seen_state: Receipt,
     feeding: Feeding,
+    /// Much of what was looked through last was wanted.
+    dense: bool,
     /// What is read from the log; `None`: the filters have changed.
     filters: Option<Arc<Filters>>,
     /// Records that groups gave, to be read and sent.
@@ -174,6 +176,7 @@ impl Driver {
             seen,
             seen_state: Receipt(0),
             feeding: Feeding::Idle,
+            dense: true,
             filters: None,
             given: VecDeque::new(),
             shared: Vec::new(),
