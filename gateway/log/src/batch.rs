@@ -19,6 +19,8 @@ use crate::{
     record::{Kind, META_BYTES_MAX, RECORD_HEAD, RECORD_SEAL, crc},
 };
 
+use std::cmp::Ordering;
+
 pub const BATCH_HEAD: usize = 48;
 const MAGIC: [u8; 4] = *b"WEIB";
 
@@ -234,6 +236,22 @@ impl Batch {
         let (kind, flags, [meta, key, headers, value]) = parse(raw).unwrap_or((Kind::Note, 0, [&[]; 4]));
         let (_, delta) = len_and_delta(raw).unwrap_or_default();
         Record { offset: group.segment_base.plus(u64::from(delta)), time_ms: group.time_ms, kind, flags, meta, key, headers, value }
+    }
+
+    /// The record at `offset`, if it is among them.
+    #[must_use]
+    pub fn find(&self, offset: Offset) -> Option<Record<'_>> {
+        let (mut low, mut high) = (0, self.len() as u32);
+        while low < high {
+            let middle = low.midpoint(high);
+            let r = self.get(middle);
+            match r.offset.cmp(&offset) {
+                Ordering::Equal => return Some(r),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
     }
 
     /// Offset of its last record.

@@ -17,9 +17,9 @@ use weir_core::{
     fanout::Step,
     group::Place,
     ids::{Now, Offset, PartitionId, SubscribeId},
-    session::{Cause, Delivery, Event, Paging},
+    session::{Cause, Delivery, Event, Paging, Session},
 };
-use weir_log::{Batch, Entry, Fetch, Fetched, ReadError, Select, Wanted};
+use weir_log::{Batch, Entry, Fetch, Fetched, ReadError, Record, Select, Wanted};
 
 /// One fetch: enough for a socket write, little enough for 10,000 at once.
 const FETCH_BYTES: u32 = 64 * 1024;
@@ -79,6 +79,12 @@ pub(super) enum Feeding {
     /// It has answered with this.
     Found(Box<Page>, Option<Entry>),
     Held(Box<Held>),
+}
+
+impl Held {
+    fn record(&self) -> Option<Record<'_>> {
+        (self.index < self.batch.len() as u32).then(|| self.batch.get(self.index))
+    }
 }
 
 impl Feeding {
@@ -147,33 +153,20 @@ impl Driver {
             // Unsubscribed meanwhile.
             return true;
         }
-        let lives = &self.gateway.metrics.lives;
-        while held.index < held.batch.len() as u32 {
-            let before = self.out.len();
-            let full = before >= OUT_BYTES_HIGH;
-            let record = stored(&held.batch.get(held.index));
-            let delivery = match record {
-                Some(_) if full => Delivery::NoRoom,
-                Some(r) => match held.kind {
-                    Feed::Range(nth) => session.deliver(now, nth, &r, self.out.end()),
-                    Feed::Page(_) | Feed::Resend(_) | Feed::Shared(..) => session.deliver_retained(now, &r, self.out.end()),
-                },
-                None => Delivery::Done,
+        while let Some(r) = held.record() {
+            let sent = match held.kind {
+                Feed::Range(nth) => self.send_record(now, nth, &r),
+                Feed::Page(_) | Feed::Resend(_) | Feed::Shared(..) => {
+                    stored(&r).map_or(Some(false), |r| self.give(None, |session, out| session.deliver_retained(now, &r, out)))
+                }
             };
-            if delivery == Delivery::NoRoom {
+            if sent.is_none() {
                 self.feeding = Feeding::Held(held);
                 return false;
             }
-            if let (Feed::Range(nth), Some(r)) = (&held.kind, record)
-                && self.out.len() > before
-                && lives.watches(r.topic)
-            {
-                let at = (self.gateway.partitions[*nth], r.offset);
-                lives.sent(at, &self.traces.client(self.client_id.as_deref()));
-                self.traces.follow(at);
-            }
             held.index += 1;
         }
+        let Phase::Running(session) = &mut self.phase else { return false };
         match held.kind {
             Feed::Range(nth) => {
                 session.reader(nth).sent(held.next);
@@ -181,7 +174,7 @@ impl Driver {
             }
             Feed::Page(mut page) => {
                 let examined = page.wanted.partition_point(|(at, _)| *at < held.next);
-                let missing = |at: &Offset| !held.batch.iter().any(|r| r.offset.0 == at.0);
+                let missing = |at: &Offset| held.batch.find(weir_log::Offset(at.0)).is_none();
                 page.kept.extend(page.wanted.drain(..examined).filter(|(at, _)| missing(at)).map(|(_, topic)| topic));
                 return self.go_on_with_page(now, page);
             }
@@ -192,7 +185,7 @@ impl Driver {
 
     /// True: what groups gave is sent, go on.
     fn send_shared(&mut self, now: Now, mut held: Box<Held>) -> bool {
-        let (Phase::Running(session), Feed::Shared(p, given)) = (&mut self.phase, &held.kind) else { return false };
+        let Feed::Shared(p, given) = &held.kind else { return false };
         while let Some((id, at)) = given.get(held.index as usize).copied() {
             if at >= held.next {
                 // A fetch may end early: what it did not come to is asked for again.
@@ -200,27 +193,64 @@ impl Driver {
                 rest.for_each(|(id, at)| self.given.push_front((*id, (*p, *at))));
                 return true;
             }
-            let record = held.batch.iter().find(|r| r.offset.0 == at.0);
-            let record = record.as_ref().and_then(stored);
-            let full = self.out.len() >= OUT_BYTES_HIGH;
-            let before = self.out.len();
-            if full || session.deliver_shared(now, id, *p, at, record.as_ref(), self.out.end()) == Delivery::NoRoom {
+            let record = held.batch.find(weir_log::Offset(at.0));
+            if !self.send_given(now, id, (*p, at), record) {
                 self.feeding = Feeding::Held(held);
                 return false;
-            }
-            let lives = &self.gateway.metrics.lives;
-            if self.out.len() > before && record.as_ref().is_some_and(|r| lives.watches(r.topic)) {
-                lives.sent((*p, at), &self.traces.client(self.client_id.as_deref()));
-                self.traces.follow((*p, at));
             }
             held.index += 1;
         }
         true
     }
 
-    /// Reads what groups gave: of one partition, ascending.
-    fn next_shared(&mut self) {
-        let Some((_, (p, _))) = self.given.front().copied() else { return };
+    /// False: there is no room for it.
+    fn send_given(&mut self, now: Now, id: SubscribeId, (p, at): Place, record: Option<Record<'_>>) -> bool {
+        let r = record.as_ref().and_then(stored);
+        let place = r.as_ref().map(|r| ((p, at), r.topic));
+        self.give(place, |session, out| session.deliver_shared(now, id, p, at, r.as_ref(), out)).is_some()
+    }
+
+    /// Gives the session a record of the nth partition. `None`: there is no room for it; else whether it was sent.
+    fn send_record(&mut self, now: Now, nth: usize, r: &Record<'_>) -> Option<bool> {
+        let Some(r) = stored(r) else { return Some(false) };
+        let place = (self.gateway.partitions[nth], r.offset);
+        self.give(Some((place, r.topic)), |session, out| session.deliver(now, nth, &r, out))
+    }
+
+    /// `None`: there is no room; else whether something was sent, of which those hear who watch this topic.
+    fn give(&mut self, of: Option<(Place, &[u8])>, deliver: impl FnOnce(&mut Session, &mut Vec<u8>) -> Delivery) -> Option<bool> {
+        let Phase::Running(session) = &mut self.phase else { return None };
+        let before = self.out.len();
+        if before >= OUT_BYTES_HIGH || deliver(session, self.out.end()) == Delivery::NoRoom {
+            return None;
+        }
+        let sent = self.out.len() > before;
+        let lives = &self.gateway.metrics.lives;
+        if let Some((at, topic)) = of
+            && sent
+            && lives.watches(topic)
+        {
+            lives.sent(at, &self.traces.client(self.client_id.as_deref()));
+            self.traces.follow(at);
+        }
+        Some(sent)
+    }
+
+    /// Sends what groups gave as far as memory has it in one batch, or has it read: of one partition, ascending. True: something was sent, go on.
+    fn next_shared(&mut self, now: Now) -> bool {
+        let Some((_, (p, at))) = self.given.front().copied() else { return false };
+        if let Some(batch) = self.gateway.engine.recent(log_id(p), &[weir_log::Offset(at.0)]).pop().flatten() {
+            while let Some((id, (q, at))) = self.given.front().copied()
+                && q == p
+                && let Some(record) = batch.find(weir_log::Offset(at.0))
+            {
+                if !self.send_given(now, id, (p, at), Some(record)) {
+                    return false;
+                }
+                self.given.pop_front();
+            }
+            return true;
+        }
         let mut given: Vec<(SubscribeId, Offset)> = Vec::new();
         while let Some((id, (q, at))) = self.given.front().copied()
             && q == p
@@ -232,6 +262,7 @@ impl Driver {
         }
         let wanted = exactly(given.iter().map(|(_, at)| *at));
         self.fetch(Feed::Shared(p, given), p, wanted);
+        false
     }
 
     /// True: something was sent at once, go on.
@@ -248,9 +279,8 @@ impl Driver {
         let n = session.partitions() + 1;
         for i in 0..n {
             let nth = (self.turn + i) % n;
-            if nth == n - 1 {
-                self.next_shared();
-            } else if self.next_step(now, nth) {
+            let sent = if nth == n - 1 { self.next_shared(now) } else { self.next_step(now, nth) };
+            if sent {
                 self.turn = (nth + 1) % n;
                 return true;
             }
@@ -384,22 +414,11 @@ impl Driver {
         let (mut examined, mut sent) = (0, 0);
         session.reader(nth).fetched();
         for r in (from..batch.len() as u32).map(|i| batch.get(i)).take_while(|r| r.offset.0 < end.0) {
+            let Some(was_sent) = self.send_record(now, nth, &r) else { return Some(false) };
             examined += 1;
-            let Some(r) = stored(&r) else { continue };
-            let before = self.out.len();
-            if before >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, self.out.end()) == Delivery::NoRoom {
-                return Some(false);
-            }
-            if self.out.len() > before {
-                sent += 1;
-                let lives = &self.gateway.metrics.lives;
-                if lives.watches(r.topic) {
-                    let at = (self.gateway.partitions[nth], r.offset);
-                    lives.sent(at, &self.traces.client(self.client_id.as_deref()));
-                    self.traces.follow(at);
-                }
-            }
+            sent += u64::from(was_sent);
         }
+        let Phase::Running(session) = &mut self.phase else { return None };
         session.reader(nth).sent(end);
         self.dense = is_dense(sent, examined);
         Some(true)
@@ -418,18 +437,11 @@ impl Driver {
         // What was sent of it before there was no room is passed over run by run.
         let from = session.reader(nth).next.0.saturating_sub(entry.batch.start.0) as u32;
         for i in entry.runs.into_iter().flat_map(|run| run.start.max(from)..run.end) {
-            let Some(r) = stored(&batch.get(i)) else { continue };
-            let before = self.out.len();
-            if before >= OUT_BYTES_HIGH || session.deliver(now, nth, &r, self.out.end()) == Delivery::NoRoom {
+            if self.send_record(now, nth, &batch.get(i)).is_none() {
                 return false;
             }
-            let lives = &self.gateway.metrics.lives;
-            if self.out.len() > before && lives.watches(r.topic) {
-                let at = (self.gateway.partitions[nth], r.offset);
-                lives.sent(at, &self.traces.client(self.client_id.as_deref()));
-                self.traces.follow(at);
-            }
         }
+        let Phase::Running(session) = &mut self.phase else { return false };
         session.reader(nth).sent(entry.batch.end);
         true
     }
@@ -446,7 +458,7 @@ impl Driver {
 
     /// Messages that were on their way and that the log no longer has: the session counts them, the operator hears of them here.
     fn tell_gone<'a>(&self, f: &Fetched, wanted: impl Iterator<Item = &'a Offset>) {
-        let gone: Vec<_> = wanted.filter(|at| at.0 < f.next.0 && !f.batch.iter().any(|r| r.offset.0 == at.0)).map(|at| at.0).collect();
+        let gone: Vec<_> = wanted.filter(|at| at.0 < f.next.0 && f.batch.find(weir_log::Offset(at.0)).is_none()).map(|at| at.0).collect();
         if !gone.is_empty() {
             let client = self.client_id.as_deref().unwrap_or("?");
             tracing::warn!(client, ?gone, "messages on their way to this client are lost: taken by retention, or damaged");
