@@ -22,7 +22,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 # `of` takes the figure out of a report of `weir bench`; `more`: more is better.
 Figure = namedtuple("Figure", "title unit of more")
-Row = namedtuple("Row", "name args figures only seconds", defaults=[None, None])
+# `beside` runs against the same broker meanwhile; `options` are Weir's; `rounds`: fewer than asked, of what takes long.
+Row = namedtuple("Row", "name args figures only seconds beside options rounds", defaults=[None, None, None, "", None])
 
 per_second = Figure("delivered", "/s", lambda r: r["delivered_per_second"], True)
 cpu = Figure("CPU of the broker", "µs/message", lambda r: r["cpu_percent"] * 1e4 / r["delivered_per_second"], False)
@@ -59,6 +60,11 @@ ROWS = [
                                                        Figure("4 KiB into zeroed blocks p99", "µs", lambda r: r["write_and_fdatasync_us"]["p99"], False)], "weir"),
     Row("2,000 messages a second", "fan-in --rate 2000", TIMES),
     Row("10,000 messages a second", "fan-in --rate 10000", TIMES),
+    # Beside them the log gets a new segment every three seconds, and retention and a checkpoint at each; then 10,000 sessions are made and come back.
+    Row("2,000 messages a second beside 20,000 of 1 KiB", "fan-in --rate 2000", TIMES, None, 12, "fan-in --rate 20000 --size 1024 --seconds 12", "--retention-bytes 128MiB"),
+    Row("10,000 messages a second beside 20,000 of 1 KiB", "fan-in --rate 10000", TIMES, None, 12, "fan-in --rate 20000 --size 1024 --seconds 12", "--retention-bytes 128MiB"),
+    Row("2,000 messages a second beside 10,000 sessions that come back", "fan-in --rate 2000", TIMES, None, 12, "resume --messages 100000 --topics 10000"),
+    Row("10,000 messages a second beside 10,000 sessions that come back", "fan-in --rate 10000", TIMES, None, 12, "resume --messages 100000 --topics 10000"),
     Row("pairs, QoS 1", "pairs", FLOW),
     Row("fan-out to 100, QoS 1", "fan-out", FLOW),
     Row("fan-out to 100, QoS 0", "fan-out -q 0 --rate 20000", FLOW),
@@ -72,11 +78,16 @@ ROWS = [
     Row("backlog of 200,000 to one session", "backlog --messages 200000", [per_second]),
     Row("1,000 sessions come back to 1 of 1,000 topics", "resume --messages 200000 --topics 1000",
         [Figure("first message p50", "µs", lambda r: r["first_message_us"]["p50"], False), more("all have everything after", "ms", "all_after_ms", False)]),
+    Row("10,000 sessions come back to 1 of 10,000 topics after 1 M messages", "resume --messages 1000000 --topics 10000",
+        [Figure("first message p50", "µs", lambda r: r["first_message_us"]["p50"], False), more("all have everything after", "ms", "all_after_ms", False)], rounds=3),
     Row("10,000 retained messages to 10 subscribers", "retained", [per_second]),
     Row("100,000 retained messages to 10 subscribers", "retained --topics 100000", [per_second]),
+    Row("1 M retained messages to 2 subscribers", "retained --topics 1000000 --subscribers 2", [per_second], rounds=3),
     Row("1,000 browsers at 10 Hz", "browsers", [more("frames", "/s", "frames_per_second", True), arrived("p50"), arrived("p99"),
                                                Figure("CPU of the gateway", "% of a core", lambda r: r["cpu_percent"], False)], "weir"),
     Row("start with an empty log", "start", [more("ready after", "ms", "ready_ms", False)]),
+    Row("start with 10 GiB of log", "restart", [more("ready after SIGTERM", "ms", "after_term_ms", False), more("ready after SIGKILL", "ms", "after_kill_ms", False)], "weir", None, None,
+        "--retention-bytes 0", 1),
 ]
 
 
@@ -94,15 +105,20 @@ class Broker:
     """One that is new: `with` starts and ends it."""
 
     def __init__(self, name, command):
-        self.name, self.command = name, command
+        self.name, self.command, self.options = name, command, ""
 
     def __enter__(self):
         self.dir = WORK / "broker"
         shutil.rmtree(self.dir, ignore_errors=True)
         self.dir.mkdir(parents=True)
+        self.start()
+        return self
+
+    def start(self):
+        """Gives the milliseconds until it takes connections."""
         self.port, self.http, admin = free_ports(3)
         if self.name == "weir":
-            command = [WEIR, "run", "--mqtt", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--admin", f"127.0.0.1:{admin}", "--data", self.dir / "data"]
+            command = [WEIR, "run", "--mqtt", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--admin", f"127.0.0.1:{admin}", "--data", self.dir / "data", *self.options.split()]
         elif self.name == "mosquitto":
             lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence false", "max_queued_messages 0", "max_inflight_messages 0", "set_tcp_nodelay true"]
             (self.dir / "mosquitto.conf").write_text("\n".join(lines) + "\n")
@@ -117,20 +133,27 @@ class Broker:
                 self.__exit__()
                 sys.exit(f"{self.name} does not run: {command}\n{(self.dir / 'log').read_text()}")
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                break
+                # Its port may take a connection long before it answers on it.
+                with socket.create_connection(("127.0.0.1", self.port), 1) as s:
+                    s.settimeout(20)
+                    s.sendall(b"\x10\x11\x00\x04MQTT\x04\x02\x00\x00\x00\x05ready")
+                    if s.recv(4) == b"\x20\x02\x00\x00":
+                        break
             except OSError:
                 time.sleep(0.002)
         self.ready_ms = (time.monotonic() - began) * 1000
-        return self
+        return self.ready_ms
 
-    def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+    def __exit__(self, *_):
+        self.stop()
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
@@ -147,25 +170,55 @@ def ours(pid):
     return (int(fields[11]) + int(fields[12])) / TICKS + children.ru_utime + children.ru_stime
 
 
+def bench(b, args, seconds):
+    """The command of one load on this broker."""
+    scenario, *args = args.split()
+    command = [WEIR, "bench", scenario, "--json"]
+    if scenario == "disk":
+        return command + ["--file", WORK / "blocks", *args]
+    command += ["-p", str(b.port), "--pid", str(b.process.pid)]
+    if scenario == "browsers":
+        command += ["--url", f"ws://127.0.0.1:{b.http}/ws"]
+    return command + args + ([] if "--seconds" in args else ["--seconds", str(seconds)])
+
+
+def restart(b):
+    """Fills the log with 10 GiB, and starts it again."""
+    while sum(f.stat().st_blocks * 512 for f in b.dir.rglob("*.log")) < 10 << 30:
+        subprocess.run(bench(b, "fan-in --size 1024", 5), capture_output=True, check=True)
+    report = {}
+    for how, key in [(signal.SIGTERM, "after_term_ms"), (signal.SIGKILL, "after_kill_ms")]:
+        # What it has to find is new, and not only what lies there.
+        subprocess.run(bench(b, "fan-in --size 1024", 1), capture_output=True, check=True)
+        b.stop(how)
+        report[key] = b.start()
+    return report
+
+
 def run(row, broker, seconds):
     """The report of one run, with what others did with the cores; a text says why there is none."""
+    broker.options = row.options
     with broker as b:
         before, own, start = busy(), ours(b.process.pid), time.monotonic()
         if row.args == "start":
             report = {"ready_ms": b.ready_ms}
+        elif row.args == "restart":
+            report = restart(b)
+            own = ours(b.process.pid)
         else:
-            scenario, *args = row.args.split()
-            command = [WEIR, "bench", scenario, "--json", *args]
-            if scenario == "disk":
-                command += ["--file", WORK / "blocks"]
-            else:
-                command += ["-p", str(b.port), "--pid", str(b.process.pid), "--seconds", str(seconds)]
-            if scenario == "browsers":
-                command += ["--url", f"ws://127.0.0.1:{b.http}/ws"]
+            beside = row.beside and subprocess.Popen(bench(b, row.beside, seconds), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+                done = subprocess.run(bench(b, row.args, seconds), capture_output=True, text=True, timeout=600)
+                if beside:
+                    _, words = beside.communicate(timeout=120)
+                    if beside.returncode != 0:
+                        return f"beside it: {words.strip().split(chr(10))[-1][:120]}"
             except subprocess.TimeoutExpired:
                 return "no end within 10 minutes"
+            finally:
+                if beside:
+                    beside.kill()
+                    beside.wait()
             if done.returncode != 0:
                 return done.stderr.strip().split("\n")[-1][:120] or f"exit code {done.returncode}"
             report = json.loads(done.stdout)
@@ -253,7 +306,7 @@ def main():
     for row in rows:
         there = [b for b in brokers if row.only in (None, b.name)]
         reports = {b.name: [] for b in there}
-        for nth in range(asked.rounds):
+        for nth in range(min(asked.rounds, row.rounds or asked.rounds)):
             # Nobody is always first.
             for b in there[nth % len(there):] + there[:nth % len(there)]:
                 reports[b.name].append(run(row, b, row.seconds or asked.seconds))

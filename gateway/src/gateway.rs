@@ -16,7 +16,7 @@ use crate::{
     peer::Peer,
     rates::Rates,
     retention::Retention,
-    tail,
+    tail, tcp,
 };
 use dashmap::DashMap;
 use parking_lot::RwLock;
@@ -69,6 +69,8 @@ pub(crate) struct Gateway {
     pub marked: DashMap<u64, Arc<Peer>>,
     /// Connections that had more to send when their turn was over.
     pub sending: AtomicUsize,
+    /// Permits to begin a session: see `tcp::ENTERING`.
+    pub entering: Semaphore,
     /// Permits for them: see `driver::LARGE_FETCHES`.
     pub large_fetches: Arc<Semaphore>,
     draining: AtomicBool,
@@ -158,6 +160,7 @@ impl Gateway {
             peers: DashMap::new(),
             marked: DashMap::new(),
             sending: AtomicUsize::new(0),
+            entering: Semaphore::new(tcp::ENTERING),
             large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),

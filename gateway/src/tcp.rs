@@ -4,7 +4,7 @@
 //! makes leaves in one write.
 //! Must not know: MQTT.
 
-use crate::{driver::Driver, gateway::Gateway, metrics::Total};
+use crate::{driver::Driver, gateway::Gateway, metrics::Total, peer::Peer};
 use std::{
     cell::RefCell,
     future::poll_fn,
@@ -19,18 +19,24 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::SemaphorePermit,
     time::Instant,
 };
 use weir_core::session::Cause;
 
 /// Connections that wait to be accepted: a whole fleet comes back at once.
 const BACKLOG: u32 = 4_096;
+/// Connections that are accepted, and then others have their turn: each is a task more in the line in which every message of others waits.
+const ACCEPTED_AT_ONCE: usize = 16;
 /// Bytes that are read at once, and then others have their turn.
 const READ_BYTES: usize = 256 * 1024;
 /// Bytes that all connections with more to send may write in one round, and what one may at least and at most before others have their turn. A thousand that are sent
 /// much do not hold up one that is sent little; and a single one is not left behind by ten that publish to it, each with a turn of its own.
 const ROUND_BYTES: usize = 4 << 20;
 const TURN_BYTES: RangeInclusive<usize> = 16 * 1024..=ROUND_BYTES;
+/// Sessions that begin at once. A fleet that comes back wakes ten thousand tasks, each with a session to load and to write; in one line with them, every message of everybody else
+/// waited for all of them.
+pub(crate) const ENTERING: usize = 32;
 /// How long what was written last may take to leave before the socket is closed.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -47,10 +53,16 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until the gateway drains.
 pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
+    let mut accepted = 0_usize;
     loop {
         match listener.accept().await {
             Ok((stream, address)) if !gateway.is_draining() => {
                 tokio::spawn(serve(stream, address, gateway.clone()));
+                accepted += 1;
+                if accepted.is_multiple_of(ACCEPTED_AT_ONCE) {
+                    // Others have their turn.
+                    tokio::task::yield_now().await;
+                }
             }
             Ok(_) => return,
             // Out of file descriptors, most likely: those that are open go on.
@@ -131,6 +143,19 @@ struct Ready {
     due: bool,
 }
 
+/// Waits until the peer has said something, and then for its turn to begin a session. `None`: the gateway has something to say, or it took too long.
+async fn enter<'g>(stream: &TcpStream, peer: &Peer, gateway: &'g Gateway, until: Option<Instant>) -> Option<SemaphorePermit<'g>> {
+    let turn = async {
+        stream.readable().await.ok()?;
+        gateway.entering.acquire().await.ok()
+    };
+    let until = until.unwrap_or_else(Instant::now);
+    tokio::select! {
+        turn = tokio::time::timeout_at(until, turn) => turn.ok().flatten(),
+        () = peer.rung() => None,
+    }
+}
+
 /// Until the socket is to be closed; true: it is gone already.
 async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
     let (peer, gateway) = (driver.peer().clone(), driver.gateway().clone());
@@ -140,6 +165,11 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
     let mut armed = None;
     let mut last_words = None;
     let mut more = false;
+    // Not a part of this future: an idle connection would keep its place.
+    let mut entering = Box::pin(enter(stream, &peer, &gateway, driver.deadline().map(|d| driver.instant(d)))).await;
+    if entering.is_none() {
+        driver.woken();
+    }
     loop {
         match flush(stream, driver, turn.bytes()) {
             Ok(waits) => {
@@ -196,6 +226,9 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
             if driver.is_due() {
                 driver.timeout();
             }
+        }
+        if !driver.is_entering() {
+            drop(entering.take());
         }
     }
 }

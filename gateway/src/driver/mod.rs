@@ -203,6 +203,11 @@ impl Driver {
         matches!(self.phase, Phase::Left)
     }
 
+    /// Its session is being found; the peer waits for the gateway.
+    pub fn is_entering(&self) -> bool {
+        matches!(self.phase, Phase::Claiming(_) | Phase::Loading(_) | Phase::Settling(..))
+    }
+
     /// The client id whose session it works on.
     #[cfg(test)]
     pub fn owns(&self) -> Option<&str> {
