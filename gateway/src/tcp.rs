@@ -34,7 +34,7 @@ const READ_BYTES: usize = 256 * 1024;
 /// much do not hold up one that is sent little; and a single one is not left behind by ten that publish to it, each with a turn of its own.
 const ROUND_BYTES: usize = 4 << 20;
 const TURN_BYTES: RangeInclusive<usize> = 16 * 1024..=ROUND_BYTES;
-/// Sessions that begin at once. A fleet that comes back wakes ten thousand tasks, each with a session to load and to write; in one line with them, every message of everybody else
+/// Sessions that begin, or are left by a socket that has ended, at once. A fleet that comes back wakes ten thousand tasks, each with a session to load and to write; in one line with them, every message of everybody else
 /// waited for all of them.
 pub(crate) const ENTERING: usize = 32;
 /// How long what was written last may take to leave before the socket is closed.
@@ -79,10 +79,17 @@ async fn serve(mut stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>
     let _ = stream.set_nodelay(true);
     gateway.totals.add(Total::ConnectionsTcp, 1);
     // A task keeps a place for everything that it ever hands on by value: one pointer, then.
-    let mut driver = Box::new(Driver::new(gateway));
+    let mut driver = Box::new(Driver::new(gateway.clone()));
     driver.address = Some(address);
     let gone = converse(&mut stream, &mut driver).await;
     if gone {
+        // A fleet goes all at once too, and each has a session to leave and a socket to close.
+        let _turn = Box::pin(gateway.entering.acquire()).await;
+        // With its turn taken, or there were no line: without a pause this ends at once, one after the other.
+        tokio::task::yield_now().await;
+        if driver.close().is_none() {
+            driver.closed(Cause::Socket);
+        }
         drop(stream);
     } else {
         tokio::spawn(linger(stream));
@@ -179,10 +186,7 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
                     tokio::task::yield_now().await;
                 }
             }
-            Err(_) => {
-                driver.closed(Cause::Socket);
-                return true;
-            }
+            Err(_) => return true,
         }
         if let Some(cause) = driver.close() {
             let until = *last_words.get_or_insert_with(|| Instant::now() + LAST_WORDS);
@@ -212,10 +216,7 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
             })
             .await
         };
-        let Ok(received) = ready.received else {
-            driver.closed(Cause::Socket);
-            return true;
-        };
+        let Ok(received) = ready.received else { return true };
         more = received == READ_BYTES;
         // What was received looks at everything else too.
         if ready.rung && received == 0 {
