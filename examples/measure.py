@@ -2,12 +2,15 @@
 """Weir beside other brokers, in turn and in the same minutes, over every row below; every message is checked.
 
     examples/measure.py [--rounds 5] [--seconds 3] [--only REGEX] [--out docs] [--mosquitto PATH] [--broker NAME=COMMAND]...
+    examples/measure.py --profile [--seconds 3] [--only REGEX] [--out docs] [--weir PATH]
 
 Weir syncs every message to disk before its PUBACK. mosquitto is Debian's, without persistence and without a limit of its queues (`apt-get install mosquitto`; left out where it is not found).
 COMMAND starts another broker in the foreground; in it {port} and {dir} are replaced, as in --broker 'rumqttd=rumqttd -c {dir}/../rumqttd.toml'.
 
 It builds Weir, starts a new broker with an empty directory for every run, takes the medians, and writes measured.md and measured.svg into the directory of --out. A run in which a message was
 lost or out of order is no figure: it is shown as failed, and the exit code is 1. What anybody else did with the cores meanwhile is measured too.
+
+With --profile it runs Weir alone, once over every row of a flow, under `perf`, and writes where the time went into profiles/ of --out. --weir takes another program, an older one say.
 """
 
 import argparse, datetime, json, math, os, platform, re, resource, shutil, signal, socket, statistics, subprocess, sys, time
@@ -118,7 +121,7 @@ class Broker:
         """Gives the milliseconds until it takes connections."""
         self.port, self.http, admin = free_ports(3)
         if self.name == "weir":
-            command = [WEIR, "run", "--mqtt", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--admin", f"127.0.0.1:{admin}", "--data", self.dir / "data", *self.options.split()]
+            command = [self.command or WEIR, "run", "--mqtt", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.http}", "--admin", f"127.0.0.1:{admin}", "--data", self.dir / "data", *self.options.split()]
         elif self.name == "mosquitto":
             lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence false", "max_queued_messages 0", "max_inflight_messages 0", "set_tcp_nodelay true"]
             (self.dir / "mosquitto.conf").write_text("\n".join(lines) + "\n")
@@ -227,6 +230,28 @@ def run(row, broker, seconds):
         return report
 
 
+def profile(row, broker, seconds, out):
+    """Where the gateway's time goes in one run: a table of threads and functions."""
+    broker.options = row.options
+    with broker as b:
+        load = subprocess.Popen(bench(b, row.args, seconds + 1), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(0.7)
+        subprocess.run(["perf", "record", "-q", "-F", "999", "-p", str(b.process.pid), "-o", WORK / "perf.data", "--", "sleep", str(seconds)], check=True)
+        report, words = load.communicate(timeout=120)
+        if load.returncode != 0:
+            sys.exit(f"{row.name}: {words}")
+    report = json.loads(report)
+    lines = []
+    for sort in ["comm", "comm,dso", "comm,dso,symbol"]:
+        table = subprocess.run(["perf", "report", "-i", WORK / "perf.data", "--stdio", "--no-children", "--sort", sort, "--percent-limit", "0.7"], capture_output=True, text=True, check=True)
+        lines += [line.rstrip() for line in table.stdout.split("\n") if line.strip() and not line.startswith("#")] + [""]
+    head = f"{row.name}: {short(report['delivered_per_second'])}/s, {report['cpu_percent']:.0f} % of a core; {machine()}; perf, {seconds} s, {broker.command or WEIR.relative_to(ROOT)}"
+    (out / "profiles").mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
+    (out / "profiles" / f"{name}.txt").write_text("\n".join([head, "", *lines]))
+    print(head, flush=True)
+
+
 def short(n):
     if n >= 1e6:
         return f"{n / 1e6:.2f} M"
@@ -285,13 +310,21 @@ def main():
     ask.add_argument("--only", default="")
     ask.add_argument("--out", type=Path, default=WORK)
     ask.add_argument("--mosquitto", default=shutil.which("mosquitto") or "/usr/sbin/mosquitto")
+    ask.add_argument("--profile", action="store_true")
+    ask.add_argument("--weir", type=Path)
     ask.add_argument("--broker", action="append", default=[], metavar="NAME=COMMAND")
     asked = ask.parse_args()
     rows = [row for row in ROWS if re.search(asked.only, row.name)]
     if not rows:
         sys.exit(f"--only {asked.only}: no row is named so; they are: " + "; ".join(row.name for row in ROWS))
     subprocess.run(["cargo", "build", "--release", "-q", "-p", "weir"], cwd=ROOT, check=True)
-    brokers = [Broker("weir", None)]
+    WORK.mkdir(parents=True, exist_ok=True)
+    if asked.profile:
+        for row in rows:
+            if row.figures[:1] == FLOW[:1] and row.args.split()[0] in ("fan-in", "fan-out", "pairs", "shared"):
+                profile(row, Broker("weir", asked.weir), asked.seconds, asked.out)
+        return
+    brokers = [Broker("weir", asked.weir)]
     if os.access(asked.mosquitto, os.X_OK):
         brokers.append(Broker("mosquitto", asked.mosquitto))
     for text in asked.broker:

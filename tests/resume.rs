@@ -40,13 +40,17 @@ fn fill(port: u16, topics: usize, per_topic: usize) {
     }
 }
 
+fn connect_packet(id: &str) -> Vec<u8> {
+    let mut connect = vec![0x10, 12 + id.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 0, 0, 0, 0, id.len() as u8];
+    connect.extend(id.as_bytes());
+    connect
+}
+
 /// Connects a session that is there, and gives when its first message came and how many came, in order.
 async fn come_back(port: u16, id: String, expected: usize) -> (Duration, usize) {
     let start = Instant::now();
     let mut s = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let mut connect = vec![0x10, 12 + id.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 0, 0, 0, 0, id.len() as u8];
-    connect.extend(id.as_bytes());
-    s.write_all(&connect).await.unwrap();
+    s.write_all(&connect_packet(&id)).await.unwrap();
     let (mut buffer, mut got, mut first, mut last) = (Vec::new(), 0, None, String::new());
     while got < expected {
         assert!(s.read_buf(&mut buffer).await.unwrap() > 0, "{id}: closed after {got}");
@@ -100,4 +104,45 @@ fn a_narrow_session_has_its_first_message_at_once_and_so_have_many() {
     // A debug build on a busy machine; a scan of everything would take many times as long.
     assert!(first < Duration::from_millis(300), "{first:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// Connects anew, perhaps while the old socket is still there.
+async fn connect_again(port: u16, id: String, old: Option<TcpStream>, overlap: bool) -> (String, TcpStream) {
+    let mut new = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    if overlap {
+        new.write_all(&connect_packet(&id)).await.unwrap();
+        drop(old);
+    } else {
+        drop(old);
+        new.write_all(&connect_packet(&id)).await.unwrap();
+    }
+    let mut connack = [0; 4];
+    let read = tokio::time::timeout(Duration::from_secs(20), new.read_exact(&mut connack)).await;
+    assert!(matches!(read, Ok(Ok(_))), "{id}: no CONNACK: {read:?}");
+    assert_eq!((connack[0], connack[3]), (0x20, 0), "{id}: {connack:02x?}");
+    (id, new)
+}
+
+/// Who comes waits until the same client has left; who leaves may not wait for those who come.
+#[test]
+fn a_fleet_that_goes_and_comes_at_the_same_time_is_taken() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let port = weir.mqtt;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut fleet: Vec<(String, Option<TcpStream>)> = (0..400).map(|n| (format!("device-{n}"), None)).collect();
+        for round in 0..4 {
+            let come =
+                |(n, (id, old)): (usize, (String, Option<TcpStream>))| tokio::spawn(connect_again(port, id, old, (n + round) % 2 == 0));
+            let coming: Vec<_> = fleet.into_iter().enumerate().map(come).collect();
+            fleet = Vec::new();
+            for task in coming {
+                let (id, socket) = task.await.unwrap();
+                fleet.push((id, Some(socket)));
+            }
+        }
+        assert_eq!(fleet.len(), 400);
+    });
+    assert_eq!(weir.terminate(), Some(0));
 }

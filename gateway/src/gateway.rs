@@ -69,8 +69,9 @@ pub(crate) struct Gateway {
     pub marked: DashMap<u64, Arc<Peer>>,
     /// Connections that had more to send when their turn was over.
     pub sending: AtomicUsize,
-    /// Permits to begin a session: see `tcp::ENTERING`.
+    /// Permits to begin a session, and to leave one: see `tcp::AT_ONCE`. Two, for who begins may wait until another has left.
     pub entering: Semaphore,
+    pub leaving: Semaphore,
     /// Permits for them: see `driver::LARGE_FETCHES`.
     pub large_fetches: Arc<Semaphore>,
     draining: AtomicBool,
@@ -160,7 +161,8 @@ impl Gateway {
             peers: DashMap::new(),
             marked: DashMap::new(),
             sending: AtomicUsize::new(0),
-            entering: Semaphore::new(tcp::ENTERING),
+            entering: Semaphore::new(tcp::AT_ONCE),
+            leaving: Semaphore::new(tcp::AT_ONCE),
             large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),

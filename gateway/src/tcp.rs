@@ -36,7 +36,7 @@ const ROUND_BYTES: usize = 4 << 20;
 const TURN_BYTES: RangeInclusive<usize> = 16 * 1024..=ROUND_BYTES;
 /// Sessions that begin, or are left by a socket that has ended, at once. A fleet that comes back wakes ten thousand tasks, each with a session to load and to write; in one line with them, every message of everybody else
 /// waited for all of them.
-pub(crate) const ENTERING: usize = 32;
+pub(crate) const AT_ONCE: usize = 32;
 /// How long what was written last may take to leave before the socket is closed.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -84,7 +84,7 @@ async fn serve(mut stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>
     let gone = converse(&mut stream, &mut driver).await;
     if gone {
         // A fleet goes all at once too, and each has a session to leave and a socket to close.
-        let _turn = Box::pin(gateway.entering.acquire()).await;
+        let _turn = Box::pin(gateway.leaving.acquire()).await;
         // With its turn taken, or there were no line: without a pause this ends at once, one after the other.
         tokio::task::yield_now().await;
         if driver.close().is_none() {
