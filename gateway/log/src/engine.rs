@@ -86,7 +86,7 @@ pub trait Engine: Send + Sync + 'static {
 
 /// Sidecars in memory: about 60 of segments with 10,000 topics.
 const INDEX_CACHE_BYTES: usize = 64 << 20;
-/// How often a segment without a sidecar, or without a file for the next one, is looked for: while there is such work, and at length.
+/// How often a segment without a sidecar, or without a file for the next one, is looked for: soon after a file was prepared, for then segments fill, and at length.
 const SEAL_EVERY: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(200);
 /// The state store's partition in segment headers.
 pub const STATE: PartitionId = PartitionId(u32::MAX);
