@@ -47,6 +47,18 @@ def more(title, unit, key, better):
 FLOW = [per_second, cpu]
 TIMES = [acknowledged("p50"), acknowledged("p99"), acknowledged("p999"), arrived("p50"), arrived("p99")]
 
+def many():
+    """Connections that a process may have here, up to 100,000."""
+    for limit in (100_500, resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            return limit - 500
+        except ValueError:
+            pass
+
+
+MANY = many()
+
 ROWS = [
     Row("fan-in, QoS 1", "fan-in", FLOW),
     # As fast as they go, a reader falls behind, and what is dropped for it is no figure.
@@ -77,7 +89,9 @@ ROWS = [
     Row("fan-in beside 1 M filters", "filters --filters 1000000", [per_second, more("memory of a filter", "B", "resident_bytes_per_filter", False),
                                                                   more("subscribed", "/s", "filters_per_second", True)]),
     Row("connects", "connects", [more("CONNECT to CONNACK and gone", "/s", "connects_per_second", True)]),
-    Row("idle connections", "idle --connections 9000", [more("memory of one", "B", "resident_bytes_per_connection", False)]),
+    Row("9,000 idle connections", "idle --connections 9000", [more("memory of one", "B", "resident_bytes_per_connection", False)]),
+    Row(f"{MANY:,} idle connections", f"idle --connections {MANY}", [more("memory of one", "B", "resident_bytes_per_connection", False)], rounds=1),
+    Row("1 M stored sessions", "sessions --sessions 1000000", [more("memory of one", "B", "resident_bytes_per_session", False), more("connected, subscribed and gone", "/s", "sessions_per_second", True)], rounds=1),
     Row("backlog of 200,000 to one session", "backlog --messages 200000", [per_second]),
     Row("1,000 sessions come back to 1 of 1,000 topics", "resume --messages 200000 --topics 1000",
         [Figure("first message p50", "µs", lambda r: r["first_message_us"]["p50"], False), more("all have everything after", "ms", "all_after_ms", False)]),
@@ -85,7 +99,7 @@ ROWS = [
         [Figure("first message p50", "µs", lambda r: r["first_message_us"]["p50"], False), more("all have everything after", "ms", "all_after_ms", False)], rounds=3),
     Row("10,000 retained messages to 10 subscribers", "retained", [per_second]),
     Row("100,000 retained messages to 10 subscribers", "retained --topics 100000", [per_second]),
-    Row("1 M retained messages to 2 subscribers", "retained --topics 1000000 --subscribers 2", [per_second], rounds=3),
+    Row("1 M retained messages to 2 subscribers", "retained --topics 1000000 --subscribers 2", [per_second, more("memory of one", "B", "resident_bytes_per_message", False)], rounds=2),
     Row("1,000 browsers at 10 Hz", "browsers", [more("frames", "/s", "frames_per_second", True), arrived("p50"), arrived("p99"),
                                                Figure("CPU of the gateway", "% of a core", lambda r: r["cpu_percent"], False)], "weir"),
     Row("start with an empty log", "start", [more("ready after", "ms", "ready_ms", False)]),

@@ -33,7 +33,7 @@ fn every_scenario_runs_and_finds_every_message() {
         retained != "weir_retained_messages 0\n"
     });
     let (pid, url) = (weir.process.0.id().to_string(), format!("ws://127.0.0.1:{}/ws", weir.http));
-    let cases: [&[&str]; 18] = [
+    let cases: [&[&str]; 19] = [
         &["fan-in", "--publishers", "3"],
         &["fan-in", "--publishers", "3", "-q", "0", "-V", "5", "--rate", "2000"],
         &["pairs", "--pairs", "3", "-q", "2", "-V", "5"],
@@ -51,7 +51,8 @@ fn every_scenario_runs_and_finds_every_message() {
         &["browsers", "--browsers", "60", "--rate", "500", "--publishers", "3", "--url", &url],
         &["generator"],
         &["connects", "--at-once", "3"],
-        &["idle", "--connections", "50"],
+        &["idle", "--connections", "1200"],
+        &["sessions", "--sessions", "40"],
     ];
     for case in cases {
         let out = bench(weir.mqtt, &[case, &["--pid", &pid]].concat());
@@ -60,7 +61,8 @@ fn every_scenario_runs_and_finds_every_message() {
         assert!(r["lost"] == 0 && r["out_of_order"] == 0 && r["cpu_percent"].as_f64().is_some(), "{r}");
         match case[0] {
             "connects" => assert!(r["connects"].as_u64() > Some(10), "{r}"),
-            "idle" => assert_eq!(r["connections"], 50),
+            "idle" => assert_eq!(r["connections"], 1_200),
+            "sessions" => assert!(r["sessions"] == 40 && r["resident_bytes_per_session"].is_u64(), "{r}"),
             "retained" => assert_eq!((&r["published"], &r["delivered"]), (&300.into(), &900.into())),
             "resume" => assert_eq!((&r["published"], &r["delivered"]), (&2001.into(), &2001.into())),
             "fan-out" => assert_eq!(r["published"].as_u64().unwrap() * 5, r["delivered"].as_u64().unwrap()),

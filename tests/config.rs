@@ -59,6 +59,7 @@ fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
         ("[listen]\nzzz = 1\n", "there are listen.mqtt, listen.http, listen.admin, listen.allow_anonymous"),
         ("[listen]\nmqtt = \"x\"\n", "bad.toml: listen.mqtt: "),
         ("[log]\nretention_bytes = \"much\"\n", "log.retention_bytes: much: not a size; as in 8GiB"),
+        ("[log]\ndurability = \"ram\"\n", "log.durability: "),
         ("[diagnostics]\nlog_level = \"a=b=c\"\n", "diagnostics.log_level: "),
         ("[log\n", "line 1"),
     ] {

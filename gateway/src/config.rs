@@ -5,7 +5,7 @@
 
 use crate::{Limits, Options, Retention, api::process::SettingInfo};
 use bytesize::ByteSize;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use figment::{
     Figment, Metadata, Profile, Provider,
     error::{Kind, Result as FigmentResult},
@@ -14,6 +14,7 @@ use figment::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use weir_log::Durability;
 
 /// Bytes, as in `8GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,25 @@ macro_rules! as_text {
 
 as_text!(Size Age);
 
+/// `weir_log::Durability`, as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Durable {
+    /// An acknowledged message outlives a power cut.
+    Disk,
+    /// It outlives the process; a power cut may take the newest.
+    Os,
+}
+
+impl From<Durable> for Durability {
+    fn from(d: Durable) -> Self {
+        match d {
+            Durable::Disk => Self::Disk,
+            Durable::Os => Self::Os,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Listen {
@@ -103,6 +123,7 @@ struct Listen {
 #[serde(deny_unknown_fields)]
 struct Log {
     data: PathBuf,
+    durability: Durable,
     retention_bytes: Size,
     retention_age: Age,
 }
@@ -142,7 +163,7 @@ impl Default for Config {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             listen: Listen { mqtt: loopback(1883), http: loopback(8080), admin: loopback(9464), allow_anonymous: false },
-            log: Log { data: "weir-data".into(), retention_bytes: Size(8 << 30), retention_age: Age(None) },
+            log: Log { data: "weir-data".into(), durability: Durable::Disk, retention_bytes: Size(8 << 30), retention_age: Age(None) },
             groups: Groups { max_deliveries: 20 },
             events: Events { retention_age: days(7), sys_interval: Age(Some(Duration::from_secs(10))) },
             diagnostics: Diagnostics { log_level: "info".into() },
@@ -168,6 +189,10 @@ pub struct Flags {
     /// The data directory; created if it is missing [default: weir-data].
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// What an acknowledged message outlives: `disk` waits for the disk and outlives a power cut; `os` waits for the operating system only, so a power cut may take the newest
+    /// [default: disk].
+    #[arg(long, value_name = "WHAT")]
+    durability: Option<Durable>,
     /// Keep this much of the log; what is older goes, 64 MiB at a time. `0`: keep everything until the disk is full [default: 8GiB].
     #[arg(long, value_name = "SIZE")]
     retention_bytes: Option<Size>,
@@ -253,6 +278,7 @@ impl Flags {
         layers = set(layers, "listen.admin", self.admin);
         layers = set(layers, "listen.allow_anonymous", self.allow_anonymous.then_some(true));
         layers = set(layers, "log.data", self.data.as_ref());
+        layers = set(layers, "log.durability", self.durability);
         layers = set(layers, "log.retention_bytes", self.retention_bytes);
         layers = set(layers, "log.retention_age", self.retention_age);
         Ok(set(layers, "groups.max_deliveries", self.max_deliveries))
@@ -389,6 +415,7 @@ impl From<Config> for Options {
             http: c.listen.http,
             admin: c.listen.admin,
             data: c.log.data,
+            durability: c.log.durability.into(),
             limits: Limits {
                 messages: Retention { bytes: Some(c.log.retention_bytes.0).filter(|bytes| *bytes > 0), age: c.log.retention_age.0 },
                 events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0 },

@@ -25,7 +25,7 @@ use tokio::{
 };
 use weir_bridge::feed::Feed;
 use weir_core::topic::SYSTEM_STREAM;
-use weir_log::{Engine, FileEngine, OpenError, ReadError, Stream};
+use weir_log::{Durability, Engine, FileEngine, OpenError, ReadError, Stream};
 
 /// How often histograms are emptied into their buckets.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -39,6 +39,8 @@ pub struct Options {
     pub http: SocketAddr,
     pub admin: SocketAddr,
     pub data: PathBuf,
+    /// Of the messages; sessions and events are always on the disk.
+    pub durability: Durability,
     pub limits: Limits,
     /// How often `$SYS/broker` is written; `None`: never.
     pub sys_interval: Option<Duration>,
@@ -221,8 +223,13 @@ impl Stop {
 }
 
 fn open(options: &Options, observe: Arc<Metrics>) -> Result<(FileEngine, Found), RunError> {
-    let mut o = weir_log::Options { observe, ..weir_log::Options::new(&options.data, &[("default", 1)]) };
-    o.streams.push(Stream { name: SYSTEM_STREAM.into(), partitions: 1, limits: Some(SYSTEM_LIMITS) });
+    let mut o = weir_log::Options { observe, ..weir_log::Options::new(&options.data, &[]) };
+    let durability = options.durability;
+    if durability == Durability::Os {
+        tracing::warn!("log.durability is \"os\": the newest acknowledged messages do not outlive a power cut");
+    }
+    o.streams.push(Stream { name: "default".into(), partitions: 1, limits: None, durability });
+    o.streams.push(Stream { name: SYSTEM_STREAM.into(), partitions: 1, limits: Some(SYSTEM_LIMITS), durability: Durability::Disk });
     let mut found = Found::default();
     let engine = FileEngine::open(&o, &mut |key, tag, value| found.take(key, tag, value)).map_err(RunError::Open)?;
     found.check()?;

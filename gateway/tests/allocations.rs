@@ -67,6 +67,7 @@ fn nothing_is_allocated_per_message() {
         http: free(),
         admin: free(),
         data: directory.path().join("data"),
+        durability: weir_log::Durability::Disk,
         limits: weir::Limits { messages: all, events: all, max_deliveries: 0 },
         sys_interval: None,
         settings: Vec::new(),

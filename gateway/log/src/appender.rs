@@ -1,13 +1,14 @@
 //! The writing end of one partition, without threads: `open` recovers it, `commit` makes one batch durable.
 //!
-//! Invariant: `commit` returns `Ok` only when the batch is on disk; after an error nothing more is written. Never a second batch
+//! Invariant: `commit` returns `Ok` only when the batch is on disk, or with `Durability::Os` in the operating system's hands; after an error nothing more is written. Never a second batch
 //! before the sync of the one before returned (`recovery.rs` decides by this).
 //! Must not know: who waits, clocks, or threads. So a simulation drives it from one seed.
 
 use crate::{
-    Damage, Failure, Offset, OpenError, PartitionId,
+    Damage, Durability, Failure, Offset, OpenError, PartitionId,
     batch::{self, BATCH_HEAD, Batch},
     index::{Building, Indexed},
+    record::RECORD_BYTES_MIN,
     recovery,
     ring::Ring,
     segment::{self, BATCHES_AT, BLOCK, Limits, Segment, SegmentHead, Segments},
@@ -69,6 +70,9 @@ pub struct Opening {
     pub start: Offset,
     /// What is missing is a gap; else the partition is refused.
     pub gaps_allowed: bool,
+    pub durability: Durability,
+    /// Records may be gone without a trace: the last run did not wait for syncs (`Durability::Os`), and the operating system has been started since.
+    pub unsynced: bool,
     pub now_ms: u64,
     /// Gives a new random number per call.
     pub random: fn() -> u64,
@@ -77,6 +81,7 @@ pub struct Opening {
 pub struct Appender<S: Storage> {
     storage: Arc<S>,
     limits: Limits,
+    durability: Durability,
     random: fn() -> u64,
     segments: Arc<Segments<S::File>>,
     active: Arc<Segment<S::File>>,
@@ -148,10 +153,17 @@ impl<S: Storage> Appender<S> {
             found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..o.named });
             found.end = o.named;
         }
+        if o.unsynced && !clean {
+            // Who read them has seen their offsets. The header of a segment is synced before its first batch, so no other had begun.
+            let end = found.end.plus(u64::from(o.limits.segment_bytes).saturating_sub(found.at) / RECORD_BYTES_MIN);
+            found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..end });
+            found.end = end;
+        }
         let found_end = found.end;
         let mut appender = Self {
             storage,
             limits: o.limits,
+            durability: o.durability,
             random: o.random,
             segments: Arc::new(Segments::new(segments, ring)),
             active,
@@ -201,6 +213,7 @@ impl<S: Storage> Appender<S> {
         Ok(Self {
             storage,
             limits: o.limits,
+            durability: o.durability,
             random: o.random,
             segments: Arc::new(Segments::new(vec![active.clone()], ring)),
             active,
@@ -289,7 +302,7 @@ impl<S: Storage> Appender<S> {
         &self.segments
     }
 
-    /// Writes `pending` as one batch and syncs it. On an error the partition is over: what is on disk is unknown until it is opened anew.
+    /// Writes `pending` as one batch and syncs it (with `Durability::Disk`). On an error the partition is over: what is on disk is unknown until it is opened anew.
     pub fn commit(&mut self, pending: Pending, now_ms: u64) -> Result<Batch, Failure> {
         let failure = |what: &str, name: &str, error| Failure { what: format!("{what} {name}"), error };
         if self.failed {
@@ -299,7 +312,10 @@ impl<S: Storage> Appender<S> {
         let Pending { mut bytes, starts } = pending;
         let full = (self.at + bytes.len() as u64).next_multiple_of(BLOCK) > u64::from(self.active.head.segment_bytes);
         // The first one of a log or of a run is only allocated, and slower for it; one that is ready takes over.
-        let better = !self.active.prepared && self.next > self.active.head.base && self.segments.spares.is_any();
+        let better = self.durability == Durability::Disk
+            && !self.active.prepared
+            && self.next > self.active.head.base
+            && self.segments.spares.is_any();
         if better && !full {
             let whole = self.at.next_multiple_of(BLOCK);
             self.active.file.truncate(whole).map_err(|e| failure("truncating", &self.active.name, e))?;
@@ -317,9 +333,11 @@ impl<S: Storage> Appender<S> {
         let pad = (end.next_multiple_of(BLOCK) - end) as usize;
         let parts = [io::IoSlice::new(&self.tail), io::IoSlice::new(&bytes), io::IoSlice::new(&zeros[..pad])];
         self.active.file.write_at(&parts, self.at - self.tail.len() as u64).map_err(|e| failure("writing", &self.active.name, e))?;
-        let begun = Instant::now();
-        self.active.file.sync_data().map_err(|e| failure("syncing", &self.active.name, e))?;
-        self.sync_took = begun.elapsed();
+        if self.durability == Durability::Disk {
+            let begun = Instant::now();
+            self.active.file.sync_data().map_err(|e| failure("syncing", &self.active.name, e))?;
+            self.sync_took = begun.elapsed();
+        }
 
         let delta = (self.next.0 - head.base.0) as u32;
         self.active.wrote(self.at, delta, &starts, bytes.len() as u32, self.time_ms);
@@ -328,6 +346,17 @@ impl<S: Storage> Appender<S> {
         self.next = self.next.plus(starts.len() as u64);
         self.failed = false;
         Ok(Batch::sealed(bytes, starts, self.active.head.base, self.time_ms, self.written_at))
+    }
+
+    /// Syncs what was not: nothing comes any more.
+    pub fn finish(&self) -> Result<(), Failure> {
+        if self.durability == Durability::Disk {
+            return Ok(());
+        }
+        // Of those that are synced it costs nothing.
+        self.segments.all().iter().try_for_each(|(segment, _)| {
+            segment.file.sync_data().map_err(|error| Failure { what: format!("syncing {}", segment.name), error })
+        })
     }
 
     /// Adds the batch that `commit` gave last to the key index of its segment: when nobody waits for it any more.

@@ -4,16 +4,17 @@
 //! Must not know: MQTT. No path or file is in the trait.
 
 use crate::{
-    AppendError, Batch, Damage, Fetch, Fetched, Follow, Memory, Nobody, Observe, Offset, OpenError, PartitionId, Put, ReadError, Receipt,
-    Records, Span, Wake, Watermark,
+    AppendError, Batch, Damage, Durability, Fetch, Fetched, Follow, Memory, Nobody, Observe, Offset, OpenError, PartitionId, Put,
+    ReadError, Receipt, Records, Span, Wake, Watermark,
     appender::{Appender, Opening},
-    index::{self, Cache, Indexed},
+    house,
+    index::Cache,
     newest::{self, Newest, Page},
     partition::{self, Beginning},
     reader::{self, Source},
     readers::Readers,
     seek,
-    segment::{Limits, SegmentInfo, Segments},
+    segment::{Limits, SegmentInfo},
     state::{self, Directory, State, StateStore},
     storage::{FileStorage, Storage},
 };
@@ -23,12 +24,11 @@ use std::{
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read, Seek, Write},
-    ops::RangeInclusive,
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// A partition as others see it; fixed while the engine runs.
@@ -44,6 +44,9 @@ pub struct Partition {
 
 /// Takes every stored key with its tag and value, once, in no order; gives the end offsets that the value names.
 pub type Named<'a> = dyn FnMut(&[u8], u32, &[u8]) -> Vec<(PartitionId, Offset)> + 'a;
+
+/// The disk of a partition: where, below the data directory, and how it is written.
+type Make<'a, S> = dyn Fn(&Path, Durability) -> Result<Arc<S>, OpenError> + 'a;
 
 pub type FetchDone = Box<dyn FnOnce(Result<Fetched, ReadError>) + Send>;
 pub type SeekDone = Box<dyn FnOnce(Result<Offset, ReadError>) + Send>;
@@ -86,8 +89,6 @@ pub trait Engine: Send + Sync + 'static {
 
 /// Sidecars in memory: about 60 of segments with 10,000 topics.
 const INDEX_CACHE_BYTES: usize = 64 << 20;
-/// How often a segment without a sidecar, or without a file for the next one, is looked for: soon after a file was prepared, for then segments fill, and at length.
-const SEAL_EVERY: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(200);
 /// The state store's partition in segment headers.
 pub const STATE: PartitionId = PartitionId(u32::MAX);
 /// The state store is read by key, not followed: its ring only bridges a commit.
@@ -102,6 +103,7 @@ pub struct Stream {
     pub partitions: u32,
     /// `None`: those of all.
     pub limits: Option<Limits>,
+    pub durability: Durability,
 }
 
 pub struct Options {
@@ -114,14 +116,21 @@ pub struct Options {
     /// A new random number per call.
     pub random: fn() -> u64,
     pub observe: Arc<dyn Observe>,
+    /// What is another after each start of the operating system; `None`: not known.
+    pub boot: Option<String>,
 }
 
 impl Options {
     /// On the system's clock, with default limits.
     #[must_use]
     pub fn new(directory: impl Into<PathBuf>, streams: &[(&str, u32)]) -> Self {
-        let streams = streams.iter().map(|(name, n)| Stream { name: (*name).into(), partitions: *n, limits: None }).collect();
-        Self { directory: directory.into(), limits: Limits::default(), streams, now_ms, random, observe: Arc::new(Nobody) }
+        let streams = streams
+            .iter()
+            .map(|(name, n)| Stream { name: (*name).into(), partitions: *n, limits: None, durability: Durability::Disk })
+            .collect();
+        // Linux's; elsewhere it is not known.
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        Self { directory: directory.into(), limits: Limits::default(), streams, now_ms, random, observe: Arc::new(Nobody), boot }
     }
 }
 
@@ -155,6 +164,21 @@ fn start_key(p: PartitionId) -> Vec<u8> {
     format!("start/{}", p.0).into_bytes()
 }
 
+/// A partition that is written without waiting for syncs.
+fn os_key(p: PartitionId) -> Vec<u8> {
+    format!("os/{}", p.0).into_bytes()
+}
+
+/// Of `os_key`: u8 format 1, the start of the operating system. One that is not known is never the same.
+fn boot_value(o: &Options) -> Vec<u8> {
+    let boot = o.boot.clone().unwrap_or_else(|| format!("unknown {:016x}", (o.random)()));
+    [&[1], boot.trim().as_bytes()].concat()
+}
+
+fn partition_of(key: &[u8], prefix: &[u8]) -> Option<PartitionId> {
+    std::str::from_utf8(key.strip_prefix(prefix)?).ok()?.parse().ok().map(PartitionId)
+}
+
 /// Acknowledged records that cannot be read: what was found where.
 fn damage_key(p: PartitionId, from: Offset) -> Vec<u8> {
     format!("damage/{}/{}", p.0, from.0).into_bytes()
@@ -179,24 +203,18 @@ impl LogEngine<FileStorage> {
     /// below it were acknowledged, so those that are missing are a gap that readers are told of, and no offset below it is given out again.
     pub fn open(o: &Options, named: &mut Named<'_>) -> Result<Self, OpenError> {
         let lock = claim(&o.directory)?;
-        let make = |path: &Path| {
+        let make = |path: &Path, durability| {
             let path = o.directory.join(path);
-            FileStorage::new(&path).map(Arc::new).map_err(OpenError::io(format!("creating {}", path.display())))
+            FileStorage::new(&path, durability).map(Arc::new).map_err(OpenError::io(format!("creating {}", path.display())))
         };
         Self::open_on(o, &make, named, Some(lock), true)
     }
 }
 
 impl<S: Storage> LogEngine<S> {
-    fn open_on(
-        o: &Options,
-        make: &dyn Fn(&Path) -> Result<Arc<S>, OpenError>,
-        named: &mut Named<'_>,
-        lock: Option<fs::File>,
-        threads: bool,
-    ) -> Result<Self, OpenError> {
+    fn open_on(o: &Options, make: &Make<'_, S>, named: &mut Named<'_>, lock: Option<fs::File>, threads: bool) -> Result<Self, OpenError> {
         let io = |what: &str| OpenError::io(format!("{what} {}", o.directory.display()));
-        let storage = make(Path::new("state"))?;
+        let storage = make(Path::new("state"), Durability::Disk)?;
         let limits = Limits { ring_bytes: STATE_RING_BYTES, ..o.limits };
         // What the state store held is known only when it is open, so it is always sealed and begun anew.
         let opening = Opening {
@@ -206,6 +224,8 @@ impl<S: Storage> LogEngine<S> {
             named: Offset(0),
             start: Offset(0),
             gaps_allowed: false,
+            durability: Durability::Disk,
+            unsynced: false,
             now_ms: (o.now_ms)(),
             random: o.random,
         };
@@ -217,6 +237,8 @@ impl<S: Storage> LogEngine<S> {
         let mut clean = false;
         let mut starts = std::collections::HashMap::new();
         let mut quarantined = HashSet::new();
+        // Written without waiting for syncs, and under which start of the operating system.
+        let mut unsynced = std::collections::HashMap::new();
         let mut streams = std::collections::HashMap::new();
         let mut name = |p: PartitionId, end: Offset| {
             let known: &mut Offset = ends.entry(p).or_default();
@@ -230,8 +252,10 @@ impl<S: Storage> LogEngine<S> {
                 streams.insert(stream.to_vec(), parse_stream(value));
             } else if let Some(known) = parse_damage_key(key) {
                 quarantined.insert(known);
-            } else if let Some(p) = key.strip_prefix(b"start/").and_then(|p| std::str::from_utf8(p).ok()?.parse().ok()) {
-                starts.insert(PartitionId(p), Offset(value.first_chunk().map_or(0, |b| u64::from_le_bytes(*b))));
+            } else if let Some(p) = partition_of(key, b"os/") {
+                unsynced.insert(p, value.to_vec());
+            } else if let Some(p) = partition_of(key, b"start/") {
+                starts.insert(p, Offset(value.first_chunk().map_or(0, |b| u64::from_le_bytes(*b))));
             } else {
                 named(key, tag, value).into_iter().for_each(|(p, end)| name(p, end));
             }
@@ -244,15 +268,18 @@ impl<S: Storage> LogEngine<S> {
             let limits = stream.limits.unwrap_or(o.limits);
             for number in 0..stream.partitions {
                 let id = PartitionId(first + number);
-                let storage = make(&Path::new("streams").join(&stream.name).join(number.to_string()))?;
+                let durability = stream.durability;
+                let storage = make(&Path::new("streams").join(&stream.name).join(number.to_string()), durability)?;
                 let named = ends.get(&id).copied().unwrap_or_default();
                 let start = starts.get(&id).copied().unwrap_or_default();
                 let (now_ms, random) = ((o.now_ms)(), o.random);
-                let opening = Opening { partition: id, limits, clean, named, start, gaps_allowed: true, now_ms, random };
+                let unsynced = unsynced.get(&id).is_some_and(|boot| *boot != boot_value(o));
+                let opening =
+                    Opening { partition: id, limits, clean, named, start, gaps_allowed: true, durability, unsynced, now_ms, random };
                 let appender = Appender::open(storage.clone(), &opening)?;
                 storages.push(storage);
                 let partition = Partition { id, stream: stream.name.clone(), number, log_id: appender.log_id() };
-                opened.push((partition, limits, appender));
+                opened.push((partition, limits, durability, appender));
             }
         }
         // Nothing can be refused any more. The goodbye of the last run is gone before anything is appended; new streams are known
@@ -264,7 +291,10 @@ impl<S: Storage> LogEngine<S> {
                 puts.push((format!("stream/{}", stream.name).into_bytes(), Some(value)));
             }
         }
-        for (p, _, appender) in &opened {
+        for (p, _, durability, appender) in &opened {
+            if *durability == Durability::Os || unsynced.contains_key(&p.id) {
+                puts.push((os_key(p.id), (*durability == Durability::Os).then(|| boot_value(o))));
+            }
             for gap in appender.gaps() {
                 if quarantined.insert((p.id, gap.range.start)) {
                     eprintln!("{gap}");
@@ -282,23 +312,28 @@ impl<S: Storage> LogEngine<S> {
         appender.commit(pending, (o.now_ms)()).map_err(|f| OpenError::Io { what: f.what, error: f.error })?;
 
         let mut torn_bytes = appender.torn_bytes();
-        let begin = |id, limits, name: &str, indexed, appender| {
-            let beginning = Beginning { id, limits, name, indexed, threads, now_ms: o.now_ms, observe: o.observe.clone() };
+        let begin = |id, limits, durability, name: &str, indexed, appender| {
+            let beginning = Beginning { id, limits, durability, name, indexed, threads, now_ms: o.now_ms, observe: o.observe.clone() };
             partition::Partition::start(beginning, appender).map_err(io("starting a thread for"))
         };
-        let state = begin(STATE, limits, "state", false, appender)?;
+        let state = begin(STATE, limits, Durability::Disk, "state", false, appender)?;
         let (mut partitions, mut data) = (Vec::new(), Vec::new());
-        for (p, limits, appender) in opened {
+        for (p, limits, durability, appender) in opened {
             torn_bytes += appender.torn_bytes();
             let name = format!("{}-{}", p.stream, p.number);
-            data.push(begin(p.id, limits, &name, true, appender)?);
+            data.push(begin(p.id, limits, durability, &name, true, appender)?);
             partitions.push(p);
         }
         let readers = Arc::new(Readers::default());
         let mut running = if threads { Readers::start(&readers).map_err(io("starting a thread for"))? } else { Vec::new() };
-        let sealing: Vec<_> = storages.iter().cloned().zip(data.iter().map(|d| d.segments.clone())).collect();
+        let files = |(storage, data): (&Arc<S>, &partition::Partition<S>)| house::Files {
+            storage: storage.clone(),
+            segments: data.segments.clone(),
+            durability: data.durability,
+        };
+        let kept: Vec<_> = storages.iter().zip(&data).map(files).collect();
         let stop = readers.clone();
-        let seal = move || keep_house(&sealing, &stop);
+        let seal = move || house::keep(&kept, &stop);
         if threads {
             running.push(thread::Builder::new().name("log-index".into()).spawn(seal).map_err(io("starting a thread for"))?);
         }
@@ -447,7 +482,7 @@ impl<S: Storage> Engine for LogEngine<S> {
         if std::mem::replace(&mut *stopped, true) {
             return;
         }
-        self.data.iter().for_each(partition::Partition::stop);
+        self.data.iter().for_each(partition::Partition::finish);
         self.put_clean();
         self.state.stop();
         self.readers.stop();
@@ -472,7 +507,7 @@ impl LogEngine<crate::storage::sim::SimStorage> {
         disk: &dyn Fn(&Path) -> Arc<crate::storage::sim::SimStorage>,
         named: &mut Named<'_>,
     ) -> Result<Self, OpenError> {
-        Self::open_on(o, &|path| Ok(disk(path)), named, None, false)
+        Self::open_on(o, &|path, _| Ok(disk(path)), named, None, false)
     }
 
     /// Writes one batch of the nth partition; false: nothing waits.
@@ -502,41 +537,7 @@ impl LogEngine<crate::storage::sim::SimStorage> {
     /// Seals what the index thread would.
     pub fn step_index(&self) {
         for (storage, data) in self.storages.iter().zip(&self.data) {
-            let _made_by_the_writer_instead = data.segments.prepare(&**storage, &|_| true);
-            for (segment, end) in data.segments.sealed() {
-                let _scanned_instead = index::seal(&**storage, &segment, end);
-            }
-        }
-    }
-}
-
-/// A partition's disk, and what is on it.
-type Files<S> = (Arc<S>, Arc<Segments<<S as Storage>::File>>);
-
-/// What is done behind the writers until the engine stops: a file for the next segment is prepared, sidecars of sealed segments are written, oldest first.
-fn keep_house<S: Storage>(partitions: &[Files<S>], readers: &Readers) {
-    let mut pause = *SEAL_EVERY.start();
-    loop {
-        let mut worked = false;
-        for (storage, segments) in partitions {
-            match segments.prepare(&**storage, &|pause| !readers.wait(pause)) {
-                Ok(prepared) => worked |= prepared,
-                // The writer will say the same if it cannot make one itself.
-                Err(e) => eprintln!("{}: preparing a file for the next segment: {e}", storage.describe()),
-            }
-            for (segment, end) in segments.sealed() {
-                if readers.is_stopped() {
-                    return;
-                }
-                if let Err(e) = index::seal(&**storage, &segment, end) {
-                    eprintln!("the key index of {}: {e}; the segment is scanned instead", segment.name);
-                    *segment.indexed.write() = Indexed::Never;
-                }
-            }
-        }
-        pause = if worked { *SEAL_EVERY.start() } else { (pause * 2).min(*SEAL_EVERY.end()) };
-        if readers.wait(pause) {
-            return;
+            house::Files { storage: storage.clone(), segments: data.segments.clone(), durability: data.durability }.step();
         }
     }
 }

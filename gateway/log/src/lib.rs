@@ -9,6 +9,7 @@ pub mod appender;
 pub mod batch;
 pub mod engine;
 mod error;
+mod house;
 mod index;
 pub mod newest;
 pub mod offline;
@@ -62,6 +63,17 @@ impl fmt::Display for Offset {
 /// A partition, engine-wide: assigned ascending when it is created, never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(pub u32);
+
+/// What an acknowledged record outlives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// A power cut: it is on the disk.
+    #[default]
+    Disk,
+    /// The end of the process: the operating system has it. A power cut takes what was not written back yet, of the active segment and of the last one that was sealed.
+    /// Offsets that were given out are not given out again all the same: what may be missing is a gap, and told.
+    Os,
+}
 
 /// What an append or a put hands out. Grows within its partition; durable once the watermark has reached it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,7 +10,7 @@
 //! Must not know: keys, or what a waiter waits for.
 
 use crate::{
-    AppendError, Commit, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
+    AppendError, Commit, Durability, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
     appender::{Appender, Pending},
     ring::{Following, Ring},
     segment::{Limits, Segments},
@@ -314,6 +314,7 @@ impl Shared {
 pub(crate) struct Beginning<'a> {
     pub id: PartitionId,
     pub limits: Limits,
+    pub durability: Durability,
     /// Of its thread.
     pub name: &'a str,
     /// It is read by key.
@@ -328,6 +329,7 @@ pub(crate) struct Beginning<'a> {
 pub(crate) struct Partition<S: Storage> {
     pub shared: Arc<Shared>,
     pub segments: Arc<Segments<S::File>>,
+    pub durability: Durability,
     /// Locked by whoever has set `Queue::writing`.
     appender: Arc<Mutex<Appender<S>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -335,7 +337,7 @@ pub(crate) struct Partition<S: Storage> {
 
 impl<S: Storage> Partition<S> {
     pub fn start(beginning: Beginning<'_>, appender: Appender<S>) -> std::io::Result<Self> {
-        let Beginning { id, limits, name, indexed, threads, now_ms, observe } = beginning;
+        let Beginning { id, limits, durability, name, indexed, threads, now_ms, observe } = beginning;
         let end = appender.next();
         let segments = appender.segments().clone();
         let queue = Queue {
@@ -367,7 +369,7 @@ impl<S: Storage> Partition<S> {
         let (thread, written) = (shared.clone(), appender.clone());
         let writer =
             threads.then(|| thread::Builder::new().name(format!("log-{name}")).spawn(move || thread.write(&written))).transpose()?;
-        Ok(Self { shared, segments, appender, writer: Mutex::new(writer) })
+        Ok(Self { shared, segments, durability, appender, writer: Mutex::new(writer) })
     }
 
     /// Appends; what would be written alone is written and synced before it returns, on this thread: two hand-overs less.
@@ -419,6 +421,14 @@ impl<S: Storage> Partition<S> {
         self.shared.ring.let_go();
         let _caught_inside = writer.join();
         self.shared.run_then();
+    }
+
+    /// Stopped, and all of it is on the disk, or the partition has failed.
+    pub fn finish(&self) {
+        self.stop();
+        if let Err(failure) = self.appender.lock().finish() {
+            self.shared.fail(failure);
+        }
     }
 }
 

@@ -20,6 +20,8 @@ use std::fmt;
 
 /// Bytes of a record before its meta.
 pub const RECORD_HEAD: usize = 16;
+/// Of a record without anything: the lengths of its parts.
+pub(crate) const RECORD_BYTES_MIN: u64 = RECORD_HEAD as u64 + 2 + 2 + 1;
 /// Bytes of a record that the batch CRC covers.
 pub const RECORD_SEAL: usize = 12;
 /// Keys longer than this cannot be stored: prefixed keys of the state store must fit in a u16 with room to spare.

@@ -117,7 +117,7 @@ pub async fn publish(run: Arc<Run>, conn: Conn, publisher: u32, template: Templa
             out.clear();
             for _ in 0..room.min(due) {
                 let at_ns = p.time_of_next();
-                template.push(&mut out, Mark { publisher, seq: p.sent, at_ns });
+                template.push(&mut out, p.sent, Mark { publisher, seq: p.sent, at_ns });
                 p.sent += 1;
                 if pace.qos != Qos::AtMostOnce {
                     p.open.push_back(at_ns);

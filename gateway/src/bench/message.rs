@@ -44,6 +44,11 @@ impl Mark {
     }
 }
 
+/// That of the nth message of a connection; never 0.
+fn packet_id(nth: u64) -> u16 {
+    (nth % u64::from(u16::MAX)) as u16 + 1
+}
+
 /// A PUBLISH of which only the mark and the packet id change.
 pub struct Template {
     bytes: Vec<u8>,
@@ -65,17 +70,17 @@ impl Template {
     }
 
     /// A retained message that takes the one before it away.
-    pub fn empty(version: Version, topic: &str, out: &mut Vec<u8>) {
+    pub fn empty(version: Version, topic: &str, nth: u64, out: &mut Vec<u8>) {
         let none = Properties::default();
-        publish_head(out, version, (false, Qos::AtLeastOnce, true), topic.as_bytes(), Some(PacketId::MIN), none, none, 0);
+        publish_head(out, version, (false, Qos::AtLeastOnce, true), topic.as_bytes(), PacketId::new(packet_id(nth)), none, none, 0);
     }
 
-    pub fn push(&self, out: &mut Vec<u8>, mark: Mark) {
+    /// `nth`: of its connection.
+    pub fn push(&self, out: &mut Vec<u8>, nth: u64, mark: Mark) {
         let start = out.len();
         out.extend_from_slice(&self.bytes);
         if let Some(at) = self.id_at {
-            let id = (mark.seq % 65_535) as u16 + 1;
-            out[start + at..start + at + 2].copy_from_slice(&id.to_be_bytes());
+            out[start + at..start + at + 2].copy_from_slice(&packet_id(nth).to_be_bytes());
         }
         mark.write(&mut out[start + self.mark_at..start + self.mark_at + MARK_BYTES]);
     }
@@ -133,7 +138,7 @@ mod tests {
                 let template = Template::new(version, "bench/x", qos, true, 200);
                 let mark = Mark { publisher: 7, seq: 65_536, at_ns: 0xFEDC_BA98_7654_3210 };
                 let mut out = Vec::new();
-                template.push(&mut out, mark);
+                template.push(&mut out, mark.seq, mark);
                 let Ok(Decoded::Packet(Packet::Publish(p), _)) = decode(&out, version, usize::MAX) else { panic!("a PUBLISH") };
                 assert_eq!((p.topic, p.qos, p.retain, p.payload.len()), ("bench/x", qos, true, 200));
                 assert_eq!(p.packet_id.map(PacketId::get), (qos != Qos::AtMostOnce).then_some(2));

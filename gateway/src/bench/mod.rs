@@ -5,8 +5,10 @@
 
 mod browsers;
 mod clock;
+mod connections;
 mod disk;
 mod feed;
+mod fill;
 mod flow;
 mod message;
 mod pipe;
@@ -125,6 +127,13 @@ pub enum Bench {
         #[command(flatten)]
         load: Load,
     },
+    /// Sessions whose clients have gone, with a subscription each: what each costs the process named by --pid.
+    Sessions {
+        #[arg(long, default_value_t = 10_000)]
+        sessions: u32,
+        #[command(flatten)]
+        load: Load,
+    },
     /// A session comes back to messages that wait for it.
     Backlog {
         #[arg(long, default_value_t = 100_000)]
@@ -212,7 +221,7 @@ fn version(text: &str) -> Result<Version, String> {
 
 impl Load {
     fn target(&self) -> Target {
-        Target { host: self.host.clone(), port: self.port, version: self.protocol_version }
+        Target { host: self.host.clone(), port: self.port, version: self.protocol_version, from: None }
     }
 
     /// Of one of so many publishers.
@@ -257,8 +266,9 @@ pub fn run(bench: &Bench) -> Result<(), Failure> {
         Bench::Shared { publishers, members, load } => (load, runtime.block_on(scenarios::shared(load, *publishers, *members))),
         Bench::Filters { filters, publishers, load } => (load, runtime.block_on(scenarios::filters(load, *publishers, *filters))),
         Bench::WindowOne { load } => (load, runtime.block_on(scenarios::window_one(load))),
-        Bench::Connects { at_once, load } => (load, runtime.block_on(scenarios::connects(load, *at_once))),
-        Bench::Idle { connections, load } => (load, runtime.block_on(scenarios::idle(load, *connections))),
+        Bench::Connects { at_once, load } => (load, runtime.block_on(connections::connects(load, *at_once))),
+        Bench::Idle { connections, load } => (load, runtime.block_on(connections::idle(load, *connections))),
+        Bench::Sessions { sessions, load } => (load, runtime.block_on(connections::sessions(load, *sessions))),
         Bench::Backlog { messages, load } => (load, runtime.block_on(scenarios::resume(load, "backlog", *messages, 1))),
         Bench::Resume { messages, topics, load } => (load, runtime.block_on(scenarios::resume(load, "resume", *messages, *topics))),
         Bench::Retained { topics, subscribers, load } => (load, runtime.block_on(scenarios::retained(load, *topics, *subscribers))),

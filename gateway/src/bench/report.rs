@@ -123,6 +123,12 @@ impl Cost {
         let resident_bytes = pages * rustix::param::page_size() as u64;
         Ok(Self { cpu: Duration::from_millis(ticks * 1_000 / per_second), resident_bytes })
     }
+
+    /// Bytes of memory that each of `count` has taken, where both are known.
+    pub fn each(before: Option<Self>, after: Option<Self>, count: u32) -> Option<u64> {
+        let (before, after) = before.zip(after)?;
+        Some(after.resident_bytes.saturating_sub(before.resident_bytes) / u64::from(count.max(1)))
+    }
 }
 
 #[cfg(test)]

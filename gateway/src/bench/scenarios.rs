@@ -4,9 +4,11 @@
 //! Must not know: packets.
 
 use super::{
-    Load, flow,
+    Load,
+    fill::{fill, forget},
+    flow,
     flow::{Got, Pace, Published, Run, Times, times},
-    message::{Mark, Template},
+    message::Template,
     name, progress,
     report::{Cost, Latency, Report},
     wire::{Conn, Target},
@@ -23,7 +25,7 @@ use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
-use weir_core::packet::{Packet, Qos};
+use weir_core::packet::Qos;
 
 /// Time for the broker to come to its end.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -292,104 +294,8 @@ pub async fn filters(load: &Load, publishers_count: u32, count: u32) -> Result<R
     let mut report = load.report("filters");
     report.more.insert("filters", count.into());
     report.more.insert("filters_per_second", json!((f64::from(count) / seconds).round()));
-    if let Some((empty, held)) = empty.zip(held) {
-        let each = held.resident_bytes.saturating_sub(empty.resident_bytes) / u64::from(count.max(1));
-        report.more.insert("resident_bytes_per_filter", each.into());
-    }
+    report.more.extend(Cost::each(empty, held, count).map(|each| ("resident_bytes_per_filter", each.into())));
     flow_of(load, report, vec![None], publishers_count, load.pace(publishers_count)).await
-}
-
-pub async fn connects(load: &Load, at_once: u32) -> Result<Report, Failure> {
-    let (target, name, bar) = (load.target(), name(), progress());
-    let end = Instant::now() + Duration::from_secs(load.seconds);
-    let before = load.pid.map(Cost::of).transpose()?;
-    let start = Instant::now();
-    let mut tasks = JoinSet::new();
-    for n in 0..at_once {
-        let (target, name) = (target.clone(), format!("{name}-{n}"));
-        tasks.spawn(async move {
-            let mut times = times();
-            while Instant::now() < end {
-                let began = Instant::now();
-                let mut conn = Conn::open(&target, &name, false).await?;
-                times.saturating_record(began.elapsed().as_micros() as u64);
-                conn.send(&[0xE0, 0]).await?;
-            }
-            Ok::<Times, Failure>(times)
-        });
-    }
-    let mut all = times();
-    while let Some(one) = tasks.join_next().await {
-        all.add(&ended(one)?).map_err(Failure::new)?;
-    }
-    bar.finish_and_clear();
-    let seconds = start.elapsed().as_secs_f64();
-    let mut report = Report { seconds, ..load.report("connects") };
-    report.more.insert("connects", all.len().into());
-    report.more.insert("connects_per_second", json!((all.len() as f64 / seconds).round()));
-    report.more.insert("connect_us", json!(Latency::of(&all)));
-    charge(&mut report, before.zip(load.pid.map(Cost::of).transpose()?), seconds);
-    Ok(report)
-}
-
-pub async fn idle(load: &Load, connections: u32) -> Result<Report, Failure> {
-    crate::run::raise_descriptors();
-    let (target, name, bar) = (load.target(), name(), progress());
-    let empty = load.pid.map(Cost::of).transpose()?;
-    let mut open = Vec::new();
-    for n in 0..connections {
-        open.push(Conn::open(&target, &format!("{name}-{n}"), false).await?);
-        bar.set_message(format!("{n} of {connections} connections"));
-    }
-    let (before, start) = (load.pid.map(Cost::of).transpose()?, Instant::now());
-    tokio::time::sleep(Duration::from_secs(load.seconds)).await;
-    let (after, seconds) = (load.pid.map(Cost::of).transpose()?, start.elapsed().as_secs_f64());
-    bar.finish_and_clear();
-    let mut report = Report { seconds, ..load.report("idle") };
-    report.more.insert("connections", open.len().into());
-    if let Some((empty, after)) = empty.zip(after) {
-        let each = after.resident_bytes.saturating_sub(empty.resident_bytes) / u64::from(connections.max(1));
-        report.more.insert("resident_bytes_per_connection", each.into());
-    }
-    charge(&mut report, before.zip(after), seconds);
-    Ok(report)
-}
-
-/// Publishes `messages` over `topics` of the run, one message for each in turn.
-async fn fill(
-    load: &Load,
-    target: &Target,
-    name: &str,
-    messages: u64,
-    topics: u32,
-    retain: bool,
-    bar: &ProgressBar,
-) -> Result<(), Failure> {
-    let mut conn = Conn::open(target, &format!("{name}-fill"), false).await?;
-    let template = |n| Template::new(load.protocol_version, &format!("{name}/{n}"), Qos::AtLeastOnce, retain, load.size as usize);
-    let templates: Vec<Template> = (0..topics).map(template).collect();
-    let (mut sent, mut done, mut out) = (0, 0, Vec::new());
-    while done < messages {
-        out.clear();
-        while sent < messages && sent - done < load.window {
-            let (nth, seq) = (sent % u64::from(topics), sent / u64::from(topics));
-            templates[nth as usize].push(&mut out, Mark { publisher: nth as u32, seq, at_ns: sent });
-            sent += 1;
-        }
-        conn.send(&out).await?;
-        let mut refused = false;
-        conn.read(|p| {
-            if let Packet::PubAck(a) = p {
-                (done, refused) = (done + 1, refused || a.reason.is_error());
-            }
-        })
-        .await?;
-        if refused {
-            return Err(Failure::new("the broker refused a message"));
-        }
-        bar.set_message(format!("{done} of {messages} messages published"));
-    }
-    Ok(())
 }
 
 /// One session per topic, and what each gets when it comes back after all was published.
@@ -402,7 +308,7 @@ pub async fn resume(load: &Load, scenario: &str, messages: u64, topics: u32) -> 
         conn.send(&[0xE0, 0]).await?;
         bar.set_message(format!("{n} of {topics} sessions"));
     }
-    fill(load, &target, &name, messages, topics, false, &bar).await?;
+    fill(load, &target, &name, (messages, topics), false, &bar).await?;
     let run = Run::new();
     let before = load.pid.map(Cost::of).transpose()?;
     let start = Instant::now();
@@ -445,8 +351,10 @@ pub async fn resume(load: &Load, scenario: &str, messages: u64, topics: u32) -> 
 /// Everybody gets every retained message, once.
 pub async fn retained(load: &Load, topics: u32, subscribers: u32) -> Result<Report, Failure> {
     let (target, name, bar) = (load.target(), name(), progress());
-    fill(load, &target, &name, u64::from(topics), topics, true, &bar).await?;
+    let empty = load.pid.map(Cost::of).transpose()?;
+    fill(load, &target, &name, (topics.into(), topics), true, &bar).await?;
     let (run, before, start) = (Run::new(), load.pid.map(Cost::of).transpose()?, Instant::now());
+    let each = Cost::each(empty, before, topics);
     let mut all = Subscribers::new();
     for n in 0..subscribers {
         let mut conn = Conn::open(&target, &format!("{name}-sub-{n}"), false).await?;
@@ -465,22 +373,8 @@ pub async fn retained(load: &Load, topics: u32, subscribers: u32) -> Result<Repo
     charge(&mut report, before.zip(load.pid.map(Cost::of).transpose()?), seconds);
     all.judge(&mut report, |_| 1).await?;
     report.delivered_per_second = Some(report.delivered as f64 / seconds);
-    forget(load, &target, &name, topics).await?;
+    report.more.extend(each.map(|each| ("resident_bytes_per_message", each.into())));
+    forget(load, &target, &name, topics, &bar).await?;
     bar.finish_and_clear();
     Ok(report)
-}
-
-/// Takes the retained messages of a run away.
-async fn forget(load: &Load, target: &Target, name: &str, topics: u32) -> Result<(), Failure> {
-    let mut conn = Conn::open(target, &format!("{name}-forget"), false).await?;
-    for n in 0..topics {
-        let mut out = Vec::new();
-        Template::empty(load.protocol_version, &format!("{name}/{n}"), &mut out);
-        conn.send(&out).await?;
-        let mut done = false;
-        while !done {
-            conn.read(|p| done |= matches!(p, Packet::PubAck(_))).await?;
-        }
-    }
-    Ok(())
 }

@@ -4,10 +4,10 @@
 //! Must not know: what is measured.
 
 use crate::client::Failure;
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use weir_core::{
     codec::{Decoded, decode, encode},
@@ -26,6 +26,8 @@ pub struct Target {
     pub host: String,
     pub port: u16,
     pub version: Version,
+    /// The address to connect from, where that is not the system's to choose.
+    pub from: Option<IpAddr>,
 }
 
 pub struct Conn {
@@ -39,6 +41,14 @@ impl Target {
     fn failed(&self, e: impl std::fmt::Display) -> Failure {
         Failure::new(format!("{}:{}: {e}", self.host, self.port))
     }
+
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        let Some(from) = self.from else { return TcpStream::connect((self.host.as_str(), self.port)).await };
+        let to: IpAddr = self.host.parse().map_err(std::io::Error::other)?;
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind((from, 0).into())?;
+        socket.connect((to, self.port).into()).await
+    }
 }
 
 impl Conn {
@@ -49,7 +59,7 @@ impl Conn {
     }
 
     async fn try_open(target: &Target, client_id: &str, keep: bool) -> Result<Self, Failure> {
-        let socket = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|e| target.failed(e))?;
+        let socket = target.connect().await.map_err(|e| target.failed(e))?;
         socket.set_nodelay(true).map_err(|e| target.failed(e))?;
         let mut conn = Self { socket, version: target.version, rest: Vec::new() };
         let mut properties = PropertiesBuf::default();

@@ -1,12 +1,12 @@
 //! Real files in a real directory.
 //!
 //! Whole blocks go to the device past the page cache, where the file system has that: what is written is in the ring while somebody wants it soon, and a page of the cache
-//! for every block costs more than the write (`docs/performance.md`). Reads go through the cache.
+//! for every block costs more than the write (`docs/performance.md`). Reads go through the cache; so does everything where nobody waits for the device.
 //!
 //! Invariant: an error of the operating system is passed on as it is, never retried.
 
 use super::{File, Name, Storage};
-use crate::segment::BLOCK;
+use crate::{Durability, segment::BLOCK};
 use parking_lot::Mutex;
 use std::{
     fs, io,
@@ -22,16 +22,17 @@ const DIRECT_BYTES: usize = 1 << 20;
 
 pub struct FileStorage {
     directory: PathBuf,
+    durability: Durability,
 }
 
 impl FileStorage {
     /// Creates the directory if it is missing; its own name is durable when this returns.
-    pub fn new(directory: &Path) -> io::Result<Self> {
+    pub fn new(directory: &Path, durability: Durability) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         for parent in directory.ancestors().skip(1).take(4).filter(|p| !p.as_os_str().is_empty()) {
             fs::File::open(parent)?.sync_all()?;
         }
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self { directory: directory.to_owned(), durability })
     }
 
     fn path(&self, name: Name) -> PathBuf {
@@ -58,11 +59,11 @@ impl Storage for FileStorage {
         let file = fs::File::options().read(true).write(true).create(true).truncate(true).open(self.path(name))?;
         // The blocks are taken now, so that a full disk shows here and never in the write of a batch.
         rustix::fs::fallocate(file.as_fd(), rustix::fs::FallocateFlags::empty(), 0, bytes)?;
-        Ok(DiskFile::new(file))
+        Ok(DiskFile::new(file, self.durability))
     }
 
     fn open(&self, name: Name) -> io::Result<DiskFile> {
-        fs::File::options().read(true).write(true).open(self.path(name)).map(DiskFile::new)
+        fs::File::options().read(true).write(true).open(self.path(name)).map(|file| DiskFile::new(file, self.durability))
     }
 
     fn rename(&self, from: Name, to: Name) -> io::Result<()> {
@@ -96,13 +97,14 @@ enum Way {
     #[default]
     Untried,
     Open(fs::File),
-    /// The file system has none.
+    /// The file system has none, or it is not wanted.
     None,
 }
 
 impl DiskFile {
-    fn new(file: fs::File) -> Self {
-        Self { file, direct: Mutex::default() }
+    fn new(file: fs::File, durability: Durability) -> Self {
+        let way = if durability == Durability::Os { Way::None } else { Way::Untried };
+        Self { file, direct: Mutex::new(Direct { way, blocks: Vec::new() }) }
     }
 
     fn write_cached(&self, parts: &[io::IoSlice<'_>], at: u64) -> io::Result<()> {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 #[test]
 fn a_segment_lies_on_disk_as_the_tables_say() {
     let dir = tempfile::tempdir().expect("a directory");
-    let storage = Arc::new(FileStorage::new(dir.path()).expect("creates"));
+    let storage = Arc::new(FileStorage::new(dir.path(), Durability::Disk).expect("creates"));
     let mut a = open(&storage, true);
     let mut r = Records::default();
     r.push(Kind::Message, 0b101, b"origin..", b"a/b", b"\x01\x01", b"hello").expect("small");
@@ -45,7 +45,7 @@ fn the_checksum_is_crc_32c() {
 #[test]
 fn a_following_batch_rewrites_the_front_of_its_block_with_equal_bytes() {
     let dir = tempfile::tempdir().expect("a directory");
-    let storage = Arc::new(FileStorage::new(dir.path()).expect("creates"));
+    let storage = Arc::new(FileStorage::new(dir.path(), Durability::Disk).expect("creates"));
     let mut a = open(&storage, true);
     let path = dir.path().join("00000000000000000000.log");
     let mut before = std::fs::read(&path).expect("reads");
@@ -63,7 +63,7 @@ fn a_following_batch_rewrites_the_front_of_its_block_with_equal_bytes() {
 #[test]
 fn a_file_that_is_no_segment_is_refused_by_name() {
     let dir = tempfile::tempdir().expect("a directory");
-    let storage = Arc::new(FileStorage::new(dir.path()).expect("creates"));
+    let storage = Arc::new(FileStorage::new(dir.path(), Durability::Disk).expect("creates"));
     drop(open(&storage, true));
     let file = storage.open(Name::Segment(Offset(0))).expect("opens");
     file.write_at(&[std::io::IoSlice::new(b"PNG")], 0).expect("writes");
@@ -80,7 +80,7 @@ proptest! {
         reads in proptest::collection::vec((any::<prop::sample::Index>(), 1u32..50, 1u32..20_000, 0u8..8), 1..20),
     ) {
         let dir = tempfile::tempdir().expect("a directory");
-        let storage = Arc::new(FileStorage::new(dir.path()).expect("creates"));
+        let storage = Arc::new(FileStorage::new(dir.path(), Durability::Disk).expect("creates"));
         let mut a = open(&storage, true);
         let mut model: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for (i, batch) in sizes.iter().enumerate() {

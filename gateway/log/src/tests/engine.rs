@@ -192,7 +192,10 @@ fn refusals_name_the_thing_and_the_way_out() {
     assert!(again.to_string().contains("--data"));
     drop(engine);
 
-    let other = Options { streams: vec![Stream { name: "default".into(), partitions: 4, limits: None }], ..options(dir.path()) };
+    let other = Options {
+        streams: vec![Stream { name: "default".into(), partitions: 4, limits: None, durability: Durability::Disk }],
+        ..options(dir.path())
+    };
     let error = FileEngine::open(&other, &mut |_, _, _| Vec::new()).err().expect("other partitions");
     assert!(matches!(error, OpenError::Streams { stored: 1, wanted: 4, .. }), "{error}");
 

@@ -31,8 +31,16 @@ fn start(storage: &Arc<SimStorage>) -> Partition<SimStorage> {
 
 fn start_at(storage: &Arc<SimStorage>, now_ms: fn() -> u64) -> Partition<SimStorage> {
     seed_random(1);
-    let beginning =
-        Beginning { id: PartitionId(3), limits: SMALL, name: "test", indexed: true, threads: true, now_ms, observe: Arc::new(Nobody) };
+    let beginning = Beginning {
+        id: PartitionId(3),
+        limits: SMALL,
+        durability: Durability::Disk,
+        name: "test",
+        indexed: true,
+        threads: true,
+        now_ms,
+        observe: Arc::new(Nobody),
+    };
     Partition::start(beginning, open(storage, true)).expect("a thread")
 }
 

@@ -7,12 +7,13 @@ mod engine;
 mod index;
 mod leading;
 mod newest;
+mod os;
 mod ring;
 mod seek;
 mod state;
 
 use crate::{
-    Batch, Kind, Limits, Offset, PartitionId, Records,
+    Batch, Durability, Kind, Limits, Offset, PartitionId, Records,
     appender::{Appender, Opening, Pending},
     storage::{Storage, sim::Rng},
 };
@@ -43,7 +44,18 @@ fn crash_seeds() -> u64 {
 }
 
 fn opening(clean: bool, named: Offset) -> Opening {
-    Opening { partition: PartitionId(3), limits: SMALL, clean, named, start: Offset(0), gaps_allowed: false, now_ms: 1_000, random }
+    Opening {
+        partition: PartitionId(3),
+        limits: SMALL,
+        clean,
+        named,
+        start: Offset(0),
+        gaps_allowed: false,
+        durability: Durability::Disk,
+        unsynced: false,
+        now_ms: 1_000,
+        random,
+    }
 }
 
 fn open<S: Storage>(storage: &Arc<S>, clean: bool) -> Appender<S> {
