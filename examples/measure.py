@@ -80,6 +80,11 @@ ROWS = [
     Row("10,000 messages a second beside 20,000 of 1 KiB", "fan-in --rate 10000", TIMES, None, 12, "fan-in --rate 20000 --size 1024 --seconds 12", "--retention-bytes 128MiB"),
     Row("2,000 messages a second beside 10,000 sessions that come back", "fan-in --rate 2000", TIMES, None, 12, "resume --messages 100000 --topics 10000"),
     Row("10,000 messages a second beside 10,000 sessions that come back", "fan-in --rate 10000", TIMES, None, 12, "resume --messages 100000 --topics 10000"),
+    # Weir acknowledges when the operating system has a message, as a database does without its sync; mosquitto has no disk at all here.
+    Row('fan-in, QoS 1, durability = "os"', "fan-in", FLOW, options="--durability os"),
+    Row('50 publishers, window 1, durability = "os"', "fan-in --publishers 50 --window 1", FLOW + [acknowledged("p50"), acknowledged("p99")], options="--durability os"),
+    Row('1 publisher, window 1, durability = "os"', "window-one", [acknowledged("p50"), acknowledged("p99")], options="--durability os"),
+    Row('2,000 messages a second, durability = "os"', "fan-in --rate 2000", TIMES, options="--durability os"),
     Row("pairs, QoS 1", "pairs", FLOW),
     Row("fan-out to 100, QoS 1", "fan-out", FLOW),
     Row("fan-out to 100, QoS 0", "fan-out -q 0 --rate 20000", FLOW),
