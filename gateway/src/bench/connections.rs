@@ -39,7 +39,9 @@ pub async fn connects(load: &Load, at_once: u32) -> Result<Report, Failure> {
         let (target, name) = (target.clone(), format!("{name}-{n}"));
         tasks.spawn(async move {
             let mut times = times();
-            while Instant::now() < end {
+            // Ports that were used are free again after a minute only, and the search for others is slow: so the addresses change.
+            for nth in (n..).step_by(at_once as usize).take_while(|_| Instant::now() < end) {
+                let target = Target { from: source(&target, nth), ..target.clone() };
                 let began = Instant::now();
                 let mut conn = Conn::open(&target, &name, false).await?;
                 times.saturating_record(began.elapsed().as_micros() as u64);

@@ -15,8 +15,10 @@ use weir_core::{
     property::{Properties, PropertiesBuf, Property},
 };
 
-/// Read at once.
+/// Read at once, once a read has shown that there is much.
 const READ_BYTES: usize = 256 * 1024;
+/// Room for the first answers: whoever connects thousands of times a second has no use for more.
+const FIRST_BYTES: usize = 1_024;
 /// A broker that takes longer for its first answer is not there.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -35,6 +37,8 @@ pub struct Conn {
     version: Version,
     /// Bytes that are no whole packet yet.
     rest: Vec<u8>,
+    /// For the next read.
+    room: usize,
 }
 
 impl Target {
@@ -61,7 +65,7 @@ impl Conn {
     async fn try_open(target: &Target, client_id: &str, keep: bool) -> Result<Self, Failure> {
         let socket = target.connect().await.map_err(|e| target.failed(e))?;
         socket.set_nodelay(true).map_err(|e| target.failed(e))?;
-        let mut conn = Self { socket, version: target.version, rest: Vec::new() };
+        let mut conn = Self { socket, version: target.version, rest: Vec::new(), room: FIRST_BYTES };
         let mut properties = PropertiesBuf::default();
         if keep && target.version == Version::V5 {
             properties.push(Property::SessionExpiryInterval(u32::MAX));
@@ -91,7 +95,7 @@ impl Conn {
     }
 
     async fn fill(&mut self) -> Result<(), Failure> {
-        self.rest.reserve(READ_BYTES);
+        self.rest.reserve(self.room);
         match self.socket.read_buf(&mut self.rest).await {
             Ok(0) => Err(Failure::new("the broker closed the connection")),
             Ok(_) => Ok(()),
@@ -147,12 +151,22 @@ impl Conn {
 
     /// The same without waiting.
     pub fn try_read(&mut self, each: impl FnMut(Packet<'_>)) -> Result<(), Failure> {
-        self.rest.reserve(READ_BYTES);
+        self.rest.reserve(self.room);
         match self.socket.try_read_buf(&mut self.rest) {
             Ok(0) => Err(Failure::new("the broker closed the connection")),
-            Ok(_) => self.packets(each).map(drop),
+            Ok(_) => {
+                self.has_read();
+                self.packets(each).map(drop)
+            }
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
             Err(e) => Err(Failure::new(e)),
+        }
+    }
+
+    /// A read has filled all its room: there is more.
+    fn has_read(&mut self) {
+        if self.rest.len() == self.rest.capacity() {
+            self.room = READ_BYTES;
         }
     }
 

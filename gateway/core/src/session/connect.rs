@@ -206,6 +206,7 @@ impl Session {
             reader: place(p.id, p.end),
         };
         self.readers = joining.partitions.iter().map(reader).collect();
+        self.subscriptions.starting.clear();
         for (filter, s) in &mut self.subscriptions.all {
             s.new = false;
             self.actions.push_back(Action::Subscribe { id: s.id, filter: filter.clone(), new: false, begin: None });

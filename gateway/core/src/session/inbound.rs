@@ -27,7 +27,7 @@ pub(super) enum Reply {
     Unsubscribe(Box<[u8]>),
 }
 
-/// A SUBACK, the filters that are new with it, and what is sent of retained messages after it.
+/// A SUBACK, the filters that are new with it (ascending), and what is sent of retained messages after it.
 #[derive(Debug)]
 pub(super) struct Subscribed {
     pub bytes: Vec<u8>,
@@ -124,7 +124,7 @@ impl Inbound {
 
     /// One tail has taken the filter `id`. True: a value is to be put.
     pub fn started(&mut self, id: SubscribeId, stored: bool) -> bool {
-        let waits = |a: &Reply| matches!(a, Reply::Subscribe(s) if s.new.contains(&id));
+        let waits = |a: &Reply| matches!(a, Reply::Subscribe(s) if s.new.binary_search(&id).is_ok());
         let Some((until, _)) = self.queue.iter_mut().find(|(_, a)| waits(a)) else { return false };
         let Until::Started(left) = *until else { return false };
         *until = match left {

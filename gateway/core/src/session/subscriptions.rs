@@ -53,6 +53,8 @@ pub(super) struct Subscriptions {
     /// With `$share/GROUP/` in front: the group reads, the session is one of its members.
     pub shared: BTreeMap<Box<str>, Subscription>,
     next_id: u32,
+    /// Filters of `all` that are new, until every tail has answered with a start.
+    pub starting: BTreeMap<SubscribeId, Box<str>>,
     /// Topic of the last grant, and the filters that match it.
     topic: Vec<u8>,
     matching: Vec<Match>,
@@ -182,6 +184,7 @@ impl Session {
                 }
             };
             let is_shared = shared(filter).is_some();
+            let known = self.subscriptions.all.contains_key(filter);
             // A message with QoS 2 that has begun may not go to another member [MQTT-4.8.2-5]; with QoS 1 it may.
             let qos = if is_shared { options.qos.min(Qos::AtLeastOnce) } else { options.qos };
             let options = SubscriptionOptions { qos, ..options };
@@ -201,7 +204,7 @@ impl Session {
                 continue;
             }
             let wanted = options.retain_handling == 0 || options.retain_handling == 1 && new.is_some();
-            if wanted && !ack.retained.iter().any(|p| &*p.filter == filter) {
+            if wanted && !(known && ack.retained.iter().any(|p| &*p.filter == filter)) {
                 ack.retained.push(Paging { filter: filter.into(), again: new.is_none(), partition: 0, after: None });
             }
         }
@@ -256,13 +259,18 @@ impl Session {
                 (known.options, known.identifier, known.position) = (options, identifier, position);
                 return None;
             }
+            let before = known.id;
+            self.subscriptions.starting.remove(&before);
             self.actions.push_back(Action::Unsubscribe(filter.into()));
         }
         let id = self.subscriptions.next_id();
         let begins = begin.map(|_| Vec::new());
         let subscription = Subscription { options, identifier, id, new: true, position, begins, start: Vec::new() };
         self.subscriptions.of_kind(filter).insert(filter.into(), subscription);
-        let (is_shared, filter, new) = (shared(filter).is_some(), filter.into(), true);
+        let (is_shared, filter, new) = (shared(filter).is_some(), Box::<str>::from(filter), true);
+        if !is_shared {
+            self.subscriptions.starting.insert(id, filter.clone());
+        }
         self.actions.push_back(if is_shared { Action::Share { id, filter, new } } else { Action::Subscribe { id, filter, new, begin } });
         Some(id)
     }
@@ -271,7 +279,8 @@ impl Session {
         let mut reasons = Vec::new();
         for (filter, _) in u.filters.iter() {
             let filter = plain(filter);
-            if self.subscriptions.all.remove(filter).is_some() {
+            if let Some(gone) = self.subscriptions.all.remove(filter) {
+                self.subscriptions.starting.remove(&gone.id);
                 self.actions.push_back(Action::Unsubscribe(filter.into()));
                 self.paging.retain(|p| &*p.filter != filter);
                 reasons.push(ReasonCode::SUCCESS.0);
@@ -301,7 +310,14 @@ impl Session {
                 reader.reader.sent(at);
             }
         }
-        if let Some(s) = self.subscriptions.all.values_mut().find(|s| s.id == id && s.new) {
+        let Subscriptions { all, starting, .. } = &mut self.subscriptions;
+        if let Some(filter) = starting.get(&id)
+            && let Some(s) = all.get_mut(filter)
+        {
+            let tails = self.readers.iter().filter(|r| r.system == is_system(filter)).count();
+            if s.start.len() + 1 >= tails && s.begins.as_ref().is_none_or(|first| first.len() >= tails) {
+                starting.remove(&id);
+            }
             match s.begins.as_mut().map(|first| (first.iter().find(|(q, _)| *q == p).copied(), first)) {
                 None => s.start.push((p, at)),
                 Some((None, first)) => first.push((p, at)),
