@@ -98,7 +98,10 @@ impl Conn {
         self.rest.reserve(self.room);
         match self.socket.read_buf(&mut self.rest).await {
             Ok(0) => Err(Failure::new("the broker closed the connection")),
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.has_read();
+                Ok(())
+            }
             Err(e) => Err(Failure::new(e)),
         }
     }
