@@ -3,7 +3,7 @@
 //! Invariant: a spare's name is durable before the file is used again; a prepared one has all its blocks on the device.
 //! Must not know: what is in a segment.
 
-use crate::storage::{File, Name, Storage};
+use crate::storage::{File, Name, Storage, aligned};
 use parking_lot::Mutex;
 use std::{
     cell::Cell,
@@ -135,7 +135,8 @@ impl Spares {
 
 /// `go_on` is asked between parts; false ends it.
 fn write_zeros<S: Storage>(storage: &S, bytes: u64, go_on: &dyn Fn(u64) -> bool) -> io::Result<bool> {
-    let (file, zeros) = (storage.create(PREPARED, bytes)?, vec![0; ZEROS]);
+    let (file, mut room) = (storage.create(PREPARED, bytes)?, Vec::new());
+    let zeros = aligned(&mut room, ZEROS);
     for at in (0..bytes).step_by(ZEROS) {
         if !go_on(at) {
             return Ok(false);

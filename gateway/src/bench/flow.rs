@@ -115,8 +115,9 @@ pub async fn publish(run: Arc<Run>, conn: Conn, publisher: u32, template: Templa
         let (room, due) = (p.room(), p.due());
         if on && room.min(due) > 0 {
             out.clear();
+            let now_ns = p.run.now_ns();
             for _ in 0..room.min(due) {
-                let at_ns = p.time_of_next();
+                let at_ns = p.time_of_next(now_ns);
                 template.push(&mut out, p.sent, Mark { publisher, seq: p.sent, at_ns });
                 p.sent += 1;
                 if pace.qos != Qos::AtMostOnce {
@@ -128,7 +129,8 @@ pub async fn publish(run: Arc<Run>, conn: Conn, publisher: u32, template: Templa
         } else if !on && p.open.is_empty() {
             break;
         } else if due == 0 && on {
-            let next = Duration::from_nanos(p.time_of_next().saturating_sub(p.run.now_ns()));
+            let now_ns = p.run.now_ns();
+            let next = Duration::from_nanos(p.time_of_next(now_ns).saturating_sub(now_ns));
             tokio::select! {
                 slept = clock.sleep(next) => slept.map_err(Failure::new)?,
                 heard = p.hear(true), if !p.open.is_empty() => heard?,
@@ -157,11 +159,9 @@ impl Publisher {
         due.min(BURST)
     }
 
-    fn time_of_next(&self) -> u64 {
-        match self.pace.rate {
-            Some(rate) => self.began_ns + (self.sent as f64 / rate * 1e9) as u64,
-            None => self.run.now_ns(),
-        }
+    /// Without a rate that is now.
+    fn time_of_next(&self, now_ns: u64) -> u64 {
+        self.pace.rate.map_or(now_ns, |rate| self.began_ns + (self.sent as f64 / rate * 1e9) as u64)
     }
 
     /// Takes acknowledgements.

@@ -38,7 +38,7 @@ impl Mark {
     /// `None`: not a message of ours.
     pub fn parse(payload: &[u8]) -> Option<Self> {
         let hex = |range: std::ops::Range<usize>| {
-            payload.get(range)?.iter().try_fold(0u64, |n, b| Some(n << 4 | u64::from(char::from(*b).to_digit(16)?)))
+            payload.get(range)?.iter().try_fold(0u64, |n, b| Some(n << 4 | u64::from(VALUES[usize::from(*b)]?)))
         };
         Some(Self { publisher: u32::try_from(hex(0..8)?).ok()?, seq: hex(8..24)?, at_ns: hex(24..40)? })
     }
@@ -48,6 +48,16 @@ impl Mark {
 fn packet_id(nth: u64) -> u16 {
     (nth % u64::from(u16::MAX)) as u16 + 1
 }
+
+/// Values of hexadecimal digits.
+const VALUES: [Option<u8>; 256] = {
+    let (mut all, mut n) = ([None; 256], 0);
+    while n < 16 {
+        all[DIGITS[n] as usize] = Some(n as u8);
+        n += 1;
+    }
+    all
+};
 
 /// A PUBLISH of which only the mark and the packet id change.
 pub struct Template {

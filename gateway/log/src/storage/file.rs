@@ -132,6 +132,12 @@ impl Direct {
             self.way = open_direct(file);
         }
         let Way::Open(direct) = &self.way else { return Ok(false) };
+        if !first
+            && let [part] = parts
+            && part.as_ptr().align_offset(BLOCK as usize) == 0
+        {
+            return direct.write_all_at(part, at).map(|()| true);
+        }
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         let blocks = aligned(&mut self.blocks, bytes.min(DIRECT_BYTES));
         let mut rest = parts.iter().map(|part| &part[..]);
@@ -171,8 +177,8 @@ fn open_direct(file: &fs::File) -> Way {
     direct.map_or(Way::None, Way::Open)
 }
 
-/// So many bytes of `room` that begin at a multiple of the block.
-fn aligned(room: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+/// So many bytes of `room` that begin at a multiple of the block: such are written without another copy.
+pub(crate) fn aligned(room: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
     let block = BLOCK as usize;
     if room.len() < bytes + block {
         room.resize(bytes + block, 0);

@@ -8,6 +8,7 @@ mod file;
 pub mod sim;
 
 pub use file::FileStorage;
+pub(crate) use file::aligned;
 
 use crate::Offset;
 use std::{fmt, io};
