@@ -33,12 +33,14 @@ fn every_scenario_runs_and_finds_every_message() {
         retained != "weir_retained_messages 0\n"
     });
     let (pid, url) = (weir.process.0.id().to_string(), format!("ws://127.0.0.1:{}/ws", weir.http));
-    let cases: [&[&str]; 19] = [
+    let cases: [&[&str]; 21] = [
         &["fan-in", "--publishers", "3"],
         &["fan-in", "--publishers", "3", "-q", "0", "-V", "5", "--rate", "2000"],
         &["pairs", "--pairs", "3", "-q", "2", "-V", "5"],
+        &["pairs", "--pairs", "3", "-V", "5", "--persistent"],
         &["fan-out", "--publishers", "2", "--subscribers", "5", "--rate", "1000"],
         &["shared", "--publishers", "3", "--members", "4"],
+        &["shared", "--publishers", "7", "--members", "8", "--groups", "3", "--persistent"],
         &["shared", "--publishers", "2", "--members", "3", "-q", "2", "-V", "5"],
         &["filters", "--publishers", "2", "--filters", "1234"],
         &["window-one", "-V", "5"],

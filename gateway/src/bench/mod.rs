@@ -47,6 +47,9 @@ pub struct Load {
     /// Messages per second of all publishers together; without it as fast as they go.
     #[arg(long)]
     rate: Option<f64>,
+    /// Sessions of subscribers outlive their connections, until the run ends.
+    #[arg(long)]
+    persistent: bool,
     /// Measured for so long, after one second of warming up.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
@@ -89,12 +92,15 @@ pub enum Bench {
         #[command(flatten)]
         load: Load,
     },
-    /// Many publishers, one shared subscription of many members: each message goes to one of them.
+    /// Many publishers, one shared subscription of many members or several: each message goes to one of them.
     Shared {
         #[arg(long, default_value_t = 10)]
         publishers: u32,
+        /// Of all groups together.
         #[arg(long, default_value_t = 10)]
         members: u32,
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        groups: u32,
         #[command(flatten)]
         load: Load,
     },
@@ -263,7 +269,9 @@ pub fn run(bench: &Bench) -> Result<(), Failure> {
         Bench::FanIn { publishers, load } => (load, runtime.block_on(scenarios::fan_in(load, *publishers))),
         Bench::Pairs { pairs, load } => (load, runtime.block_on(scenarios::pairs(load, *pairs))),
         Bench::FanOut { publishers, subscribers, load } => (load, runtime.block_on(scenarios::fan_out(load, *publishers, *subscribers))),
-        Bench::Shared { publishers, members, load } => (load, runtime.block_on(scenarios::shared(load, *publishers, *members))),
+        Bench::Shared { publishers, members, groups, load } => {
+            (load, runtime.block_on(scenarios::shared(load, *publishers, *members, *groups)))
+        }
         Bench::Filters { filters, publishers, load } => (load, runtime.block_on(scenarios::filters(load, *publishers, *filters))),
         Bench::WindowOne { load } => (load, runtime.block_on(scenarios::window_one(load))),
         Bench::Connects { at_once, load } => (load, runtime.block_on(connections::connects(load, *at_once))),

@@ -204,10 +204,22 @@ pub async fn publishers(
     count: u32,
     pace: Pace,
 ) -> Result<Vec<Publishing>, Failure> {
+    publishers_to(load, target, run, name, count, pace, |n| format!("{name}/{n}")).await
+}
+
+async fn publishers_to(
+    load: &Load,
+    target: &Target,
+    run: &Arc<Run>,
+    name: &str,
+    count: u32,
+    pace: Pace,
+    topic: impl Fn(u32) -> String,
+) -> Result<Vec<Publishing>, Failure> {
     let mut all = Vec::new();
     for n in 0..count {
         let conn = Conn::open(target, &format!("{name}-pub-{n}"), false).await?;
-        let template = Template::new(load.protocol_version, &format!("{name}/{n}"), load.qos, false, load.size as usize);
+        let template = Template::new(load.protocol_version, &topic(n), load.qos, false, load.size as usize);
         all.push((n, conn, template));
     }
     Ok(all
@@ -220,7 +232,7 @@ pub async fn publishers(
 }
 
 pub async fn subscriber(target: &Target, client_id: &str, filter: &str, load: &Load) -> Result<Conn, Failure> {
-    let mut conn = Conn::open(target, client_id, false).await?;
+    let mut conn = Conn::open(target, client_id, load.persistent).await?;
     conn.subscribe(filter, load.qos, |_| ()).await?;
     Ok(conn)
 }
@@ -228,7 +240,7 @@ pub async fn subscriber(target: &Target, client_id: &str, filter: &str, load: &L
 /// Publishers and subscribers, each with the publishers that it reads; `None`: all.
 async fn flow_of(load: &Load, report: Report, publishers_of: Vec<Option<u32>>, count: u32, pace: Pace) -> Result<Report, Failure> {
     let (run, target, name) = (Run::new(), load.target(), name());
-    let mut subscribers = Subscribers::new();
+    let (mut subscribers, ids) = (Subscribers::new(), publishers_of.len() as u32);
     for (n, of) in publishers_of.into_iter().enumerate() {
         let filter = of.map_or_else(|| format!("{name}/#"), |p| format!("{name}/{p}"));
         let conn = subscriber(&target, &format!("{name}-sub-{n}"), &filter, load).await?;
@@ -237,7 +249,17 @@ async fn flow_of(load: &Load, report: Report, publishers_of: Vec<Option<u32>>, c
         subscribers.push(who, tokio::spawn(flow::subscribe(run.clone(), conn, Got::new(), stopping)));
     }
     let publishers = publishers(load, &target, &run, &name, count, pace).await?;
-    measure(load, &run, report, publishers, subscribers).await
+    let report = measure(load, &run, report, publishers, subscribers).await?;
+    end_sessions(load, &target, &name, ids).await?;
+    Ok(report)
+}
+
+/// A clean start ends the session of each subscriber, where it outlives its connection.
+async fn end_sessions(load: &Load, target: &Target, name: &str, count: u32) -> Result<(), Failure> {
+    for n in (0..count).take_while(|_| load.persistent) {
+        Conn::open(target, &format!("{name}-sub-{n}"), false).await?.send(&[0xE0, 0]).await?;
+    }
+    Ok(())
 }
 
 pub async fn fan_in(load: &Load, publishers: u32) -> Result<Report, Failure> {
@@ -256,19 +278,25 @@ pub async fn window_one(load: &Load) -> Result<Report, Failure> {
     flow_of(load, load.report("window-one"), vec![None], 1, Pace { window: 1, ..load.pace(1) }).await
 }
 
-/// One shared subscription of many members: each message goes to one of them.
-pub async fn shared(load: &Load, publishers_count: u32, members: u32) -> Result<Report, Failure> {
+/// Shared subscriptions of many members together, each with as many publishers: each message goes to one member.
+pub async fn shared(load: &Load, publishers_count: u32, members: u32, groups: u32) -> Result<Report, Failure> {
     let (run, target, name) = (Run::new(), load.target(), name());
     let mut subscribers = Subscribers::new();
     for n in 0..members {
-        let conn = subscriber(&target, &format!("{name}-sub-{n}"), &format!("$share/{name}/{name}/#"), load).await?;
-        // All together get what is published: it is asked of the first.
-        let who = if n == 0 { (0..publishers_count).collect() } else { Vec::new() };
+        let group = n % groups;
+        let filter = format!("$share/{name}-{group}/{name}/{group}/#");
+        let conn = subscriber(&target, &format!("{name}-sub-{n}"), &filter, load).await?;
+        // All members together get what is published for their group: it is asked of the first.
+        let of_group = (group..publishers_count).step_by(groups as usize);
+        let who = if n == group { of_group.collect() } else { Vec::new() };
         let stopping = subscribers.stopping();
         subscribers.push(who, tokio::spawn(flow::subscribe(run.clone(), conn, Got::of_group(), stopping)));
     }
-    let publishers = publishers(load, &target, &run, &name, publishers_count, load.pace(publishers_count)).await?;
-    measure(load, &run, load.report("shared"), publishers, subscribers).await
+    let (pace, topic) = (load.pace(publishers_count), |n| format!("{name}/{}/{n}", n % groups));
+    let publishers = publishers_to(load, &target, &run, &name, publishers_count, pace, topic).await?;
+    let report = measure(load, &run, load.report("shared"), publishers, subscribers).await?;
+    end_sessions(load, &target, &name, members).await?;
+    Ok(report)
 }
 
 /// Fan-in beside many subscriptions of others, none of which matches.
