@@ -2,7 +2,7 @@
 """Weir beside other brokers, in turn and in the same minutes, over every row below; every message is checked.
 
     examples/measure.py [--rounds 5] [--seconds 3] [--only REGEX] [--out docs] [--mosquitto PATH] [--broker NAME=COMMAND]...
-    examples/measure.py --profile [--seconds 3] [--only REGEX] [--out docs] [--weir PATH]
+    examples/measure.py --profile [--seconds 3] [--only REGEX] [--out docs/profiles] [--weir PATH]
 
 Weir syncs every message to disk before its PUBACK. mosquitto is Debian's, without persistence and without a limit of its queues (`apt-get install mosquitto`; left out where it is not found).
 COMMAND starts another broker in the foreground; in it {port} and {dir} are replaced, as in --broker 'rumqttd=rumqttd -c {dir}/../rumqttd.toml'.
@@ -10,7 +10,7 @@ COMMAND starts another broker in the foreground; in it {port} and {dir} are repl
 It builds Weir, starts a new broker with an empty directory for every run, takes the medians, and writes measured.md and measured.svg into the directory of --out. A run in which a message was
 lost or out of order is no figure: it is shown as failed, and the exit code is 1. What anybody else did with the cores meanwhile is measured too.
 
-With --profile it runs Weir alone, once over every row of a flow, under `perf`, and writes where the time went into profiles/ of --out. --weir takes another program, an older one say.
+With --profile it runs Weir alone, once over every row of a flow, under `perf`, and writes where the time went into a file each in --out. --weir takes another program, an older one say.
 """
 
 import argparse, datetime, json, math, os, platform, re, resource, shutil, signal, socket, statistics, subprocess, sys, time
@@ -158,8 +158,9 @@ class Broker:
         self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         while True:
             if self.process.poll() is not None or time.monotonic() > began + 20:
+                words = (self.dir / "log").read_text()
                 self.__exit__()
-                sys.exit(f"{self.name} does not run: {command}\n{(self.dir / 'log').read_text()}")
+                sys.exit(f"{self.name} does not run: {command}\n{words}")
             try:
                 # Its port may take a connection long before it answers on it.
                 with socket.create_connection(("127.0.0.1", self.port), 1) as s:
@@ -223,6 +224,11 @@ def restart(b):
     return report
 
 
+def last(words):
+    """What the load generator said last."""
+    return words.strip().split("\n")[-1].removeprefix("weir: ")[:120]
+
+
 def run(row, broker, seconds):
     """The report of one run, with what others did with the cores; a text says why there is none."""
     broker.options = row.options
@@ -231,8 +237,8 @@ def run(row, broker, seconds):
         if row.args == "start":
             report = {"ready_ms": b.ready_ms}
         elif row.args == "restart":
-            report = restart(b)
-            own = ours(b.process.pid)
+            # The processes that have ended are not told from others.
+            return restart(b)
         else:
             beside = row.beside and subprocess.Popen(bench(b, row.beside, seconds), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             try:
@@ -240,7 +246,7 @@ def run(row, broker, seconds):
                 if beside:
                     _, words = beside.communicate(timeout=120)
                     if beside.returncode != 0:
-                        return f"beside it: {words.strip().split(chr(10))[-1][:120]}"
+                        return f"beside it: {last(words)}"
             except subprocess.TimeoutExpired:
                 return "no end within 10 minutes"
             finally:
@@ -248,7 +254,7 @@ def run(row, broker, seconds):
                     beside.kill()
                     beside.wait()
             if done.returncode != 0:
-                return done.stderr.strip().split("\n")[-1][:120] or f"exit code {done.returncode}"
+                return last(done.stderr) or f"exit code {done.returncode}"
             report = json.loads(done.stdout)
         passed = max(time.monotonic() - start, 0.01)
         report["foreign"] = max(0.0, (busy() - before - (ours(b.process.pid) - own)) / passed / os.cpu_count())
@@ -271,9 +277,9 @@ def profile(row, broker, seconds, out):
         table = subprocess.run(["perf", "report", "-i", WORK / "perf.data", "--stdio", "--no-children", "--sort", sort, "--percent-limit", "0.7"], capture_output=True, text=True, check=True)
         lines += [line.rstrip() for line in table.stdout.split("\n") if line.strip() and not line.startswith("#")] + [""]
     head = f"{row.name}: {short(report['delivered_per_second'])}/s, {report['cpu_percent']:.0f} % of a core; {machine()}; perf, {seconds} s, {broker.command or WEIR.relative_to(ROOT)}"
-    (out / "profiles").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
-    (out / "profiles" / f"{name}.txt").write_text("\n".join([head, "", *lines]))
+    (out / f"{name}.txt").write_text("\n".join([head, "", *lines]))
     print(head, flush=True)
 
 
@@ -382,7 +388,7 @@ def main():
             for o in others:
                 pairs = zip(good["weir"], good.get(o, []))
                 ratios[o] = [(w / t if figure.more else t / w) for w, t in pairs if w and t]
-            foreign = statistics.median([r["foreign"] for all in reports.values() for r in all if isinstance(r, dict)] or [0])
+            foreign = statistics.median([r["foreign"] for all in reports.values() for r in all if isinstance(r, dict) and "foreign" in r] or [0])
             line = {"row": row.name, "title": figure.title, "unit": figure.unit, "cells": cells, "ratios": ratios, "foreign": foreign}
             lines.append(line)
             print(" · ".join([row.name, f"{figure.title}, {figure.unit}"] + [f"{n} {c}" for n, c in cells.items()] + [f"{statistics.median(r):.2f} times {o}" for o, r in ratios.items() if r]
