@@ -6,8 +6,9 @@
 
 use crate::{
     Damage, Durability, Failure, Offset, OpenError, PartitionId,
-    batch::{self, BATCH_HEAD, Batch},
+    batch::Batch,
     index::{Building, Indexed},
+    pending::{Pending, Standing},
     record::RECORD_BYTES_MIN,
     recovery,
     ring::Ring,
@@ -21,42 +22,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-
-/// Records that wait for the writer, with room for the batch header in front.
-#[derive(Debug)]
-pub struct Pending {
-    bytes: Vec<u8>,
-    starts: Vec<u32>,
-}
-
-impl Default for Pending {
-    fn default() -> Self {
-        Self { bytes: vec![0; BATCH_HEAD], starts: Vec::new() }
-    }
-}
-
-impl Pending {
-    pub fn push(&mut self, records: &crate::Records) {
-        let at = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(records.bytes());
-        self.starts.extend(records.starts().iter().map(|s| s + at));
-    }
-
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes.len() - BATCH_HEAD
-    }
-
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.starts.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.starts.is_empty()
-    }
-}
 
 /// How a partition is opened.
 pub struct Opening {
@@ -93,8 +58,6 @@ pub struct Appender<S: Storage> {
     tail: Vec<u8>,
     next: Offset,
     time_ms: u64,
-    /// Scratch for the batch CRC.
-    heads: Vec<u8>,
     failed: bool,
     sync_took: Duration,
     /// What recovery cut.
@@ -172,7 +135,6 @@ impl<S: Storage> Appender<S> {
             tail: found.tail,
             next: found.end,
             time_ms: found.time_ms,
-            heads: Vec::new(),
             failed: false,
             sync_took: Duration::ZERO,
             torn_bytes: found.torn_bytes,
@@ -222,7 +184,6 @@ impl<S: Storage> Appender<S> {
             tail: Vec::new(),
             next: o.named,
             time_ms: 0,
-            heads: Vec::new(),
             failed: false,
             sync_took: Duration::ZERO,
             torn_bytes: 0,
@@ -258,10 +219,9 @@ impl<S: Storage> Appender<S> {
         Ok(())
     }
 
-    /// Where the next batch will stand in its segment.
-    #[cfg(test)]
-    pub fn at(&self) -> u64 {
-        self.at
+    /// Where the next batch will stand, unless a new segment is begun for it.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing { at: self.at, segment_base: self.active.head.base, first: self.next }
     }
 
     /// By the sync of the last batch.
@@ -303,14 +263,14 @@ impl<S: Storage> Appender<S> {
     }
 
     /// Writes `pending` as one batch and syncs it (with `Durability::Disk`). On an error the partition is over: what is on disk is unknown until it is opened anew.
-    pub fn commit(&mut self, pending: Pending, now_ms: u64) -> Result<Batch, Failure> {
+    pub fn commit(&mut self, mut pending: Pending, now_ms: u64) -> Result<Batch, Failure> {
         let failure = |what: &str, name: &str, error| Failure { what: format!("{what} {name}"), error };
         if self.failed {
             return Err(failure("an earlier write to", &self.active.name, io::Error::other("stopped")));
         }
         self.failed = true;
-        let Pending { mut bytes, starts } = pending;
-        let full = (self.at + bytes.len() as u64).next_multiple_of(BLOCK) > u64::from(self.active.head.segment_bytes);
+        let bytes = pending.batch_bytes() as u64;
+        let full = (self.at + bytes).next_multiple_of(BLOCK) > u64::from(self.active.head.segment_bytes);
         // The first one of a log or of a run is only allocated, and slower for it; one that is ready takes over.
         let better = self.durability == Durability::Disk
             && !self.active.prepared
@@ -324,28 +284,26 @@ impl<S: Storage> Appender<S> {
             self.begin_segment(now_ms).map_err(|e| failure("beginning a segment after", &self.active.name, e))?;
         }
         self.time_ms = self.time_ms.max(now_ms);
-        let head = &self.active.head;
-        batch::seal(&mut bytes, &starts, head.salt, head.base, self.next, self.time_ms, &mut self.heads);
-
+        let standing = self.standing();
+        pending.seal(standing, self.active.head.salt, self.time_ms);
         // One write of [front of the tail block, batch, zeros]: the front is rewritten with equal bytes.
-        let end = self.at + bytes.len() as u64;
-        let zeros = [0; BLOCK as usize];
-        let pad = (end.next_multiple_of(BLOCK) - end) as usize;
-        let parts = [io::IoSlice::new(&self.tail), io::IoSlice::new(&bytes), io::IoSlice::new(&zeros[..pad])];
-        self.active.file.write_at(&parts, self.at - self.tail.len() as u64).map_err(|e| failure("writing", &self.active.name, e))?;
+        let from = self.at - self.tail.len() as u64;
+        let written = pending.write(&self.tail, |parts| self.active.file.write_at(parts, from));
+        written.map_err(|e| failure("writing", &self.active.name, e))?;
         if self.durability == Durability::Disk {
             let begun = Instant::now();
             self.active.file.sync_data().map_err(|e| failure("syncing", &self.active.name, e))?;
             self.sync_took = begun.elapsed();
         }
 
-        let delta = (self.next.0 - head.base.0) as u32;
-        self.active.wrote(self.at, delta, &starts, bytes.len() as u32, self.time_ms);
         self.written_at = self.at;
-        self.advance(&bytes, end);
-        self.next = self.next.plus(starts.len() as u64);
+        self.advance(&pending);
+        self.next = self.next.plus(pending.len() as u64);
         self.failed = false;
-        Ok(Batch::sealed(bytes, starts, self.active.head.base, self.time_ms, self.written_at))
+        let batch = pending.sealed(standing, self.time_ms);
+        let delta = (standing.first.0 - standing.segment_base.0) as u32;
+        self.active.wrote(standing.at, delta, batch.starts(), bytes as u32, self.time_ms);
+        Ok(batch)
     }
 
     /// Syncs what was not: nothing comes any more.
@@ -367,16 +325,13 @@ impl<S: Storage> Appender<S> {
     }
 
     /// Remembers the block in which the next batch begins.
-    fn advance(&mut self, bytes: &[u8], end: u64) {
-        let at = end.next_multiple_of(8);
+    fn advance(&mut self, written: &Pending) {
+        let at = self.standing().behind(written).at;
         let block = at - at % BLOCK;
         if block >= self.at {
             self.tail.clear();
-            let from = (block - self.at) as usize;
-            self.tail.extend_from_slice(bytes.get(from..).unwrap_or_default());
-        } else {
-            self.tail.extend_from_slice(bytes);
         }
+        self.tail.extend_from_slice(written.after(block.saturating_sub(self.at)));
         self.tail.resize((at - block) as usize, 0);
         self.at = at;
     }

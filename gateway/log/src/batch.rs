@@ -16,12 +16,17 @@
 
 use crate::{
     Offset,
+    pending::Standing,
     record::{Kind, META_BYTES_MAX, RECORD_HEAD, RECORD_SEAL, crc},
 };
 
 use std::cmp::Ordering;
 
 pub const BATCH_HEAD: usize = 48;
+/// The CRC is of the header from there on,
+const HEAD_CHECKED_AT: usize = 8;
+/// and so many bytes of it.
+pub(crate) const HEAD_CHECKED: usize = BATCH_HEAD - HEAD_CHECKED_AT;
 const MAGIC: [u8; 4] = *b"WEIB";
 
 /// A record as read: borrowed from its batch.
@@ -108,19 +113,12 @@ impl BatchHead {
     }
 }
 
-/// Completes a batch in place: `bytes` begins with room for the header, `starts` are the records' places in it.
-pub(crate) fn seal(bytes: &mut [u8], starts: &[u32], salt: u64, segment_base: Offset, first: Offset, time_ms: u64, heads: &mut Vec<u8>) {
-    let head = BatchHead { salt, first, len: bytes.len() as u32, count: starts.len() as u32, time_ms }.encode();
-    heads.clear();
-    heads.extend_from_slice(&head[8..]);
-    let delta = (first.0 - segment_base.0) as u32;
-    for (i, start) in starts.iter().enumerate() {
-        let at = *start as usize;
-        bytes[at + 4..at + 8].copy_from_slice(&(delta + i as u32).to_le_bytes());
-        heads.extend_from_slice(&bytes[at..at + RECORD_SEAL]);
-    }
+/// Completes a batch in place: `bytes` begins with room for the header, then come `count` numbered records; `heads` has room for `HEAD_CHECKED` bytes and then their first `RECORD_SEAL`.
+pub(crate) fn seal(bytes: &mut [u8], count: usize, salt: u64, first: Offset, time_ms: u64, heads: &mut [u8]) {
+    let head = BatchHead { salt, first, len: bytes.len() as u32, count: count as u32, time_ms }.encode();
+    heads[..HEAD_CHECKED].copy_from_slice(&head[HEAD_CHECKED_AT..]);
     bytes[..BATCH_HEAD].copy_from_slice(&head);
-    bytes[4..8].copy_from_slice(&crc(heads).to_le_bytes());
+    bytes[4..HEAD_CHECKED_AT].copy_from_slice(&crc(heads).to_le_bytes());
 }
 
 /// Checks the batch at the front of `bytes`: header, its CRC, every record and its CRC. Gives the header and the places of the records.
@@ -130,7 +128,7 @@ pub(crate) fn check(bytes: &[u8], salt: u64, segment_base: Offset) -> Option<(Ba
     let delta = u32::try_from(head.first.0.checked_sub(segment_base.0)?).ok()?;
     // A count cannot be trusted before the CRC; the length bounds it.
     let mut starts = Vec::with_capacity((head.count as usize).min(bytes.len() / RECORD_HEAD));
-    let mut heads = bytes[8..BATCH_HEAD].to_vec();
+    let mut heads = bytes[HEAD_CHECKED_AT..BATCH_HEAD].to_vec();
     let mut at = BATCH_HEAD;
     while at < bytes.len() {
         let (len, d) = len_and_delta(&bytes[at..])?;
@@ -158,6 +156,9 @@ struct Group {
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
+    /// Where it begins in them: what is before belongs to nobody.
+    from: usize,
+    /// Where its records begin in it.
     starts: Vec<u32>,
     groups: Vec<Group>,
     /// Of one commit: where it stands in its segment.
@@ -165,9 +166,10 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Takes a sealed batch that stands at `at` in its segment.
-    pub(crate) fn sealed(bytes: Vec<u8>, starts: Vec<u32>, segment_base: Offset, time_ms: u64, at: u64) -> Self {
-        Self { bytes, starts, groups: vec![Group { index: 0, segment_base, time_ms }], at }
+    /// Takes a sealed batch, from `from` on in `bytes`.
+    pub(crate) fn sealed(bytes: Vec<u8>, from: usize, starts: Vec<u32>, standing: Standing, time_ms: u64) -> Self {
+        let group = Group { index: 0, segment_base: standing.segment_base, time_ms };
+        Self { bytes, from, starts, groups: vec![group], at: standing.at }
     }
 
     /// Of one commit: its segment, and where it stands there.
@@ -177,7 +179,7 @@ impl Batch {
 
     /// Of one commit: the bytes of its segment from there on.
     pub(crate) fn sealed_bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.from..]
     }
 
     /// Adds a whole record that was checked.
@@ -209,7 +211,7 @@ impl Batch {
     /// Bytes of its records.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.from
     }
 
     /// Offset of its first record; 0 if there is none.
@@ -259,13 +261,13 @@ impl Batch {
         (!self.is_empty()).then(|| self.get(self.len() as u32 - 1).offset)
     }
 
-    /// Where its records begin in its bytes.
+    /// Where its records begin in it.
     pub(crate) fn starts(&self) -> &[u32] {
         &self.starts
     }
 
     pub(crate) fn raw(&self, index: u32) -> &[u8] {
-        let at = self.starts[index as usize] as usize;
+        let at = self.from + self.starts[index as usize] as usize;
         let (len, _) = len_and_delta(&self.bytes[at..]).unwrap_or_default();
         &self.bytes[at..at + len]
     }

@@ -11,6 +11,7 @@ use crate::{
     index::Cache,
     newest::{self, Newest, Page},
     partition::{self, Beginning},
+    pending::Pending,
     reader::{self, Source},
     readers::Readers,
     seek,
@@ -303,7 +304,7 @@ impl<S: Storage> LogEngine<S> {
             }
         }
         let puts: Vec<_> = puts.iter().map(|(key, value)| Put { key, tag: 0, value: value.as_deref() }).collect();
-        let mut pending = crate::appender::Pending::default();
+        let mut pending = Pending::default();
         let put = directory.put(&puts, |r| {
             pending.push(r);
             Ok(Receipt(0))

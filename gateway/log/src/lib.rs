@@ -14,6 +14,7 @@ mod index;
 pub mod newest;
 pub mod offline;
 mod partition;
+pub mod pending;
 pub mod reader;
 mod readers;
 pub mod record;

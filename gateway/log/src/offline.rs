@@ -6,7 +6,9 @@
 use crate::{
     Batch, Damage, Offset, OpenError,
     batch::{self, BatchHead},
-    engine, recovery,
+    engine,
+    pending::Standing,
+    recovery,
     segment::{BATCHES_AT, SegmentHead},
     storage::Name,
 };
@@ -135,9 +137,10 @@ fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut
         if let Some((batch, starts)) = batch::check(here, head.salt, base).filter(|(h, _)| h.first == end) {
             let len = batch.len as usize;
             let raw = here.get(..len).unwrap_or_default().to_vec();
+            let standing = Standing { at: at as u64, segment_base: base, first: batch.first };
             at = (at + len).next_multiple_of(8);
             end = end.plus(u64::from(batch.count));
-            if !each(Found::Batch(Batch::sealed(raw, starts, base, batch.time_ms, 0))) {
+            if !each(Found::Batch(Batch::sealed(raw, 0, starts, standing, batch.time_ms))) {
                 return None;
             }
         } else if let Some((later_at, later)) = recovery::look_ahead(bytes, at, head.salt, base, end) {

@@ -11,7 +11,8 @@
 
 use crate::{
     AppendError, Commit, Durability, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
-    appender::{Appender, Pending},
+    appender::Appender,
+    pending::{Pending, Standing},
     ring::{Following, Ring},
     segment::{Limits, Segments},
     storage::Storage,
@@ -39,6 +40,8 @@ const LEAD_SYNC_MAX: Duration = Duration::from_millis(1);
 
 struct Queue {
     pending: Pending,
+    /// Where it will stand, unless a new segment is begun for it; while another is written, where that one does.
+    standing: Standing,
     /// Counts batches, so that an appender is registered once in each.
     number: u64,
     /// When the first of what waits was accepted.
@@ -92,8 +95,9 @@ impl Queue {
     fn take(&mut self) -> Taken {
         self.writing = true;
         self.number += 1;
+        let next = Pending::at(self.standing.behind(&self.pending), self.pending.bytes());
         Taken {
-            pending: mem::take(&mut self.pending),
+            pending: mem::replace(&mut self.pending, next),
             since: self.since,
             wakes: mem::take(&mut self.wakes),
             full: mem::take(&mut self.full),
@@ -267,7 +271,7 @@ impl Shared {
                 if self.indexed {
                     appender.index(&batch);
                 }
-                self.written(appender.sync_took(), wakes);
+                self.written(appender, wakes);
                 true
             }
             Err(failure) => {
@@ -279,9 +283,11 @@ impl Shared {
     }
 
     /// The next may be written.
-    fn written(&self, sync: Duration, wakes: &[Arc<dyn Wake>]) {
+    fn written<S: Storage>(&self, appender: &Appender<S>, wakes: &[Arc<dyn Wake>]) {
+        let sync = appender.sync_took();
         let mut q = self.queue.lock();
         q.writing = false;
+        q.standing = appender.standing();
         let by = wakes.first().map_or(q.last.by, address);
         q.last = Last { ended: Instant::now(), sync, appenders: wakes.len(), by };
         let more = !q.pending.is_empty() || q.stopping;
@@ -341,7 +347,8 @@ impl<S: Storage> Partition<S> {
         let end = appender.next();
         let segments = appender.segments().clone();
         let queue = Queue {
-            pending: Pending::default(),
+            pending: Pending::at(appender.standing(), 0),
+            standing: appender.standing(),
             number: 0,
             since: Instant::now(),
             end,

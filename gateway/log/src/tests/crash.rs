@@ -30,16 +30,16 @@ fn run(a: &mut Appender<SimStorage>, rng: &mut Rng, acknowledged: &mut Vec<Store
         let records = batch_of(rng, a.next().0);
         let in_flight: Vec<Stored> = {
             let base = a.next().0;
-            let sealed = Batch::sealed(
-                records.iter().flat_map(|r| r.bytes().to_vec()).collect(),
-                records.iter().scan(0, |at, r| Some(std::mem::replace(at, *at + r.bytes().len() as u32))).collect(),
-                Offset(0),
-                0,
-                0,
-            );
-            sealed.iter().enumerate().map(|(i, r)| (base + i as u64, r.value.to_vec())).collect()
+            let mut plain = Batch::default();
+            records.iter().for_each(|r| plain.push(r.bytes(), Offset(0), 0));
+            plain.iter().enumerate().map(|(i, r)| (base + i as u64, r.value.to_vec())).collect()
         };
-        match a.commit(pending(&records), rng.below(1_000_000)) {
+        let mut gathered = match rng.below(3) {
+            0 => Pending::default(),
+            n => Pending::at(a.standing(), if n == 1 { 0 } else { 40_000 }),
+        };
+        records.iter().for_each(|r| gathered.push(r));
+        match a.commit(gathered, rng.below(1_000_000)) {
             Ok(batch) => {
                 assert_eq!(stored(&batch), in_flight);
                 acknowledged.extend(in_flight);
@@ -109,7 +109,7 @@ fn a_failed_write_or_sync_stops_the_partition_and_loses_nothing_acknowledged() {
 fn batches(a: &mut Appender<SimStorage>, count: u64) -> Vec<u64> {
     let mut at = Vec::new();
     for n in 0..count {
-        at.push(a.at());
+        at.push(a.standing().at);
         a.commit(pending(&[message(n, 500)]), n).expect("commits");
     }
     at
@@ -194,12 +194,12 @@ fn after_an_unclean_stop_a_fresh_segment_and_after_a_clean_one_the_same() {
     let storage = Arc::new(SimStorage::new(1));
     let mut a = open(&storage, true);
     batches(&mut a, 3);
-    let end = a.at();
+    let end = a.standing().at;
     drop(a);
     let a = open(&storage, true);
-    assert_eq!((a.segments().len(), a.at()), (1, end));
+    assert_eq!((a.segments().len(), a.standing().at), (1, end));
     let a = open(&storage, false);
-    assert_eq!((a.segments().len(), a.at(), a.next()), (2, crate::segment::BATCHES_AT, Offset(3)));
+    assert_eq!((a.segments().len(), a.standing().at, a.next()), (2, crate::segment::BATCHES_AT, Offset(3)));
     // A segment without records gives its name to the fresh one.
     let a = open(&storage, false);
     assert_eq!((a.segments().len(), a.next()), (2, Offset(3)));

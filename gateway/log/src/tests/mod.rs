@@ -8,13 +8,15 @@ mod index;
 mod leading;
 mod newest;
 mod os;
+mod pending;
 mod ring;
 mod seek;
 mod state;
 
 use crate::{
     Batch, Durability, Kind, Limits, Offset, PartitionId, Records,
-    appender::{Appender, Opening, Pending},
+    appender::{Appender, Opening},
+    pending::{Pending, Standing},
     storage::{Storage, sim::Rng},
 };
 use std::{cell::Cell, sync::Arc};
