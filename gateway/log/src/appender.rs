@@ -56,6 +56,8 @@ pub struct Appender<S: Storage> {
     at: u64,
     /// The bytes of its block before it.
     tail: Vec<u8>,
+    /// Room for those of a batch to come.
+    heads: Vec<u8>,
     next: Offset,
     time_ms: u64,
     failed: bool,
@@ -133,6 +135,7 @@ impl<S: Storage> Appender<S> {
             written_at: found.at,
             at: found.at,
             tail: found.tail,
+            heads: Vec::new(),
             next: found.end,
             time_ms: found.time_ms,
             failed: false,
@@ -182,6 +185,7 @@ impl<S: Storage> Appender<S> {
             written_at: BATCHES_AT,
             at: BATCHES_AT,
             tail: Vec::new(),
+            heads: Vec::new(),
             next: o.named,
             time_ms: 0,
             failed: false,
@@ -222,6 +226,11 @@ impl<S: Storage> Appender<S> {
     /// Where the next batch will stand, unless a new segment is begun for it.
     pub(crate) fn standing(&self) -> Standing {
         Standing { at: self.at, segment_base: self.active.head.base, first: self.next }
+    }
+
+    /// What the last batch needs no more.
+    pub(crate) fn take_heads(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.heads)
     }
 
     /// By the sync of the last batch.
@@ -300,7 +309,8 @@ impl<S: Storage> Appender<S> {
         self.advance(&pending);
         self.next = self.next.plus(pending.len() as u64);
         self.failed = false;
-        let batch = pending.sealed(standing, self.time_ms);
+        let (batch, heads) = pending.sealed(standing, self.time_ms);
+        self.heads = heads;
         let delta = (standing.first.0 - standing.segment_base.0) as u32;
         self.active.wrote(standing.at, delta, batch.starts(), bytes as u32, self.time_ms);
         Ok(batch)

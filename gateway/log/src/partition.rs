@@ -42,6 +42,8 @@ struct Queue {
     pending: Pending,
     /// Where it will stand, unless a new segment is begun for it; while another is written, where that one does.
     standing: Standing,
+    /// Room for the one after it.
+    heads: Vec<u8>,
     /// Counts batches, so that an appender is registered once in each.
     number: u64,
     /// When the first of what waits was accepted.
@@ -95,7 +97,7 @@ impl Queue {
     fn take(&mut self) -> Taken {
         self.writing = true;
         self.number += 1;
-        let next = Pending::at(self.standing.behind(&self.pending), self.pending.bytes());
+        let next = self.pending.next(self.standing, mem::take(&mut self.heads));
         Taken {
             pending: mem::replace(&mut self.pending, next),
             since: self.since,
@@ -283,11 +285,11 @@ impl Shared {
     }
 
     /// The next may be written.
-    fn written<S: Storage>(&self, appender: &Appender<S>, wakes: &[Arc<dyn Wake>]) {
+    fn written<S: Storage>(&self, appender: &mut Appender<S>, wakes: &[Arc<dyn Wake>]) {
         let sync = appender.sync_took();
         let mut q = self.queue.lock();
         q.writing = false;
-        q.standing = appender.standing();
+        (q.standing, q.heads) = (appender.standing(), appender.take_heads());
         let by = wakes.first().map_or(q.last.by, address);
         q.last = Last { ended: Instant::now(), sync, appenders: wakes.len(), by };
         let more = !q.pending.is_empty() || q.stopping;
@@ -347,8 +349,9 @@ impl<S: Storage> Partition<S> {
         let end = appender.next();
         let segments = appender.segments().clone();
         let queue = Queue {
-            pending: Pending::at(appender.standing(), 0),
+            pending: Pending::at(appender.standing(), 0, Vec::new()),
             standing: appender.standing(),
+            heads: Vec::new(),
             number: 0,
             since: Instant::now(),
             end,

@@ -46,7 +46,7 @@ impl Standing {
 #[derive(Debug)]
 pub struct Pending {
     standing: Standing,
-    /// About as many bytes are expected to come.
+    /// About as many bytes of a batch are expected.
     expected: usize,
     /// From `from` on the batch, its header not yet written.
     bytes: Vec<u8>,
@@ -59,13 +59,26 @@ pub struct Pending {
 
 impl Default for Pending {
     fn default() -> Self {
-        Self::at(Standing::default(), 0)
+        Self::at(Standing::default(), 0, Vec::new())
     }
 }
 
 impl Pending {
-    pub(crate) fn at(standing: Standing, expected: usize) -> Self {
-        Self { standing, expected, bytes: vec![0; BATCH_HEAD], from: 0, starts: Vec::new(), heads: vec![0; batch::HEAD_CHECKED] }
+    /// For a batch of about so many bytes; `heads` is room that was used before.
+    pub(crate) fn at(standing: Standing, expected: usize, mut heads: Vec<u8>) -> Self {
+        heads.clear();
+        heads.resize(batch::HEAD_CHECKED, 0);
+        let room = if expected < LAID_OUT_MIN { expected } else { 0 };
+        let mut bytes = Vec::with_capacity(BATCH_HEAD.max(room));
+        bytes.resize(BATCH_HEAD, 0);
+        Self { standing, expected, bytes, from: 0, starts: Vec::new(), heads }
+    }
+
+    /// What gathers while this one is written, if this one stands there.
+    pub(crate) fn next(&self, standing: Standing, heads: Vec<u8>) -> Self {
+        let mut next = Self::at(standing.behind(self), self.batch_bytes(), heads);
+        next.starts.reserve(self.len());
+        next
     }
 
     pub fn push(&mut self, records: &Records) {
@@ -156,13 +169,14 @@ impl Pending {
         write(&[io::IoSlice::new(front), io::IoSlice::new(&self.bytes[self.from..]), io::IoSlice::new(zeros)])
     }
 
-    /// The batch, sealed to stand there.
-    pub(crate) fn sealed(mut self, standing: Standing, time_ms: u64) -> Batch {
-        if self.bytes.capacity() > self.bytes.len() + self.bytes.len() / 2 {
-            // It was expected to be larger, and is held for long.
+    /// The batch, sealed to stand there, and room for another's heads.
+    pub(crate) fn sealed(mut self, standing: Standing, time_ms: u64) -> (Batch, Vec<u8>) {
+        if self.bytes.capacity() > 2 * self.bytes.len() {
+            // More was expected, and what is left lies in memory for long.
             self.bytes.shrink_to_fit();
+            self.starts.shrink_to_fit();
         }
-        Batch::sealed(self.bytes, self.from, self.starts, standing, time_ms)
+        (Batch::sealed(self.bytes, self.from, self.starts, standing, time_ms), self.heads)
     }
 
     /// Its bytes from the one at `from` on; none behind its end.

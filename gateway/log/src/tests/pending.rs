@@ -18,7 +18,7 @@ fn written(mut gathered: Pending, standing: Standing, front: &[u8]) -> (Vec<u8>,
         }
         (parts.iter().flat_map(|part| part.to_vec()).collect(), parts.len())
     });
-    (bytes, parts, gathered.sealed(standing, 1_000))
+    (bytes, parts, gathered.sealed(standing, 1_000).0)
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_batch_is_the_same_wherever_it_was_expected() {
         let real = if rng.chance(50) { expected } else { real };
         let front: Vec<u8> = (0..real.at % BLOCK).map(|_| 1 + rng.below(255) as u8).collect();
         let hint = [0, 1_000, 40_000, 200_000][rng.below(4) as usize];
-        let (mut gathered, mut plain) = (Pending::at(expected, hint), Pending::default());
+        let (mut gathered, mut plain) = (Pending::at(expected, hint, vec![1; 99]), Pending::default());
         let longest = [300, 20_000][rng.below(2) as usize];
         for n in 0..1 + rng.below(40) {
             let r = message(n, rng.below(longest) as usize);
@@ -69,7 +69,7 @@ fn what_stands_behind_is_expected_there() {
     let mut a = open(&storage, true);
     let (mut expected, mut new) = (a.standing(), 0);
     for n in 0..100 {
-        let mut gathered = Pending::at(expected, 0);
+        let mut gathered = Pending::at(expected, 0, Vec::new());
         gathered.push(&message(n, (n as usize * 997) % 5_000));
         let behind = expected.behind(&gathered);
         a.commit(gathered, n).expect("commits");
