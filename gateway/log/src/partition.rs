@@ -13,6 +13,7 @@ use crate::{
     AppendError, Commit, Durability, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
     appender::Appender,
     pending::{Pending, Standing},
+    record::Registration,
     ring::{Following, Ring},
     segment::{Limits, Segments},
     storage::Storage,
@@ -160,7 +161,7 @@ impl Shared {
             // It is there itself when its batch is durable, and nobody needs to wake it.
             return Ok((receipt, Some(q.take())));
         }
-        let registration = Some((self.id, q.number));
+        let registration = Registration { partition: self.id, batch: q.number };
         if records.registered != registration {
             records.registered = registration;
             q.wakes.push(who.clone());
@@ -352,7 +353,7 @@ impl<S: Storage> Partition<S> {
             pending: Pending::at(appender.standing(), 0, Vec::new()),
             standing: appender.standing(),
             heads: Vec::new(),
-            number: 0,
+            number: 1,
             since: Instant::now(),
             end,
             writing: false,

@@ -74,13 +74,21 @@ pub(crate) fn crc(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
+/// Partition and batch in which somebody who appends was registered for a wake-up: once per batch is enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registration {
+    pub(crate) partition: PartitionId,
+    /// From 1 on; 0: in none.
+    pub(crate) batch: u64,
+}
+
 /// Records to append: pushed, appended with one call, cleared and used again.
 #[derive(Debug, Default)]
 pub struct Records {
     bytes: Vec<u8>,
     starts: Vec<u32>,
-    /// Partition and batch in which the owner was registered for a wake-up: once per batch is enough.
-    pub(crate) registered: Option<(PartitionId, u64)>,
+    /// Of the owner: who lends them to another owner takes it along.
+    pub registered: Registration,
 }
 
 impl Records {

@@ -14,7 +14,7 @@ use crate::{
     index::Cache,
     partition::Partition,
     reader::{self, Fetch, Source, Wanted},
-    record::PushError,
+    record::{PushError, Registration},
     segment::{Limits, Scan, Segment, Segments},
     storage::{File, Name, Storage},
 };
@@ -119,7 +119,7 @@ impl Directory {
         let mut records = std::mem::take(&mut self.scratch);
         records.clear();
         // The buffer is everybody's: whoever put with it last is not who puts now.
-        records.registered = None;
+        records.registered = Registration::default();
         for (i, p) in puts.iter().enumerate() {
             let version = self.next.plus(i as u64 + 1).0;
             let mut meta = [0; META];

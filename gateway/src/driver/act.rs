@@ -3,7 +3,7 @@
 //! Invariant: actions are carried out in order; a put that finds no room holds up those behind it.
 //! Must not know: packets, sockets.
 
-use super::{Driver, Phase, feed::Feeding, log_id};
+use super::{Driver, Phase, feed::Feeding, log_id, submit::Pass};
 use crate::{
     gateway::{encode, session_key},
     group::{self, Groups},
@@ -133,11 +133,12 @@ impl Driver {
         let Some(m) = session.will_message(now) else { return };
         let p = self.gateway.partition_of(&m.topic);
         // Its topic was judged at CONNECT, and the rest of a will is below 128 KiB.
-        if let Err(e) = encode(&m, &mut self.records[p]) {
+        let pass = Pass::of(&mut self.pass, self.gateway.partitions.len(), self.registered);
+        if let Err(e) = encode(&m, &mut pass.records[p]) {
             tracing::error!(client = session.client_id(), "a will that is no record: {e}");
             return;
         }
-        self.will = Some(p);
+        pass.will = Some(p);
         self.mark();
         self.submit(now);
         self.watermarks(now);

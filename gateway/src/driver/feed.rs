@@ -230,8 +230,9 @@ impl Driver {
             && sent
             && lives.watches(topic)
         {
-            lives.sent(at, &self.traces.client(self.client_id.as_deref()));
-            self.traces.follow(at);
+            let traces = self.traces.get_or_insert_default();
+            lives.sent(at, &traces.client(self.client_id.as_deref()));
+            traces.follow(at);
         }
         Some(sent)
     }

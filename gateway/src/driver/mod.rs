@@ -26,8 +26,8 @@ use crate::{
 use feed::Feeding;
 pub(crate) use feed::LARGE_FETCHES;
 use out::Out;
-use std::{collections::VecDeque, net::SocketAddr, ops::Range, sync::Arc};
-use submit::Run;
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
+use submit::Pass;
 use tokio::sync::mpsc::UnboundedSender;
 use trace::Traces;
 use weir_bridge::filters::Filters;
@@ -38,7 +38,7 @@ use weir_core::{
     packet::{Packet, ReasonCode, Version},
     session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
 };
-use weir_log::{Records, Wake};
+use weir_log::{Wake, record::Registration};
 
 /// A first packet is a CONNECT with at most a will of 64 KiB, three names and properties.
 const FIRST_PACKET_BYTES_MAX: usize = 512 * 1024;
@@ -95,14 +95,10 @@ pub(crate) struct Driver {
     bytes_in: u64,
     /// The store has a value of its session.
     stored: bool,
-    /// Per partition: records of this pass.
-    records: Vec<Records>,
-    /// What is acknowledged of this pass, in order.
-    runs: Vec<Run>,
-    /// Per partition: receipts of this pass, from the one before its first record to that of its last.
-    receipts: Vec<Option<Range<u64>>>,
-    /// The will's partition, when its record is the one in `records`.
-    will: Option<usize>,
+    /// What it appends.
+    pass: Option<Box<Pass>>,
+    /// Of its last pass.
+    registered: Registration,
     /// An append found no room.
     full: bool,
     /// A put found no room.
@@ -126,7 +122,8 @@ pub(crate) struct Driver {
     marked: bool,
     /// Dropped when the value says all that is known.
     checkpoint: Option<UnboundedSender<()>>,
-    traces: Traces,
+    /// Of watched topics.
+    traces: Option<Box<Traces>>,
     close: Option<Cause>,
 }
 
@@ -151,7 +148,6 @@ impl Driver {
 
     fn with_phase(gateway: Arc<Gateway>, phase: Phase) -> Self {
         let peer = gateway.peer();
-        let n = gateway.partitions.len();
         let seen = gateway.partitions.iter().map(|p| Receipt(gateway.engine.span(log_id(*p)).durable.0)).collect();
         Self {
             who: peer.clone(),
@@ -167,10 +163,8 @@ impl Driver {
             address: None,
             bytes_in: 0,
             stored: false,
-            records: (0..n).map(|_| Records::default()).collect(),
-            runs: Vec::new(),
-            receipts: vec![None; n],
-            will: None,
+            pass: None,
+            registered: Registration::default(),
             full: false,
             put: None,
             seen,
@@ -184,7 +178,7 @@ impl Driver {
             entered: false,
             marked: false,
             checkpoint: None,
-            traces: Traces::default(),
+            traces: None,
             close: None,
             gateway,
         }

@@ -9,6 +9,7 @@ use crate::{
     offline::{Due, Offline},
     retention::Retention,
 };
+use futures_util::FutureExt;
 use parking_lot::RwLock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -102,4 +103,44 @@ fn a_due_will_that_the_log_cannot_take_waits_for_the_next_start_and_is_not_tried
     (0..4).for_each(|_| step(&mut back));
     assert!(back.is_left());
     assert_eq!(back.out.unsent().get(..4), Some(&b"\x20\x03\x00\x88"[..]), "server unavailable");
+}
+
+/// A pass goes from one connection of a thread to the next: where an owner is registered for a wake-up does not.
+#[test]
+fn everybody_whose_record_is_in_a_batch_is_woken_when_it_is_durable() {
+    let disks = [SimStorage::new(1), SimStorage::new(2)].map(Arc::new);
+    let disk = |path: &std::path::Path| disks[usize::from(!path.ends_with("state"))].clone();
+    let engine = Arc::new(LogEngine::open_stepped(&options("sim".as_ref()), &disk, &mut |_, _, _| Vec::new()).expect("opens"));
+    engine.read_at_once(true);
+    let (gateway, _due) = gateway(engine.clone(), 1);
+    let connected = |name: u8| {
+        let mut connect = CONNECT.to_vec();
+        if let Some(last) = connect.last_mut() {
+            *last = name;
+        }
+        let mut driver = Driver::new(gateway.clone());
+        driver.received(&connect);
+        for _ in 0..4 {
+            while engine.step_state() {}
+            driver.woken();
+        }
+        assert!(matches!(driver.phase, Phase::Running(_)));
+        driver
+    };
+    let rung = |driver: &Driver| std::iter::from_fn(|| driver.peer.rung().now_or_never()).take(10).count() > 0;
+    let mut drivers = [connected(b'a'), connected(b'b'), connected(b'c')];
+    for round in 0..3 {
+        drivers.iter().for_each(|d| _ = rung(d));
+        for driver in &mut drivers {
+            driver.received(b"\x32\x07\x00\x01t\x00\x01hi");
+            assert!(driver.pass.is_none(), "an idle connection holds none");
+        }
+        assert!(engine.step_partition(0) && !engine.step_partition(0), "one batch");
+        for (i, driver) in drivers.iter_mut().enumerate() {
+            assert!(rung(driver), "connection {i} in round {round}");
+            let before = driver.out.len();
+            driver.woken();
+            assert_eq!(driver.out.unsent().get(before..), Some(&b"\x40\x02\x00\x01"[..]), "its PUBACK");
+        }
+    }
 }

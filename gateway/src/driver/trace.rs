@@ -4,7 +4,7 @@
 //! Must not know: how lives are kept.
 
 use super::Driver;
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Instant};
 use weir_core::{
     ids::{Offset, PartitionId},
     message::Message,
@@ -41,31 +41,34 @@ impl Traces {
 impl Driver {
     /// A message of this pass is the `nth` record of its partition's part.
     pub(super) fn trace(&mut self, m: &Message<'_>, partition: usize, nth: usize) {
-        if self.gateway.metrics.lives.watches(m.topic.as_bytes()) && self.traces.pass.len() < FOLLOWED_MAX {
-            self.traces.pass.push((partition, nth as u64, Instant::now(), m.qos != Qos::AtMostOnce));
+        if !self.gateway.metrics.lives.watches(m.topic.as_bytes()) {
+            return;
+        }
+        let pass = &mut self.traces.get_or_insert_default().pass;
+        if pass.len() < FOLLOWED_MAX {
+            pass.push((partition, nth as u64, Instant::now(), m.qos != Qos::AtMostOnce));
         }
     }
 
     /// Every partition has taken its part of the pass.
-    pub(super) fn trace_submitted(&mut self) {
-        for (partition, nth, received, acknowledged) in std::mem::take(&mut self.traces.pass) {
-            let Some(start) = self.receipts.get(partition).and_then(|r| r.as_ref()).map(|r| r.start) else { continue };
+    pub(super) fn trace_submitted(&mut self, receipts: &[Option<Range<u64>>]) {
+        let Some(traces) = &mut self.traces else { return };
+        for (partition, nth, received, acknowledged) in std::mem::take(&mut traces.pass) {
+            let Some(start) = receipts.get(partition).and_then(|r| r.as_ref()).map(|r| r.start) else { continue };
             // A receipt is the offset behind its record.
             let at = (self.gateway.partitions[partition], Offset(start.saturating_add(nth)));
-            let client = self.traces.client(self.client_id.as_deref());
+            let client = traces.client(self.client_id.as_deref());
             self.gateway.metrics.lives.received(at, &client, received, self.gateway.now().wall_ms);
             if acknowledged {
-                self.traces.published.push_back(at);
+                traces.published.push_back(at);
             }
         }
     }
 
     /// What lies below was acknowledged.
     pub(super) fn trace_acknowledged(&mut self, p: PartitionId, below: u64) {
-        if self.traces.published.is_empty() {
-            return;
-        }
-        self.traces.published.retain(|at| {
+        let Some(traces) = &mut self.traces else { return };
+        traces.published.retain(|at| {
             let waits = at.0 != p || at.1.0 >= below;
             if !waits {
                 self.gateway.metrics.lives.acknowledged(*at);
@@ -76,12 +79,10 @@ impl Driver {
 
     /// The client may have acknowledged something.
     pub(super) fn trace_taken(&mut self) {
-        if self.traces.sent.is_empty() {
-            return;
-        }
+        let Some(traces) = &mut self.traces else { return };
         let Some(session) = self.phase.session() else { return };
         let client = self.client_id.as_deref().unwrap_or("?");
-        self.traces.sent.retain(|(p, at)| {
+        traces.sent.retain(|(p, at)| {
             let waits = session.is_in_flight(*p, *at);
             if !waits {
                 self.gateway.metrics.lives.taken((*p, *at), client);
