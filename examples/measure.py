@@ -113,6 +113,8 @@ ROWS = [
     Row("1 M retained messages to 2 subscribers", "retained --topics 1000000 --subscribers 2", [per_second, more("memory of one", "B", "resident_bytes_per_message", False)], rounds=2),
     Row("1,000 browsers at 10 Hz", "browsers", [more("frames", "/s", "frames_per_second", True), arrived("p50"), arrived("p99"),
                                                Figure("CPU of the gateway", "% of a core", lambda r: r["cpu_percent"], False)], "weir"),
+    Row("1,000 browsers of 30 topics at 10 Hz", "browsers --publishers 30 --rate 3000", [more("messages told", "/s", "told_per_second", True), arrived("p99"),
+                                               Figure("CPU of the gateway", "% of a core", lambda r: r["cpu_percent"], False)], "weir"),
     Row("start with an empty log", "start", [more("ready after", "ms", "ready_ms", False)]),
     Row("start with 10 GiB of log", "restart", [more("ready after SIGTERM", "ms", "after_term_ms", False), more("ready after SIGKILL", "ms", "after_kill_ms", False)], "weir", None, None,
         "--retention-bytes 0", 1),

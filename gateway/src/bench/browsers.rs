@@ -39,6 +39,20 @@ struct Got {
     reads: bool,
 }
 
+/// What all browsers together are told.
+#[derive(Default)]
+struct Told {
+    frames: AtomicU64,
+    /// In those frames.
+    messages: AtomicU64,
+}
+
+impl Told {
+    fn read(&self) -> [u64; 2] {
+        [&self.frames, &self.messages].map(|n| n.load(Ordering::Relaxed))
+    }
+}
+
 /// A number that stands in the beginning of a message.
 fn number(text: &str, name: &str) -> u64 {
     let head = text.get(..160).unwrap_or(text);
@@ -46,13 +60,7 @@ fn number(text: &str, name: &str) -> u64 {
     rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-async fn listen(
-    mut socket: Socket,
-    run: Arc<Run>,
-    frames: Arc<AtomicU64>,
-    reads: bool,
-    mut stop: watch::Receiver<bool>,
-) -> Result<Got, Failure> {
+async fn listen(mut socket: Socket, run: Arc<Run>, all: Arc<Told>, reads: bool, mut stop: watch::Receiver<bool>) -> Result<Got, Failure> {
     let mut got = Got { times: times(), newest: BTreeMap::new(), went_back: 0, reads };
     loop {
         let text = tokio::select! {
@@ -62,8 +70,9 @@ async fn listen(
         if !text.starts_with(r#"{"type":"records""#) {
             continue;
         }
-        frames.fetch_add(1, Ordering::Relaxed);
         let told = text.matches(r#""topic":""#).count() as u64;
+        all.frames.fetch_add(1, Ordering::Relaxed);
+        all.messages.fetch_add(told, Ordering::Relaxed);
         run.delivered.fetch_add(told + number(&text, r#""thinned":"#), Ordering::Relaxed);
         if !reads {
             continue;
@@ -82,20 +91,20 @@ async fn listen(
 
 pub async fn run(load: &Load, url: &str, browsers: u32, rate_max: f64, count: u32) -> Result<Report, Failure> {
     let load = &Load { rate: load.rate.or(Some(RATE)), ..load.clone() };
-    let (run, target, name, frames) = (Run::new(), load.target(), name(), Arc::new(AtomicU64::new(0)));
+    let (run, target, name, told) = (Run::new(), load.target(), name(), Arc::new(Told::default()));
     let (stop, stopping) = watch::channel(false);
     let ask = serde_json::json!({ "filter": format!("{name}/#"), "latest_only": true, "rate_max": rate_max });
     let opened: Vec<_> = stream::iter(0..browsers).map(|_| open(url, ask.clone())).buffer_unordered(OPENING).collect().await;
     let mut tasks: Vec<JoinHandle<_>> = Vec::new();
     for (n, socket) in opened.into_iter().enumerate() {
         let reads = (n as u32).is_multiple_of(READS);
-        tasks.push(tokio::spawn(listen(socket?, run.clone(), frames.clone(), reads, stopping.clone())));
+        tasks.push(tokio::spawn(listen(socket?, run.clone(), told.clone(), reads, stopping.clone())));
     }
     let publishers = publishers(load, &target, &run, &name, count, load.pace(count)).await?;
     let bar = progress();
-    let before = frames.load(Ordering::Relaxed);
+    let before = told.read();
     let (measured, costs) = timed(load, &run, &bar).await?;
-    let told = frames.load(Ordering::Relaxed) - before;
+    let now = told.read();
     run.stop_publishing();
     let mut sent = BTreeMap::new();
     for publisher in publishers {
@@ -122,7 +131,9 @@ pub async fn run(load: &Load, url: &str, browsers: u32, rate_max: f64, count: u3
     report.delivered_per_second = Some(measured.delivered);
     report.latency_us = Latency::of(&all);
     // One second of warming up is in it.
-    report.more.insert("frames_per_second", (told as f64 / (measured.seconds + 1.0)).round().into());
+    for (name, now, before) in [("frames_per_second", now[0], before[0]), ("told_per_second", now[1], before[1])] {
+        report.more.insert(name, ((now - before) as f64 / (measured.seconds + 1.0)).round().into());
+    }
     charge(&mut report, costs, measured.seconds);
     Ok(report)
 }
