@@ -65,7 +65,7 @@ ROWS = [
     Row("fan-in, QoS 0, 50,000 a second", "fan-in -q 0 --rate 50000", FLOW),
     Row("fan-in, QoS 2", "fan-in -q 2", FLOW),
     Row("fan-in, QoS 1, MQTT 5", "fan-in -V 5", FLOW),
-    Row("fan-in, 40 B", "fan-in --size 40", FLOW),
+    Row("fan-in, 16 B", "fan-in --size 16", FLOW),
     Row("fan-in, 1 KiB", "fan-in --size 1024", FLOW),
     Row("fan-in, 16 KiB", "fan-in --size 16384", FLOW),
     Row("fan-in, 64 KiB", "fan-in --size 65536 --window 20", FLOW),

@@ -9,9 +9,21 @@ use weir_core::{
     property::Properties,
 };
 
-/// Publisher, sequence number and time as hexadecimal text, so that a browser's feed shows it too.
-pub const MARK_BYTES: usize = 40;
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// Publisher, sequence number and time: 20, 36 and 40 bits, six to a character, so that a browser's feed shows it too.
+pub const MARK_BYTES: usize = 16;
+/// How far 40 bits go in steps of a tenth of a microsecond: a run is shorter.
+pub const SECONDS_MAX: u64 = 100_000;
+const STEP_NS: u64 = 100;
+const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-abcdefghijklmnopqrstuvwxyz_";
+/// Values of digits; of what is none, more than any.
+const VALUES: [u8; 256] = {
+    let (mut all, mut n) = ([u8::MAX; 256], 0);
+    while n < DIGITS.len() {
+        all[DIGITS[n] as usize] = n as u8;
+        n += 1;
+    }
+    all
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -21,26 +33,32 @@ pub struct Mark {
     pub at_ns: u64,
 }
 
-fn put(n: u64, to: &mut [u8]) {
-    let digits = to.len();
+/// 48 bits.
+fn put(n: u64, to: &mut [u8; 8]) {
     for (i, b) in to.iter_mut().enumerate() {
-        *b = DIGITS[(n >> (4 * (digits - 1 - i)) & 15) as usize];
+        *b = DIGITS[(n >> (42 - 6 * i) & 63) as usize];
     }
+}
+
+fn take(from: &[u8; 8]) -> Option<u64> {
+    let values = from.map(|b| VALUES[usize::from(b)]);
+    let n = values.iter().fold(0, |n, v| n << 6 | u64::from(v & 63));
+    values.iter().all(|v| *v < 64).then_some(n)
 }
 
 impl Mark {
     fn write(self, to: &mut [u8]) {
-        put(u64::from(self.publisher), &mut to[..8]);
-        put(self.seq, &mut to[8..24]);
-        put(self.at_ns, &mut to[24..40]);
+        let ([front, back], _) = to.as_chunks_mut() else { return };
+        put(u64::from(self.publisher) << 28 | self.seq >> 8 & 0x0FFF_FFFF, front);
+        put(((self.seq & 0xFF) << 40) | (self.at_ns / STEP_NS), back);
     }
 
     /// `None`: not a message of ours.
     pub fn parse(payload: &[u8]) -> Option<Self> {
-        let hex = |range: std::ops::Range<usize>| {
-            payload.get(range)?.iter().try_fold(0u64, |n, b| Some(n << 4 | u64::from(VALUES[usize::from(*b)]?)))
-        };
-        Some(Self { publisher: u32::try_from(hex(0..8)?).ok()?, seq: hex(8..24)?, at_ns: hex(24..40)? })
+        let (front, rest) = payload.split_first_chunk()?;
+        let (front, back) = (take(front)?, take(rest.first_chunk()?)?);
+        let seq = (front & 0x0FFF_FFFF) << 8 | back >> 40;
+        Some(Self { publisher: (front >> 28) as u32, seq, at_ns: (back & 0xFF_FFFF_FFFF) * STEP_NS })
     }
 }
 
@@ -48,16 +66,6 @@ impl Mark {
 fn packet_id(nth: u64) -> u16 {
     (nth % u64::from(u16::MAX)) as u16 + 1
 }
-
-/// Values of hexadecimal digits.
-const VALUES: [Option<u8>; 256] = {
-    let (mut all, mut n) = ([None; 256], 0);
-    while n < 16 {
-        all[DIGITS[n] as usize] = Some(n as u8);
-        n += 1;
-    }
-    all
-};
 
 /// A PUBLISH of which only the mark and the packet id change.
 pub struct Template {
@@ -146,16 +154,16 @@ mod tests {
         for version in [Version::V311, Version::V5] {
             for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
                 let template = Template::new(version, "bench/x", qos, true, 200);
-                let mark = Mark { publisher: 7, seq: 65_536, at_ns: 0xFEDC_BA98_7654_3210 };
+                let mark = Mark { publisher: 0xF_EDCB, seq: 0x8_0001_0000, at_ns: SECONDS_MAX * 1_000_000_000 + 100 };
                 let mut out = Vec::new();
                 template.push(&mut out, mark.seq, mark);
                 let Ok(Decoded::Packet(Packet::Publish(p), _)) = decode(&out, version, usize::MAX) else { panic!("a PUBLISH") };
                 assert_eq!((p.topic, p.qos, p.retain, p.payload.len()), ("bench/x", qos, true, 200));
-                assert_eq!(p.packet_id.map(PacketId::get), (qos != Qos::AtMostOnce).then_some(2));
+                assert_eq!(p.packet_id.map(PacketId::get), (qos != Qos::AtMostOnce).then_some(10));
                 assert_eq!(Mark::parse(p.payload), Some(mark));
             }
         }
-        assert_eq!(Mark::parse(b"somebody else's"), None);
+        assert_eq!((Mark::parse(b"somebody else's!"), Mark::parse(b"0123456789ABCDE")), (None, None));
     }
 
     #[test]

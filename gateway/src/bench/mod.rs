@@ -19,7 +19,7 @@ mod wire;
 use crate::client::Failure;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use message::MARK_BYTES;
+use message::{MARK_BYTES, SECONDS_MAX};
 use report::Report;
 use std::{path::PathBuf, time::Duration};
 use weir_core::packet::{Qos, Version};
@@ -41,7 +41,7 @@ pub struct Load {
     /// Messages with QoS 1 and 2 on the way of one publisher.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=65_535))]
     window: u64,
-    /// Bytes of a payload, 40 at least.
+    /// Bytes of a payload, 16 at least.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(MARK_BYTES as i64..=1_048_576))]
     size: u32,
     /// Messages per second of all publishers together; without it as fast as they go.
@@ -51,7 +51,7 @@ pub struct Load {
     #[arg(long)]
     persistent: bool,
     /// Measured for so long, after one second of warming up.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
     seconds: u64,
     /// Seconds without any message after which what has not come is lost.
     #[arg(long, default_value_t = 30)]
