@@ -317,7 +317,9 @@ def plot(lines, other, path):
     lines = [line for line in lines if line["ratios"].get(other)]
     if not lines:
         return
-    left, width, step, top = 400, 420, 20, 44
+    # About as wide as the longest of them is in most fonts.
+    left = 8 + round(6.2 * max(len(f"{line['row']}: {line['title']}") for line in lines))
+    width, step, top = 420, 20, 44
     low, high = 0.05, 50
     x = lambda r: left + width * (math.log(min(max(r, low), high)) - math.log(low)) / (math.log(high) - math.log(low))
     height = top + step * len(lines) + 20
