@@ -153,5 +153,5 @@ fn a_broker_that_loses_messages_or_is_not_there_is_told_of_by_the_exit_code() {
         let out = bench(port, args);
         assert!(out.status.code() == Some(1) && String::from_utf8_lossy(&out.stderr).contains(words), "{args:?}: {out:?}");
     }
-    assert_eq!(bench(port, &["fan-in", "--size", "39"]).status.code(), Some(2));
+    assert_eq!(bench(port, &["fan-in", "--size", "15"]).status.code(), Some(2));
 }
