@@ -44,6 +44,15 @@ fn gateway(engine: Arc<dyn Engine>, boot: u64) -> (Arc<Gateway>, UnboundedReceiv
     (Arc::new(gateway), due)
 }
 
+/// A log that only goes on when it is stepped, and its disks: of the state store, and of the partition.
+fn stepped() -> (Arc<LogEngine<SimStorage>>, [Arc<SimStorage>; 2]) {
+    let disks = [SimStorage::new(1), SimStorage::new(2)].map(Arc::new);
+    let disk = |path: &std::path::Path| disks[usize::from(!path.ends_with("state"))].clone();
+    let engine = Arc::new(LogEngine::open_stepped(&options("sim".as_ref()), &disk, &mut |_, _, _| Vec::new()).expect("opens"));
+    engine.read_at_once(true);
+    (engine, disks)
+}
+
 const CONNECT: &[u8] = b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01p";
 
 #[test]
@@ -74,10 +83,7 @@ const WITH_WILL: &[u8] = b"\x10\x1D\x00\x04MQTT\x05\x0E\x00\x00\x05\x11\x00\x00\
 
 #[test]
 fn a_due_will_that_the_log_cannot_take_waits_for_the_next_start_and_is_not_tried_again_and_again() {
-    let disks = [SimStorage::new(1), SimStorage::new(2)].map(Arc::new);
-    let disk = |path: &std::path::Path| disks[usize::from(!path.ends_with("state"))].clone();
-    let engine = Arc::new(LogEngine::open_stepped(&options("sim".as_ref()), &disk, &mut |_, _, _| Vec::new()).expect("opens"));
-    engine.read_at_once(true);
+    let (engine, disks) = stepped();
     let step = |driver: &mut Driver| {
         while engine.step_state() {}
         driver.woken();
@@ -108,10 +114,7 @@ fn a_due_will_that_the_log_cannot_take_waits_for_the_next_start_and_is_not_tried
 /// A pass goes from one connection of a thread to the next: where an owner is registered for a wake-up does not.
 #[test]
 fn everybody_whose_record_is_in_a_batch_is_woken_when_it_is_durable() {
-    let disks = [SimStorage::new(1), SimStorage::new(2)].map(Arc::new);
-    let disk = |path: &std::path::Path| disks[usize::from(!path.ends_with("state"))].clone();
-    let engine = Arc::new(LogEngine::open_stepped(&options("sim".as_ref()), &disk, &mut |_, _, _| Vec::new()).expect("opens"));
-    engine.read_at_once(true);
+    let (engine, _disks) = stepped();
     let (gateway, _due) = gateway(engine.clone(), 1);
     let connected = |name: u8| {
         let mut connect = CONNECT.to_vec();
