@@ -16,7 +16,7 @@
 
 use crate::{
     Offset,
-    pending::Standing,
+    pending::{Room, Standing},
     record::{Kind, META_BYTES_MAX, RECORD_HEAD, RECORD_SEAL, crc},
 };
 
@@ -170,6 +170,11 @@ impl Batch {
     pub(crate) fn sealed(bytes: Vec<u8>, from: usize, starts: Vec<u32>, standing: Standing, time_ms: u64) -> Self {
         let group = Group { index: 0, segment_base: standing.segment_base, time_ms };
         Self { bytes, from, starts, groups: vec![group], at: standing.at }
+    }
+
+    /// Its memory, for another.
+    pub(crate) fn into_room(self) -> Room {
+        Room { bytes: self.bytes, starts: self.starts, heads: Vec::new() }
     }
 
     /// Of one commit: its segment, and where it stands there.

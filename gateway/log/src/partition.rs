@@ -10,9 +10,9 @@
 //! Must not know: keys, or what a waiter waits for.
 
 use crate::{
-    AppendError, Commit, Durability, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
+    AppendError, Batch, Commit, Durability, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
     appender::Appender,
-    pending::{Pending, Standing},
+    pending::{Pending, Room, Standing},
     record::Registration,
     ring::{Following, Ring},
     segment::{Limits, Segments},
@@ -43,8 +43,8 @@ struct Queue {
     pending: Pending,
     /// Where it will stand, unless a new segment is begun for it; while another is written, where that one does.
     standing: Standing,
-    /// Room for the one after it.
-    heads: Vec<u8>,
+    /// For the one after it.
+    room: Room,
     /// Counts batches, so that an appender is registered once in each.
     number: u64,
     /// When the first of what waits was accepted.
@@ -98,7 +98,7 @@ impl Queue {
     fn take(&mut self) -> Taken {
         self.writing = true;
         self.number += 1;
-        let next = self.pending.next(self.standing, mem::take(&mut self.heads));
+        let next = self.pending.next(self.standing, mem::take(&mut self.room));
         Taken {
             pending: mem::replace(&mut self.pending, next),
             since: self.since,
@@ -263,7 +263,7 @@ impl Shared {
                 let (at, end) = (Instant::now(), batch.end());
                 self.durable.store(end.0, Ordering::Release);
                 let batch = Arc::new(batch);
-                let followers = self.ring.push(batch.clone());
+                let (followers, gone) = self.ring.push(batch.clone());
                 wakes.iter().chain(&followers).for_each(|w| w.wake());
                 self.run_then();
                 let (records, bytes) = (batch.len(), batch.bytes());
@@ -274,7 +274,9 @@ impl Shared {
                 if self.indexed {
                     appender.index(&batch);
                 }
-                self.written(appender, wakes);
+                let room = gone.and_then(Arc::into_inner).map(Batch::into_room).unwrap_or_default();
+                let room = Room { heads: appender.take_heads(), ..room };
+                self.written(appender, wakes, room);
                 true
             }
             Err(failure) => {
@@ -286,11 +288,11 @@ impl Shared {
     }
 
     /// The next may be written.
-    fn written<S: Storage>(&self, appender: &mut Appender<S>, wakes: &[Arc<dyn Wake>]) {
+    fn written<S: Storage>(&self, appender: &Appender<S>, wakes: &[Arc<dyn Wake>], room: Room) {
         let sync = appender.sync_took();
         let mut q = self.queue.lock();
         q.writing = false;
-        (q.standing, q.heads) = (appender.standing(), appender.take_heads());
+        (q.standing, q.room) = (appender.standing(), room);
         let by = wakes.first().map_or(q.last.by, address);
         q.last = Last { ended: Instant::now(), sync, appenders: wakes.len(), by };
         let more = !q.pending.is_empty() || q.stopping;
@@ -350,9 +352,9 @@ impl<S: Storage> Partition<S> {
         let end = appender.next();
         let segments = appender.segments().clone();
         let queue = Queue {
-            pending: Pending::at(appender.standing(), 0, Vec::new()),
+            pending: Pending::at(appender.standing(), 0, Room::default()),
             standing: appender.standing(),
-            heads: Vec::new(),
+            room: Room::default(),
             number: 1,
             since: Instant::now(),
             end,

@@ -19,6 +19,11 @@ const BLOCK_BYTES: usize = BLOCK as usize;
 /// A batch of fewer bytes is copied into blocks when it is written: room for two blocks around it would be much for what it holds, and it stays in memory for as long as the ring has it.
 const LAID_OUT_MIN: usize = 32 * 1024;
 
+/// Memory for so many bytes in one of eight sizes between a power of two and the next: what one batch leaves is then enough for another.
+fn class(bytes: usize) -> usize {
+    bytes.next_multiple_of((bytes.next_power_of_two() / 16).max(8))
+}
+
 /// Where a batch stands, or is expected to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -36,10 +41,24 @@ impl Standing {
         Self { at, first: self.first.plus(pending.len() as u64), ..self }
     }
 
+    /// Where a batch begins in memory such that it lies there as in the file: less than two blocks from the front.
+    fn begins_in(self, memory: &[u8]) -> usize {
+        memory.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES) + self.front()
+    }
+
     /// Bytes of its first block that are before it.
     fn front(self) -> usize {
         (self.at % BLOCK) as usize
     }
+}
+
+/// Memory that batches have done with: what is written to for the first time costs the system more than the copy into it.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    /// Of a batch that the ring has let go.
+    pub bytes: Vec<u8>,
+    pub starts: Vec<u32>,
+    pub heads: Vec<u8>,
 }
 
 /// One batch that is gathered.
@@ -59,24 +78,32 @@ pub struct Pending {
 
 impl Default for Pending {
     fn default() -> Self {
-        Self::at(Standing::default(), 0, Vec::new())
+        Self::at(Standing::default(), 0, Room::default())
     }
 }
 
 impl Pending {
-    /// For a batch of about so many bytes; `heads` is room that was used before.
-    pub(crate) fn at(standing: Standing, expected: usize, mut heads: Vec<u8>) -> Self {
+    /// For a batch of about so many bytes, in that room if it is enough.
+    pub(crate) fn at(standing: Standing, expected: usize, room: Room) -> Self {
+        let Room { mut bytes, mut starts, mut heads } = room;
+        starts.clear();
         heads.clear();
         heads.resize(batch::HEAD_CHECKED, 0);
-        let room = if expected < LAID_OUT_MIN { expected } else { 0 };
-        let mut bytes = Vec::with_capacity(BATCH_HEAD.max(room));
-        bytes.resize(BATCH_HEAD, 0);
-        Self { standing, expected, bytes, from: 0, starts: Vec::new(), heads }
+        bytes.clear();
+        let small = expected < LAID_OUT_MIN;
+        let from = if !small && bytes.capacity() >= expected + 3 * BLOCK_BYTES {
+            standing.begins_in(&bytes)
+        } else {
+            bytes = Vec::with_capacity(BATCH_HEAD.max(if small { expected } else { 0 }));
+            0
+        };
+        bytes.resize(from + BATCH_HEAD, 0);
+        Self { standing, expected, bytes, from, starts, heads }
     }
 
     /// What gathers while this one is written, if this one stands there.
-    pub(crate) fn next(&self, standing: Standing, heads: Vec<u8>) -> Self {
-        let mut next = Self::at(standing.behind(self), self.batch_bytes(), heads);
+    pub(crate) fn next(&self, standing: Standing, room: Room) -> Self {
+        let mut next = Self::at(standing.behind(self), self.batch_bytes(), room);
         next.starts.reserve(self.len());
         next
     }
@@ -117,9 +144,9 @@ impl Pending {
         if wanted < LAID_OUT_MIN || self.is_laid_out() && self.bytes.capacity() - self.from >= bytes + BLOCK_BYTES {
             return;
         }
-        let room = if self.is_laid_out() { 2 * wanted } else { wanted + wanted / 4 };
-        let mut laid_out: Vec<u8> = Vec::with_capacity(room + 3 * BLOCK_BYTES);
-        let from = laid_out.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES) + self.standing.front();
+        let room = if self.is_laid_out() { 2 * wanted } else { wanted };
+        let mut laid_out: Vec<u8> = Vec::with_capacity(class(room + 3 * BLOCK_BYTES));
+        let from = self.standing.begins_in(&laid_out);
         laid_out.resize(from, 0);
         laid_out.extend_from_slice(&self.bytes[self.from..]);
         (self.bytes, self.from) = (laid_out, from);
@@ -173,7 +200,7 @@ impl Pending {
     pub(crate) fn sealed(mut self, standing: Standing, time_ms: u64) -> (Batch, Vec<u8>) {
         if self.bytes.capacity() > 2 * self.bytes.len() {
             // More was expected, and what is left lies in memory for long.
-            self.bytes.shrink_to_fit();
+            self.bytes.shrink_to(class(self.bytes.len()));
             self.starts.shrink_to_fit();
         }
         (Batch::sealed(self.bytes, self.from, self.starts, standing, time_ms), self.heads)

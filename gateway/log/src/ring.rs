@@ -41,17 +41,19 @@ impl Inside {
         self.bytes <= bytes_max || self.batches.len() <= 1
     }
 
-    /// Drops the oldest batches that are too many and that every follower has.
-    fn shrink(&mut self, bytes_max: usize) {
+    /// Drops the oldest batches that are too many and that every follower has. Gives the largest of them.
+    fn shrink(&mut self, bytes_max: usize) -> Option<Arc<Batch>> {
         let needed = self.followers.iter().map(|f| f.next).min();
+        let mut largest: Option<Arc<Batch>> = None;
         while self.bytes > bytes_max && self.batches.len() > 1 {
-            let Some(oldest) = self.batches.front() else { return };
-            if needed.is_some_and(|n| n < oldest.end()) {
-                return;
-            }
+            let oldest = self.batches.pop_front_if(|oldest| needed.is_none_or(|n| oldest.end() <= n));
+            let Some(oldest) = oldest else { break };
             self.bytes -= oldest.memory();
-            self.batches.pop_front();
+            if largest.as_ref().is_none_or(|l| l.memory() < oldest.memory()) {
+                largest = Some(oldest);
+            }
         }
+        largest
     }
 
     /// Index of the batch that holds `offset`.
@@ -66,14 +68,14 @@ impl Ring {
         Arc::new(Self { bytes_max, inside: Mutex::default(), moved: Condvar::new() })
     }
 
-    /// Takes the next batch; gives the followers, who are to be woken.
-    pub fn push(&self, batch: Arc<Batch>) -> Vec<Arc<dyn Wake>> {
+    /// Takes the next batch; gives the followers, who are to be woken, and the largest that it let go for it.
+    pub fn push(&self, batch: Arc<Batch>) -> (Vec<Arc<dyn Wake>>, Option<Arc<Batch>>) {
         let mut ring = self.inside.lock();
         debug_assert!(ring.bytes <= self.bytes_max || ring.batches.len() <= 1, "the bound of the ring, and one batch");
         ring.bytes += batch.memory();
         ring.batches.push_back(batch);
-        ring.shrink(self.bytes_max);
-        ring.followers.iter().map(|f| f.wake.clone()).collect()
+        let gone = ring.shrink(self.bytes_max);
+        (ring.followers.iter().map(|f| f.wake.clone()).collect(), gone)
     }
 
     pub fn has_room(&self) -> bool {

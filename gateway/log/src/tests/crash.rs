@@ -36,7 +36,7 @@ fn run(a: &mut Appender<SimStorage>, rng: &mut Rng, acknowledged: &mut Vec<Store
         };
         let mut gathered = match rng.below(3) {
             0 => Pending::default(),
-            n => Pending::at(a.standing(), if n == 1 { 0 } else { 40_000 }, Vec::new()),
+            n => Pending::at(a.standing(), if n == 1 { 0 } else { 40_000 }, super::pending::used(rng)),
         };
         records.iter().for_each(|r| gathered.push(r));
         match a.commit(gathered, rng.below(1_000_000)) {

@@ -1,12 +1,19 @@
 //! A batch that is gathered: the same bytes wherever it was expected to stand, and written from where it lies if it does.
 
 use super::*;
-use crate::{batch, segment::BLOCK};
+use crate::{batch, pending::Room, segment::BLOCK};
 
 /// Somewhere in a segment.
 fn somewhere(rng: &mut Rng) -> Standing {
     let segment_base = Offset(rng.below(1_000_000));
     Standing { at: 8 * rng.below(100_000), segment_base, first: segment_base.plus(rng.below(100_000)) }
+}
+
+/// What other batches have left, of any size.
+pub(super) fn used(rng: &mut Rng) -> Room {
+    let mut bytes = |max: u64| vec![0xEE; rng.below(max) as usize];
+    let (heads, starts) = (bytes(200), vec![77; bytes(200).len()]);
+    Room { bytes: bytes([100, 60_000, 500_000][heads.len() % 3]), starts, heads }
 }
 
 /// The bytes that are written, in how many parts, and the batch; `front` stands before it in its block.
@@ -30,7 +37,7 @@ fn a_batch_is_the_same_wherever_it_was_expected() {
         let real = if rng.chance(50) { expected } else { real };
         let front: Vec<u8> = (0..real.at % BLOCK).map(|_| 1 + rng.below(255) as u8).collect();
         let hint = [0, 1_000, 40_000, 200_000][rng.below(4) as usize];
-        let (mut gathered, mut plain) = (Pending::at(expected, hint, vec![1; 99]), Pending::default());
+        let (mut gathered, mut plain) = (Pending::at(expected, hint, used(rng)), Pending::default());
         let longest = [300, 20_000][rng.below(2) as usize];
         for n in 0..1 + rng.below(40) {
             let r = message(n, rng.below(longest) as usize);
@@ -69,7 +76,7 @@ fn what_stands_behind_is_expected_there() {
     let mut a = open(&storage, true);
     let (mut expected, mut new) = (a.standing(), 0);
     for n in 0..100 {
-        let mut gathered = Pending::at(expected, 0, Vec::new());
+        let mut gathered = Pending::at(expected, 0, Room::default());
         gathered.push(&message(n, (n as usize * 997) % 5_000));
         let behind = expected.behind(&gathered);
         a.commit(gathered, n).expect("commits");
