@@ -24,6 +24,11 @@ fn class(bytes: usize) -> usize {
     bytes.next_multiple_of((bytes.next_power_of_two() / 16).max(8))
 }
 
+/// For a batch of about so many bytes that lies in memory as in the file: one that grows beyond its room is copied.
+fn laid_out_room(expected: usize) -> usize {
+    class(expected + expected / 4 + 3 * BLOCK_BYTES)
+}
+
 /// Where a batch stands, or is expected to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -91,7 +96,7 @@ impl Pending {
         heads.resize(batch::HEAD_CHECKED, 0);
         bytes.clear();
         let small = expected < LAID_OUT_MIN;
-        let from = if !small && bytes.capacity() >= expected + 3 * BLOCK_BYTES {
+        let from = if !small && bytes.capacity() >= laid_out_room(expected) {
             standing.begins_in(&bytes)
         } else {
             bytes = Vec::with_capacity(BATCH_HEAD.max(if small { expected } else { 0 }));
@@ -144,8 +149,7 @@ impl Pending {
         if wanted < LAID_OUT_MIN || self.is_laid_out() && self.bytes.capacity() - self.from >= bytes + BLOCK_BYTES {
             return;
         }
-        let room = if self.is_laid_out() { 2 * wanted } else { wanted };
-        let mut laid_out: Vec<u8> = Vec::with_capacity(class(room + 3 * BLOCK_BYTES));
+        let mut laid_out: Vec<u8> = Vec::with_capacity(laid_out_room(if self.is_laid_out() { 2 * wanted } else { wanted }));
         let from = self.standing.begins_in(&laid_out);
         laid_out.resize(from, 0);
         laid_out.extend_from_slice(&self.bytes[self.from..]);
