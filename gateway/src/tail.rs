@@ -12,10 +12,11 @@ use tokio::sync::{Notify, mpsc::UnboundedReceiver, oneshot};
 use weir_core::{
     fanout::Entry,
     ids::{Offset, PartitionId, SubscribeId},
+    message::is_retained,
     retained::Retained,
     trie::Trie,
 };
-use weir_log::{Batch, Follow, Wake};
+use weir_log::{Batch, Follow, Kind, Wake};
 
 /// Topics whose readers are remembered: about 100 B each.
 const CACHE_TOPICS_MAX: usize = 65_536;
@@ -205,8 +206,10 @@ impl Tail {
 
     fn fold(&self, batch: &Batch) {
         let mut view = None;
-        for m in batch.iter().filter_map(|r| stored(&r)).filter(|m| m.retain) {
-            view.get_or_insert_with(|| self.retained.write()).apply(&m);
+        for run in batch.runs().filter(|run| run.kind == Kind::Message && is_retained(run.flags)) {
+            for m in run.records.filter_map(|i| stored(&batch.get(i))) {
+                view.get_or_insert_with(|| self.retained.write()).apply(&m);
+            }
         }
     }
 
@@ -218,27 +221,24 @@ impl Tail {
             return;
         }
         let (mut topic, mut readers): (&[u8], Arc<[u32]>) = (&[], Arc::new([]));
-        for (i, r) in batch.iter().enumerate() {
-            if r.kind != weir_log::Kind::Message {
-                continue;
-            }
-            if i == 0 || r.key != topic {
-                topic = r.key;
+        for (nth, run) in batch.runs().filter(|run| run.kind == Kind::Message).enumerate() {
+            if nth == 0 || run.key != topic {
+                topic = run.key;
                 readers = self.matching(topic);
             }
-            let i = i as u32;
+            let records = run.records;
             for slot in readers.iter() {
                 let Some(reader) = &mut self.readers[*slot as usize] else { continue };
                 if !reader.live {
                     continue;
                 }
                 match reader.runs.last_mut() {
-                    Some(run) if run.end == i => run.end = i + 1,
+                    Some(before) if before.end == records.start => before.end = records.end,
                     None => {
                         self.touched.push(*slot);
-                        reader.runs.push(i..i + 1);
+                        reader.runs.push(records.clone());
                     }
-                    Some(_) => reader.runs.push(i..i + 1),
+                    Some(_) => reader.runs.push(records.clone()),
                 }
             }
         }

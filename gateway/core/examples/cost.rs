@@ -89,7 +89,7 @@ fn delivered(batches: usize) -> Result<usize, Box<dyn Error>> {
     let mut session = session(Some("site/+/line/#"), &mut out)?;
     let bytes = publish(1);
     let Packet::Publish(p) = packet(&bytes)?.0 else { return Err("a PUBLISH".into()) };
-    let message = Message::of_publish(&p, weir_core::message::Topic::Borrowed(TOPIC), 7, NOW.wall_ms);
+    let message = Message::of_publish(&p, weir_core::message::Topic::Borrowed(TOPIC), None, 7, NOW.wall_ms);
     let meta = message.meta();
     let (mut sent, mut acks) = (0, Vec::new());
     for n in 0..(batches * BATCH) as u64 {

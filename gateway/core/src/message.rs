@@ -159,10 +159,11 @@ fn headers(properties: Properties<'_>) -> (Cow<'_, [u8]>, Option<u32>) {
 
 impl<'a> Message<'a> {
     #[must_use]
-    pub fn of_publish(p: &Publish<'a>, topic: Topic<'a>, client_hash: u64, wall_ms: u64) -> Self {
+    #[inline]
+    pub fn of_publish(p: &Publish<'a>, topic: Topic<'a>, mark: Option<Mark>, client_hash: u64, wall_ms: u64) -> Self {
         let (headers, expiry) = headers(p.properties);
         let expires_ms = expiry.map(|s| wall_ms + u64::from(s) * 1000);
-        Self { topic, qos: p.qos, retain: p.retain, client_hash, expires_ms, mark: None, headers, payload: p.payload }
+        Self { topic, qos: p.qos, retain: p.retain, client_hash, expires_ms, mark, headers, payload: p.payload }
     }
 
     #[must_use]
@@ -216,6 +217,12 @@ pub fn parse_release(flags: u8, meta: &[u8]) -> Option<Exchange> {
     }
 }
 
+/// Does a message with these flags replace what its topic retains?
+#[must_use]
+pub fn is_retained(flags: u8) -> bool {
+    flags & RETAIN != 0
+}
+
 /// A message as read from the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored<'a> {
@@ -251,7 +258,7 @@ impl<'a> Stored<'a> {
             offset,
             time_ms,
             qos: Qos::from_bits(flags & 3)?,
-            retain: flags & RETAIN != 0,
+            retain: is_retained(flags),
             client_hash,
             mark,
             expires_ms,
@@ -319,7 +326,7 @@ mod tests {
             properties: properties.as_properties(),
             payload: b"x",
         };
-        let message = Message::of_publish(&publish, Topic::Borrowed(publish.topic), 7, 1_000);
+        let message = Message::of_publish(&publish, Topic::Borrowed(publish.topic), None, 7, 1_000);
         let (meta, kept) = (message.meta(), [Property::ContentType("t"), Property::UserProperty(("a", "b"))]);
         let stored = Stored::parse(Offset(9), 2, meta.flags, meta.bytes(), b"a/b", &message.headers, b"x").expect("whole");
         assert_eq!((stored.qos, stored.retain, stored.client_hash, stored.expires_ms), (Qos::AtLeastOnce, true, 7, Some(6_000)));

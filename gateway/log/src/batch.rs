@@ -20,7 +20,7 @@ use crate::{
     record::{Kind, META_BYTES_MAX, RECORD_HEAD, RECORD_SEAL, crc},
 };
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, ops::Range};
 
 pub const BATCH_HEAD: usize = 48;
 /// The CRC is of the header from there on,
@@ -152,6 +152,16 @@ struct Group {
     time_ms: u64,
 }
 
+/// Records one after the other in a batch that have the same kind, flags and key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run<'a> {
+    /// Indices.
+    pub records: Range<u32>,
+    pub kind: Kind,
+    pub flags: u8,
+    pub key: &'a [u8],
+}
+
 /// Records in memory, immutable and shared: those of one commit, or those that a fetch chose.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -160,6 +170,8 @@ pub struct Batch {
     from: usize,
     /// Where its records begin in it.
     starts: Vec<u32>,
+    /// Of one commit: the first record of each run; of others every record is one.
+    runs: Vec<u32>,
     groups: Vec<Group>,
     /// Of one commit: where it stands in its segment.
     at: u64,
@@ -167,14 +179,14 @@ pub struct Batch {
 
 impl Batch {
     /// Takes a sealed batch, from `from` on in `bytes`.
-    pub(crate) fn sealed(bytes: Vec<u8>, from: usize, starts: Vec<u32>, standing: Standing, time_ms: u64) -> Self {
+    pub(crate) fn sealed((bytes, from): (Vec<u8>, usize), starts: Vec<u32>, runs: Vec<u32>, standing: Standing, time_ms: u64) -> Self {
         let group = Group { index: 0, segment_base: standing.segment_base, time_ms };
-        Self { bytes, from, starts, groups: vec![group], at: standing.at }
+        Self { bytes, from, starts, runs, groups: vec![group], at: standing.at }
     }
 
     /// Its memory, for another.
     pub(crate) fn into_room(self) -> Room {
-        Room { bytes: self.bytes, starts: self.starts, heads: Vec::new() }
+        Room { bytes: self.bytes, starts: self.starts, runs: self.runs, heads: Vec::new() }
     }
 
     /// Of one commit: its segment, and where it stands there.
@@ -210,7 +222,7 @@ impl Batch {
     /// Memory that it holds.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.bytes.capacity() + 4 * self.starts.capacity() + 64
+        self.bytes.capacity() + 4 * (self.starts.capacity() + self.runs.capacity()) + 64
     }
 
     /// Bytes of its records.
@@ -279,5 +291,17 @@ impl Batch {
 
     pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
         (0..self.len() as u32).map(|i| self.get(i))
+    }
+
+    /// All its records in runs: who wants to know keys and flags looks at one record of each.
+    pub fn runs(&self) -> impl Iterator<Item = Run<'_>> {
+        let (n, every) = (self.len() as u32, self.runs.is_empty());
+        let count = if every { n } else { self.runs.len() as u32 };
+        let first = move |nth: u32| if every { nth } else { self.runs.get(nth as usize).copied().unwrap_or(n) };
+        (0..count).map(move |nth| {
+            let records = first(nth)..first(nth + 1);
+            let Record { kind, flags, key, .. } = self.get(records.start);
+            Run { records, kind, flags, key }
+        })
     }
 }

@@ -80,14 +80,16 @@ impl Building {
         Some(id)
     }
 
-    fn add(&mut self, key: &[u8], position: u32) {
+    fn add(&mut self, key: &[u8], positions: impl IntoIterator<Item = u32>) {
         if self.abandoned {
             return;
         }
         match self.id(key) {
             Some(id) => {
-                self.positions[id as usize].push(position);
-                self.records += 1;
+                let known = &mut self.positions[id as usize];
+                let before = known.len();
+                known.extend(positions);
+                self.records += (known.len() - before) as u32;
             }
             None => *self = Self { abandoned: true, end: self.end, ..Self::default() },
         }
@@ -99,10 +101,9 @@ impl Building {
             // Something before it is missing.
             self.abandoned = true;
         }
-        for (r, start) in batch.iter().zip(batch.starts()) {
-            if r.kind == Kind::Message {
-                self.add(r.key, at as u32 + start);
-            }
+        for run in batch.runs().filter(|run| run.kind == Kind::Message) {
+            let starts = batch.starts().get(run.records.start as usize..run.records.end as usize).unwrap_or_default();
+            self.add(run.key, starts.iter().map(|start| at as u32 + start));
         }
         self.end = batch.end();
     }
@@ -117,7 +118,7 @@ impl Building {
                 let len = raw.len();
                 if let Some((Kind::Message, _, [_, key, ..])) = parse(raw) {
                     let key = key.to_vec();
-                    building.add(&key, (scan.position() - len as u64) as u32);
+                    building.add(&key, [(scan.position() - len as u64) as u32]);
                 }
             }
         }
@@ -528,7 +529,7 @@ mod tests {
             let wanted = Wanted(wanted.into_iter().map(String::into_bytes).collect());
             let mut building = Building::new(Offset(7));
             for (i, key) in keys.iter().enumerate() {
-                building.add(key.as_bytes(), i as u32 * 10);
+                building.add(key.as_bytes(), [i as u32 * 10]);
             }
             let scan: Vec<u32> = (0..keys.len() as u32).map(|i| i * 10)
                 .filter(|p| *p >= from && wanted.matches(keys[*p as usize / 10].as_bytes())).collect();
@@ -543,7 +544,7 @@ mod tests {
         #[test]
         fn a_damaged_sidecar_is_no_sidecar(at in 0..400usize, bit in 0..8) {
             let mut building = Building::new(Offset(0));
-            (0..40u32).for_each(|n| building.add(format!("key/{}", n % 20).as_bytes(), n));
+            (0..40u32).for_each(|n| building.add(format!("key/{}", n % 20).as_bytes(), [n]));
             let mut bytes = building.encode(1, Offset(0));
             let at = at % bytes.len();
             bytes[at] ^= 1u8 << bit;

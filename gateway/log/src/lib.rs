@@ -28,7 +28,7 @@ pub mod storage;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, Record};
+pub use batch::{Batch, Record, Run};
 pub use engine::{Engine, FileEngine, LogEngine, Options, Partition, STATE, Stream};
 pub use error::{AppendError, Damage, Failure, OpenError, ReadError};
 pub use newest::{Newest, Page};

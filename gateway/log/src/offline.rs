@@ -140,7 +140,7 @@ fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut
             let standing = Standing { at: at as u64, segment_base: base, first: batch.first };
             at = (at + len).next_multiple_of(8);
             end = end.plus(u64::from(batch.count));
-            if !each(Found::Batch(Batch::sealed(raw, 0, starts, standing, batch.time_ms))) {
+            if !each(Found::Batch(Batch::sealed((raw, 0), starts, Vec::new(), standing, batch.time_ms))) {
                 return None;
             }
         } else if let Some((later_at, later)) = recovery::look_ahead(bytes, at, head.salt, base, end) {

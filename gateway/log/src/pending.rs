@@ -63,6 +63,7 @@ pub(crate) struct Room {
     /// Of a batch that the ring has let go.
     pub bytes: Vec<u8>,
     pub starts: Vec<u32>,
+    pub runs: Vec<u32>,
     pub heads: Vec<u8>,
 }
 
@@ -77,6 +78,8 @@ pub struct Pending {
     from: usize,
     /// Where its records begin in the batch.
     starts: Vec<u32>,
+    /// The first of each run.
+    runs: Vec<u32>,
     /// Room for the header's part, then the first bytes of every record: what the CRC of the batch is of.
     heads: Vec<u8>,
 }
@@ -90,8 +93,9 @@ impl Default for Pending {
 impl Pending {
     /// For a batch of about so many bytes, in that room if it is enough.
     pub(crate) fn at(standing: Standing, expected: usize, room: Room) -> Self {
-        let Room { mut bytes, mut starts, mut heads } = room;
+        let Room { mut bytes, mut starts, mut runs, mut heads } = room;
         starts.clear();
+        runs.clear();
         heads.clear();
         heads.resize(batch::HEAD_CHECKED, 0);
         bytes.clear();
@@ -103,7 +107,7 @@ impl Pending {
             0
         };
         bytes.resize(from + BATCH_HEAD, 0);
-        Self { standing, expected, bytes, from, starts, heads }
+        Self { standing, expected, bytes, from, starts, runs, heads }
     }
 
     /// What gathers while this one is written, if this one stands there.
@@ -118,6 +122,7 @@ impl Pending {
         let at = self.batch_bytes() as u32;
         self.bytes.extend_from_slice(records.bytes());
         let known = self.starts.len();
+        self.runs.extend(records.runs().iter().map(|first| first + known as u32));
         self.starts.extend(records.starts().iter().map(|s| s + at));
         self.number(known);
     }
@@ -206,8 +211,9 @@ impl Pending {
             // More was expected, and what is left lies in memory for long.
             self.bytes.shrink_to(class(self.bytes.len()));
             self.starts.shrink_to_fit();
+            self.runs.shrink_to_fit();
         }
-        (Batch::sealed(self.bytes, self.from, self.starts, standing, time_ms), self.heads)
+        (Batch::sealed((self.bytes, self.from), self.starts, self.runs, standing, time_ms), self.heads)
     }
 
     /// Its bytes from the one at `from` on; none behind its end.

@@ -16,7 +16,7 @@
 //! | … | u16 big-endian key length, key, two zero bytes, varint header length, headers, value: the body of an MQTT 5 PUBLISH |
 
 use crate::PartitionId;
-use std::fmt;
+use std::{fmt, ops::Range};
 
 /// Bytes of a record before its meta.
 pub const RECORD_HEAD: usize = 16;
@@ -87,6 +87,10 @@ pub struct Registration {
 pub struct Records {
     bytes: Vec<u8>,
     starts: Vec<u32>,
+    /// The first of each run.
+    runs: Vec<u32>,
+    /// Kind, flags and key of the last: bytes of it.
+    last: ([u8; 2], Range<usize>),
     /// Of the owner: who lends them to another owner takes it along.
     pub registered: Registration,
 }
@@ -104,6 +108,10 @@ impl Records {
             return Err(PushError::TooLong { bytes: len });
         }
         let start = self.bytes.len();
+        let (head, last) = (&self.last.0, self.bytes.get(self.last.1.clone()));
+        if self.starts.is_empty() || *head != [kind as u8, flags] || last != Some(key) {
+            self.runs.push(self.starts.len() as u32);
+        }
         self.starts.push(start as u32);
         let b = &mut self.bytes;
         b.reserve(len);
@@ -113,6 +121,7 @@ impl Records {
         b.extend_from_slice(&(meta.len() as u16).to_le_bytes());
         b.extend_from_slice(meta);
         b.extend_from_slice(&(key.len() as u16).to_be_bytes());
+        self.last = ([kind as u8, flags], b.len()..b.len() + key.len());
         b.extend_from_slice(key);
         b.extend_from_slice(&[0, 0]);
         varint(b, headers.len());
@@ -125,6 +134,7 @@ impl Records {
 
     /// A record that was read before, as it is.
     pub(crate) fn push_raw(&mut self, raw: &[u8]) {
+        self.runs.push(self.starts.len() as u32);
         self.starts.push(self.bytes.len() as u32);
         self.bytes.extend_from_slice(raw);
     }
@@ -132,6 +142,7 @@ impl Records {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.starts.clear();
+        self.runs.clear();
         // A buffer that one large message stretched is not kept for the life of an idle connection.
         if self.bytes.capacity() > 256 * 1024 {
             self.bytes = Vec::new();
@@ -155,6 +166,11 @@ impl Records {
 
     pub(crate) fn starts(&self) -> &[u32] {
         &self.starts
+    }
+
+    /// The first record of each run: of those that follow each other and have the same kind, flags and key.
+    pub(crate) fn runs(&self) -> &[u32] {
+        &self.runs
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: an acknowledgement leaves only when its receipt, and every one before it, is durable (P1) [MQTT-4.6.0-2].
 //! Must not know: how anything becomes durable.
 
-use super::{Paging, RECEIVE_MAXIMUM, Session, Violation, exchanges::Exchanges};
+use super::{Append, Paging, RECEIVE_MAXIMUM, Session, Violation, exchanges::Exchanges};
 use crate::{
     ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId},
     message::{Message, Topic},
@@ -177,7 +177,7 @@ pub(super) fn place_of(receipt: Receipt) -> Offset {
 }
 
 impl Session {
-    pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>) -> Result<Option<Message<'a>>, Violation> {
+    pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>) -> Result<Option<Append<'a>>, Violation> {
         self.counts.received[p.qos as usize] += 1;
         let mut topic = Topic::Borrowed(p.topic);
         for property in p.properties.iter() {
@@ -216,7 +216,7 @@ impl Session {
             }
             None => None,
         };
-        Ok(Some(Message { mark, ..Message::of_publish(p, topic, self.client_hash, now.wall_ms) }))
+        Ok(Some(Append::Message(Message::of_publish(p, topic, mark, self.client_hash, now.wall_ms))))
     }
 
     /// Is the publisher told when nobody subscribes to its message? Only version 5 can say it, and only a PUBACK does, as in mosquitto.

@@ -412,11 +412,12 @@ impl Session {
         self.heard_ms = now.monotonic_ms;
         match packet {
             Packet::Publish(p) => {
-                let message = self.publish(now, &p)?;
-                if message.is_none() {
+                // Made where it is returned: each move of it costs more than the look at what it is.
+                let append = self.publish(now, &p);
+                if matches!(append, Ok(None)) {
                     self.release(out);
                 }
-                Ok(message.map(Append::Message))
+                append
             }
             Packet::PubAck(a) => self.puback(now, a.packet_id).map(|()| None),
             Packet::PubRec(a) => self.pubrec(now, &a, out).map(|()| None),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{batch, pending::Room, segment::BLOCK};
+use std::collections::HashSet;
 
 /// Somewhere in a segment.
 fn somewhere(rng: &mut Rng) -> Standing {
@@ -13,7 +14,7 @@ fn somewhere(rng: &mut Rng) -> Standing {
 pub(super) fn used(rng: &mut Rng) -> Room {
     let mut bytes = |max: u64| vec![0xEE; rng.below(max) as usize];
     let (heads, starts) = (bytes(200), vec![77; bytes(200).len()]);
-    Room { bytes: bytes([100, 60_000, 500_000][heads.len() % 3]), starts, heads }
+    Room { bytes: bytes([100, 60_000, 500_000][heads.len() % 3]), runs: starts.clone(), starts, heads }
 }
 
 /// The bytes that are written, in how many parts, and the batch; `front` stands before it in its block.
@@ -84,4 +85,51 @@ fn what_stands_behind_is_expected_there() {
         expected = a.standing();
     }
     assert!((2..20).contains(&new), "{new} segments of 64 KiB for 250 KB");
+}
+
+#[test]
+fn runs_are_what_follows_each_other_with_the_same_kind_flags_and_key() {
+    let kinds = [Kind::Message, Kind::Note, Kind::Tombstone];
+    for seed in 0..100 {
+        let rng = &mut Rng::new(seed);
+        let standing = somewhere(rng);
+        let mut gathered = Pending::at(standing, 0, used(rng));
+        // What was appended, and where an append begins.
+        let (mut all, mut begins) = (Vec::new(), HashSet::new());
+        for _ in 0..1 + rng.below(9) {
+            let mut records = Records::default();
+            // Used before.
+            records.push(Kind::Message, 0, &[], b"a", &[], &[]).expect("small");
+            records.clear();
+            begins.insert(all.len());
+            for _ in 0..rng.below(6) {
+                let (kind, flags) = (kinds[rng.below(8).saturating_sub(5) as usize], rng.below(8).saturating_sub(6) as u8);
+                let key: &[u8] = [&b""[..], b"a", b"aa"][rng.below(3) as usize];
+                records.push(kind, flags, &[0; 8][..rng.below(9) as usize], key, &[], b"value").expect("small");
+                all.push((kind, flags, key));
+            }
+            gathered.push(&records);
+        }
+        let mut expected = Vec::new();
+        for (i, what) in all.iter().enumerate() {
+            match expected.last_mut() {
+                Some((records, known)) if *known == *what && !begins.contains(&i) => *records = 0..=i as u32,
+                _ => expected.push((0..=i as u32, *what)),
+            }
+        }
+        gathered.seal(standing, 7, 1);
+        let (batch, _) = gathered.sealed(standing, 1);
+        let mut from = 0;
+        let runs: Vec<_> = batch.runs().collect();
+        for (run, (records, what)) in runs.iter().zip(&expected) {
+            assert_eq!((run.records.clone(), (run.kind, run.flags, run.key)), (from..records.end() + 1, *what), "seed {seed}");
+            from = run.records.end;
+        }
+        assert_eq!((runs.len(), from as usize), (expected.len(), all.len()), "seed {seed}");
+        // Of records that were chosen each is one.
+        let mut chosen = Batch::default();
+        (0..batch.len() as u32).for_each(|i| chosen.push(batch.raw(i), standing.segment_base, 1));
+        let each: Vec<_> = chosen.runs().map(|run| (run.records, (run.kind, run.flags, run.key))).collect();
+        assert_eq!(each, all.iter().enumerate().map(|(i, what)| (i as u32..i as u32 + 1, *what)).collect::<Vec<_>>());
+    }
 }
