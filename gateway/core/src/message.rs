@@ -146,10 +146,15 @@ impl Meta {
 }
 
 /// Properties without expiry and topic alias, and the expiry: borrowed where there is nothing to leave out.
+#[inline]
 fn headers(properties: Properties<'_>) -> (Cow<'_, [u8]>, Option<u32>) {
+    if properties.is_empty() { (Cow::Borrowed(properties.raw()), None) } else { headers_of_some(properties) }
+}
+
+fn headers_of_some(properties: Properties<'_>) -> (Cow<'_, [u8]>, Option<u32>) {
     let left_out =
         |p: &Property<'_>| matches!(p, Property::MessageExpiryInterval(_) | Property::TopicAlias(_) | Property::WillDelayInterval(_));
-    if properties.is_empty() || !properties.iter().any(|p| left_out(&p)) {
+    if !properties.iter().any(|p| left_out(&p)) {
         return (Cow::Borrowed(properties.raw()), None);
     }
     let kept: PropertiesBuf = properties.iter().filter(|p| !left_out(p)).collect();

@@ -50,7 +50,25 @@ pub fn decode(bytes: &[u8], version: Version, packet_bytes_max: usize) -> Result
         return Ok(Decoded::Incomplete(total));
     }
     let mut body = Cursor::new(c.take(length)?);
-    let packet = packet(first, &mut body, version)?;
+    let c = &mut body;
+    let packet = match first >> 4 {
+        1 => Packet::Connect(connect(first, c)?),
+        2 => Packet::ConnAck(connack(c, version)?),
+        // What comes by the million is made where it is returned: moved from hand to hand, it costs more than the rest.
+        3 => return Ok(Decoded::Packet(Packet::Publish(publish(first, c, version)?), total)),
+        4 => Packet::PubAck(ack(c, version, REASONS_PUBACK)?),
+        5 => Packet::PubRec(ack(c, version, REASONS_PUBACK)?),
+        6 => Packet::PubRel(ack(c, version, REASONS_PUBREL)?),
+        7 => Packet::PubComp(ack(c, version, REASONS_PUBREL)?),
+        8 => Packet::Subscribe(subscribe(c, version)?),
+        9 => Packet::SubAck(suback(c, version, true)?),
+        10 => Packet::Unsubscribe(unsubscribe(c, version)?),
+        11 => Packet::UnsubAck(suback(c, version, false)?),
+        12 => Packet::PingReq,
+        13 => Packet::PingResp,
+        14 => Packet::Disconnect(disconnect(c, version)?),
+        _ => Packet::Auth(auth(c)?),
+    };
     if !body.is_empty() {
         return malformed("MQTT 5, 2.1.4: bytes after the end of the packet's content");
     }
@@ -77,26 +95,6 @@ fn check_flags(first: u8, version: Version) -> Result<()> {
         _ => 0,
     };
     if flags == right { Ok(()) } else { malformed("MQTT-2.1.3-1: reserved flag bits") }
-}
-
-fn packet<'a>(first: u8, c: &mut Cursor<'a>, version: Version) -> Result<Packet<'a>> {
-    match first >> 4 {
-        1 => connect(first, c).map(Packet::Connect),
-        2 => connack(c, version).map(Packet::ConnAck),
-        3 => publish(first, c, version).map(Packet::Publish),
-        4 => ack(c, version, REASONS_PUBACK).map(Packet::PubAck),
-        5 => ack(c, version, REASONS_PUBACK).map(Packet::PubRec),
-        6 => ack(c, version, REASONS_PUBREL).map(Packet::PubRel),
-        7 => ack(c, version, REASONS_PUBREL).map(Packet::PubComp),
-        8 => subscribe(c, version).map(Packet::Subscribe),
-        9 => suback(c, version, true).map(Packet::SubAck),
-        10 => unsubscribe(c, version).map(Packet::Unsubscribe),
-        11 => suback(c, version, false).map(Packet::UnsubAck),
-        12 => Ok(Packet::PingReq),
-        13 => Ok(Packet::PingResp),
-        14 => disconnect(c, version).map(Packet::Disconnect),
-        _ => auth(c).map(Packet::Auth),
-    }
 }
 
 fn properties<'a>(c: &mut Cursor<'a>, version: Version, within: u16) -> Result<Properties<'a>> {
@@ -196,6 +194,8 @@ fn connack<'a>(c: &mut Cursor<'a>, version: Version) -> Result<ConnAck<'a>> {
     Ok(ConnAck { session_present: flags != 0, reason, properties: properties(c, version, within::CONNACK)? })
 }
 
+/// Takes the rest.
+#[inline(always)]
 fn publish<'a>(first: u8, c: &mut Cursor<'a>, version: Version) -> Result<Publish<'a>> {
     let qos = Qos::from_bits((first >> 1) & 3).unwrap_or_default();
     let (topic, plain) = c.text_that_may_be_plain()?;

@@ -177,7 +177,9 @@ pub(super) fn place_of(receipt: Receipt) -> Offset {
 }
 
 impl Session {
-    pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>) -> Result<Option<Append<'a>>, Violation> {
+    /// Its record is made where it is returned: on its way from hand to hand it would cost more than all that is looked at here.
+    #[inline]
+    pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>, out: &mut Vec<u8>) -> Result<Option<Append<'a>>, Violation> {
         self.counts.received[p.qos as usize] += 1;
         let mut topic = Topic::Borrowed(p.topic);
         for property in p.properties.iter() {
@@ -203,12 +205,17 @@ impl Session {
             ));
         }
         if is_system(&topic) {
-            return self.refuse_topic(p).map(|()| None);
+            self.refuse_topic(p)?;
+            self.release(out);
+            return Ok(None);
         }
         let mark = match p.packet_id {
             Some(id) if p.qos == Qos::ExactlyOnce => match self.begin_exchange(&topic, id) {
                 Some(mark) => mark,
-                None => return Ok(None),
+                None => {
+                    self.release(out);
+                    return Ok(None);
+                }
             },
             Some(id) => {
                 self.inbound.push(Until::Appended, Reply::Publish(id, ReasonCode::SUCCESS));

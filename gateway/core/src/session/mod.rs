@@ -411,14 +411,7 @@ impl Session {
     pub fn packet<'a>(&mut self, now: Now, packet: Packet<'a>, out: &mut Vec<u8>) -> Result<Option<Append<'a>>, Violation> {
         self.heard_ms = now.monotonic_ms;
         match packet {
-            Packet::Publish(p) => {
-                // Made where it is returned: each move of it costs more than the look at what it is.
-                let append = self.publish(now, &p);
-                if matches!(append, Ok(None)) {
-                    self.release(out);
-                }
-                append
-            }
+            Packet::Publish(p) => self.publish(now, &p, out),
             Packet::PubAck(a) => self.puback(now, a.packet_id).map(|()| None),
             Packet::PubRec(a) => self.pubrec(now, &a, out).map(|()| None),
             Packet::PubComp(a) => self.pubcomp(now, a.packet_id).map(|()| None),
