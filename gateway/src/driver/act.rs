@@ -21,7 +21,7 @@ impl Driver {
     /// Carries out what the session asks.
     pub(super) fn act(&mut self, now: Now) {
         if let Some(put) = self.put.take() {
-            self.perform(now, put);
+            self.perform(now, *put);
         }
         while self.put.is_none() {
             let Some(action) = self.phase.session().and_then(Session::poll_action) else { return };
@@ -117,7 +117,7 @@ impl Driver {
                 }
                 self.event(now, Event::PutSubmitted(Receipt(receipt.0)));
             }
-            Err(AppendError::Full) => self.put = Some(action),
+            Err(AppendError::Full) => self.put = Some(Box::new(action)),
             Err(AppendError::TooLarge { bytes, .. }) => {
                 tracing::error!(client = session.client_id(), bytes, "the session's value is too large to be stored");
                 self.event(now, Event::Closed(Cause::LogFailed));

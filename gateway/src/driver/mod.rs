@@ -101,8 +101,8 @@ pub(crate) struct Driver {
     registered: Registration,
     /// An append found no room.
     full: bool,
-    /// A put found no room.
-    put: Option<Action>,
+    /// A put found no room: that is seldom.
+    put: Option<Box<Action>>,
     seen: Vec<Receipt>,
     seen_state: Receipt,
     feeding: Feeding,

@@ -40,12 +40,15 @@ impl Inbound {
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     pub max: u16,
-    known: HashMap<Box<[u8]>, u16>,
+    /// Held once there are any.
+    known: Option<Box<Known>>,
 }
+
+type Known = HashMap<Box<[u8]>, u16>;
 
 impl Outbound {
     pub fn new(max: u16) -> Self {
-        Self { max: max.min(TOPIC_ALIASES_MAX), known: HashMap::new() }
+        Self { max: max.min(TOPIC_ALIASES_MAX), known: None }
     }
 
     /// The alias to send with `topic`, and whether the peer knows it. Tell `sent` when it is.
@@ -53,13 +56,15 @@ impl Outbound {
         if self.max == 0 {
             return None;
         }
-        let known = self.known.get(topic).copied();
-        let free = (self.known.len() < usize::from(self.max)).then(|| self.known.len() as u16 + 1);
+        let known = self.known.as_ref().and_then(|known| known.get(topic)).copied();
+        let count = self.known.as_ref().map_or(0, |known| known.len());
+        let free = (count < usize::from(self.max)).then_some(count as u16 + 1);
         known.or(free).map(|alias| (Property::TopicAlias(alias), known.is_some()))
     }
 
     pub fn sent(&mut self, topic: &[u8]) {
-        self.known.insert(topic.into(), self.known.len() as u16 + 1);
+        let known = self.known.get_or_insert_default();
+        known.insert(topic.into(), known.len() as u16 + 1);
     }
 }
 

@@ -65,7 +65,8 @@ pub(super) struct Outbound {
     pub packet_bytes_max: usize,
     /// Entries of the window that were sent in an earlier life only, and not yet again in this one.
     pub resend: std::ops::Range<usize>,
-    granted: Granted,
+    /// Room for what a record is granted, of who is sent messages.
+    granted: Option<Box<Granted>>,
     own: PropertiesBuf,
 }
 
@@ -77,7 +78,7 @@ impl Default for Outbound {
             window_max: INFLIGHT_MAX,
             packet_bytes_max: usize::MAX,
             resend: 0..0,
-            granted: Granted::default(),
+            granted: None,
             own: PropertiesBuf::default(),
         }
     }
@@ -235,7 +236,7 @@ impl Session {
         if r.offset < reader.next {
             return Delivery::Done;
         }
-        let mut granted = std::mem::take(&mut self.outbound.granted);
+        let mut granted = self.outbound.granted.take().unwrap_or_default();
         let matches = self.subscriptions.grant(partition, r, self.client_hash, &mut granted);
         let late = granted.qos == Qos::AtMostOnce && r.offset < reader.live_from;
         let delivery = if !matches {
@@ -250,7 +251,7 @@ impl Session {
             let retain = granted.retain;
             self.send(now, partition, r, &granted, retain, Why::Subscribed, out)
         };
-        self.outbound.granted = granted;
+        self.outbound.granted = Some(granted);
         if delivery == Delivery::Done {
             self.readers[nth].reader.sent(Offset(r.offset.0 + 1));
             if matches {
@@ -430,7 +431,7 @@ impl Session {
     /// QoS 2, which the peer may hold, is released.
     pub fn resend<'a>(&mut self, now: Now, offsets: &[Offset], found: impl Iterator<Item = Stored<'a>>, out: &mut Vec<u8>) {
         let mut found = found.peekable();
-        let mut granted = std::mem::take(&mut self.outbound.granted);
+        let mut granted = self.outbound.granted.take().unwrap_or_default();
         for offset in offsets {
             let first = self.outbound.resend.start;
             // Acknowledged meanwhile?
@@ -461,7 +462,7 @@ impl Session {
                 }
             }
         }
-        self.outbound.granted = granted;
+        self.outbound.granted = Some(granted);
         self.touch(now);
     }
 

@@ -55,10 +55,17 @@ pub(super) struct Subscriptions {
     next_id: u32,
     /// Filters of `all` that are new, until every tail has answered with a start.
     pub starting: BTreeMap<SubscribeId, Box<str>>,
-    /// Topic of the last grant, and the filters that match it.
+    /// Held only by who is sent messages.
+    last: Option<Box<Last>>,
+}
+
+/// Topic of the last grant, and the filters that match it.
+#[derive(Clone, Debug, Default)]
+struct Last {
     topic: Vec<u8>,
     matching: Vec<Match>,
-    cached: bool,
+    /// No filter has changed since.
+    valid: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -99,34 +106,38 @@ impl Subscriptions {
 
     /// The filters have changed.
     pub fn changed(&mut self) {
-        self.cached = false;
+        if let Some(last) = &mut self.last {
+            last.valid = false;
+        }
     }
 
-    fn find(&mut self, topic: &[u8]) {
-        if self.cached && self.topic == topic {
-            return;
+    fn find(&mut self, topic: &[u8]) -> &[Match] {
+        let last = self.last.get_or_insert_default();
+        if last.valid && last.topic == topic {
+            return &last.matching;
         }
-        self.cached = true;
-        self.topic.clear();
-        self.topic.extend_from_slice(topic);
-        self.matching.clear();
-        let Ok(topic) = std::str::from_utf8(topic) else { return };
-        let matching = self.all.iter().filter(|(filter, _)| filter_matches(filter, topic));
-        self.matching.extend(matching.map(|(_, s)| Match {
-            options: s.options,
-            position: s.position,
-            identifier: s.identifier,
-            start: s.start.clone(),
-        }));
+        last.valid = true;
+        last.topic.clear();
+        last.topic.extend_from_slice(topic);
+        last.matching.clear();
+        if let Ok(topic) = std::str::from_utf8(topic) {
+            let matching = self.all.iter().filter(|(filter, _)| filter_matches(filter, topic));
+            last.matching.extend(matching.map(|(_, s)| Match {
+                options: s.options,
+                position: s.position,
+                identifier: s.identifier,
+                start: s.start.clone(),
+            }));
+        }
+        &last.matching
     }
 
     /// One copy per record: the greatest QoS of those that match, all their identifiers, retain as published if any asks.
     pub fn grant(&mut self, p: PartitionId, r: &Stored<'_>, client_hash: u64, into: &mut Granted) -> bool {
-        self.find(r.topic);
         let mut qos = None;
         (into.retain, into.position) = (false, false);
         into.identifiers.clear();
-        for m in &self.matching {
+        for m in self.find(r.topic) {
             let started = m.start.iter().all(|(q, start)| *q != p || r.offset >= *start);
             let echo = m.options.no_local && r.client_hash == client_hash;
             if !started || echo {
