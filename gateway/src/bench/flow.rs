@@ -44,8 +44,36 @@ pub fn times() -> Times {
     Histogram::new_with_bounds(1, 60_000_000, 2).expect("bounds that are constants")
 }
 
-fn take(times: &mut Times, ns: u64) {
-    times.saturating_record((ns / 1_000).max(1));
+/// Times of messages as they come. Those of one read were often sent together, and are recorded together.
+pub struct Timed {
+    times: Times,
+    /// Not recorded yet: so often this many microseconds.
+    count: u64,
+    us: u64,
+}
+
+impl Timed {
+    fn new() -> Self {
+        Self { times: times(), count: 0, us: 0 }
+    }
+
+    fn take(&mut self, ns: u64) {
+        let us = (ns / 1_000).max(1);
+        if us != self.us {
+            self.record();
+            self.us = us;
+        }
+        self.count += 1;
+    }
+
+    fn record(&mut self) {
+        self.times.saturating_record_n(self.us, std::mem::take(&mut self.count));
+    }
+
+    pub fn all(mut self) -> Times {
+        self.record();
+        self.times
+    }
 }
 
 impl Run {
@@ -99,7 +127,7 @@ struct Publisher {
     sent: u64,
     /// When those that are not acknowledged were to be sent.
     open: VecDeque<u64>,
-    times: Times,
+    times: Timed,
     refused: u64,
 }
 
@@ -107,7 +135,7 @@ struct Publisher {
 pub async fn publish(run: Arc<Run>, conn: Conn, publisher: u32, template: Template, pace: Pace) -> Result<Published, Failure> {
     let late = pace.rate.map_or(0.0, |rate| pace.phase / rate * 1e9);
     let began_ns = run.now_ns() + late as u64;
-    let mut p = Publisher { run, conn, pace, began_ns, sent: 0, open: VecDeque::new(), times: times(), refused: 0 };
+    let mut p = Publisher { run, conn, pace, began_ns, sent: 0, open: VecDeque::new(), times: Timed::new(), refused: 0 };
     let clock = Clock::new().map_err(Failure::new)?;
     let mut out = Vec::new();
     loop {
@@ -142,7 +170,7 @@ pub async fn publish(run: Arc<Run>, conn: Conn, publisher: u32, template: Templa
             return Err(Failure::new("the broker refused a message"));
         }
     }
-    Ok(Published { publisher, sent: p.sent, times: p.times, _conn: p.conn })
+    Ok(Published { publisher, sent: p.sent, times: p.times.all(), _conn: p.conn })
 }
 
 impl Publisher {
@@ -189,7 +217,7 @@ impl Publisher {
         let (now, measuring) = (self.run.now_ns(), self.run.is_measuring());
         for at in self.open.drain(..done) {
             if measuring {
-                take(&mut self.times, now.saturating_sub(at));
+                self.times.take(now.saturating_sub(at));
             }
         }
         self.refused += refused;
@@ -207,7 +235,7 @@ fn acknowledgement(first: u8, id: PacketId) -> [u8; 4] {
 pub struct Got {
     pub seen: Seen,
     /// From when it was to be sent to its arrival.
-    pub times: Times,
+    pub times: Timed,
     /// Of a member of a group, whose messages are known only together with those of the others: publisher and sequence number of each.
     pub marks: Option<Vec<(u32, u64)>>,
     acks: Vec<u8>,
@@ -219,7 +247,7 @@ impl Got {
     }
 
     pub fn new() -> Self {
-        Self { seen: Seen::default(), times: times(), marks: None, acks: Vec::new() }
+        Self { seen: Seen::default(), times: Timed::new(), marks: None, acks: Vec::new() }
     }
 
     /// Gives 1 for a message that is new.
@@ -250,7 +278,7 @@ impl Got {
             marks.push((mark.publisher, mark.seq));
         }
         if measuring {
-            take(&mut self.times, now_ns.saturating_sub(mark.at_ns));
+            self.times.take(now_ns.saturating_sub(mark.at_ns));
         }
         self.seen.received - before
     }

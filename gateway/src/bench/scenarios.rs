@@ -65,7 +65,7 @@ impl Subscribers {
         for (who, task) in self.tasks {
             let got = ended(task.await)?;
             let published: Vec<_> = who.into_iter().map(|p| (p, sent(p))).collect();
-            all.add(&got.times).map_err(Failure::new)?;
+            all.add(got.times.all()).map_err(Failure::new)?;
             report.repeated += got.seen.repeated;
             report.out_of_order += got.seen.out_of_order;
             if let Some(mut of_member) = got.marks {
