@@ -13,7 +13,7 @@ lost or out of order is no figure: it is shown as failed, and the exit code is 1
 With --profile it runs Weir alone, once over every row of a flow, under `perf`, and writes where the time went into a file each in --out. --weir takes another program, an older one say.
 """
 
-import argparse, datetime, json, math, os, platform, re, resource, shutil, signal, socket, statistics, subprocess, sys, time
+import argparse, datetime, functools, json, math, os, platform, re, resource, shutil, signal, socket, statistics, subprocess, sys, time
 from collections import namedtuple
 from html import escape
 from pathlib import Path
@@ -293,7 +293,9 @@ def short(n):
     return f"{n:.3g}" if n < 10 else f"{n:.0f}"
 
 
+@functools.cache
 def machine():
+    """As it was at the beginning: what is written on the way is no change."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True).stdout.strip()

@@ -8,7 +8,7 @@ use crate::{
     Damage, Durability, Failure, Offset, OpenError, PartitionId,
     batch::Batch,
     index::{Building, Indexed},
-    pending::{Pending, Standing},
+    pending::{Pending, Room, Standing},
     record::RECORD_BYTES_MIN,
     recovery,
     ring::Ring,
@@ -56,8 +56,8 @@ pub struct Appender<S: Storage> {
     at: u64,
     /// The bytes of its block before it.
     tail: Vec<u8>,
-    /// Room for those of a batch to come.
-    heads: Vec<u8>,
+    /// What the last batch left for one to come.
+    room: Room,
     next: Offset,
     time_ms: u64,
     failed: bool,
@@ -135,7 +135,7 @@ impl<S: Storage> Appender<S> {
             written_at: found.at,
             at: found.at,
             tail: found.tail,
-            heads: Vec::new(),
+            room: Room::default(),
             next: found.end,
             time_ms: found.time_ms,
             failed: false,
@@ -185,7 +185,7 @@ impl<S: Storage> Appender<S> {
             written_at: BATCHES_AT,
             at: BATCHES_AT,
             tail: Vec::new(),
-            heads: Vec::new(),
+            room: Room::default(),
             next: o.named,
             time_ms: 0,
             failed: false,
@@ -229,8 +229,8 @@ impl<S: Storage> Appender<S> {
     }
 
     /// What the last batch needs no more.
-    pub(crate) fn take_heads(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.heads)
+    pub(crate) fn take_room(&mut self) -> Room {
+        std::mem::take(&mut self.room)
     }
 
     /// By the sync of the last batch.
@@ -309,8 +309,8 @@ impl<S: Storage> Appender<S> {
         self.advance(&pending);
         self.next = self.next.plus(pending.len() as u64);
         self.failed = false;
-        let (batch, heads) = pending.sealed(standing, self.time_ms);
-        self.heads = heads;
+        let (batch, room) = pending.sealed(standing, self.time_ms);
+        self.room = room;
         let delta = (standing.first.0 - standing.segment_base.0) as u32;
         self.active.wrote(standing.at, delta, batch.starts(), bytes as u32, self.time_ms);
         Ok(batch)

@@ -274,8 +274,8 @@ impl Shared {
                 if self.indexed {
                     appender.index(&batch);
                 }
-                let room = gone.and_then(Arc::into_inner).map(Batch::into_room).unwrap_or_default();
-                let room = Room { heads: appender.take_heads(), ..room };
+                let gone = gone.and_then(Arc::into_inner).map(Batch::into_room).unwrap_or_default();
+                let room = appender.take_room().or(gone);
                 self.written(appender, wakes, room);
                 true
             }

@@ -60,11 +60,17 @@ impl Standing {
 /// Memory that batches have done with: what is written to for the first time costs the system more than the copy into it.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    /// Of a batch that the ring has let go.
     pub bytes: Vec<u8>,
     pub starts: Vec<u32>,
     pub runs: Vec<u32>,
     pub heads: Vec<u8>,
+}
+
+impl Room {
+    /// With the larger buffer of the two.
+    pub fn or(self, other: Self) -> Self {
+        if self.bytes.capacity() >= other.bytes.capacity() { self } else { Self { heads: self.heads, ..other } }
+    }
 }
 
 /// One batch that is gathered.
@@ -99,11 +105,11 @@ impl Pending {
         heads.clear();
         heads.resize(batch::HEAD_CHECKED, 0);
         bytes.clear();
-        let small = expected < LAID_OUT_MIN;
-        let from = if !small && bytes.capacity() >= laid_out_room(expected) {
+        let from = if bytes.capacity() >= laid_out_room(expected) {
             standing.begins_in(&bytes)
         } else {
-            bytes = Vec::with_capacity(BATCH_HEAD.max(if small { expected } else { 0 }));
+            // A large one is laid out with its first records.
+            bytes = Vec::with_capacity(BATCH_HEAD.max(if expected < LAID_OUT_MIN { expected } else { 0 }));
             0
         };
         bytes.resize(from + BATCH_HEAD, 0);
@@ -151,20 +157,24 @@ impl Pending {
     fn reserve(&mut self, more: usize) {
         let bytes = self.batch_bytes() + more;
         let wanted = bytes.max(self.expected);
-        if wanted < LAID_OUT_MIN || self.is_laid_out() && self.bytes.capacity() - self.from >= bytes + BLOCK_BYTES {
+        let is_laid_out = self.is_laid_out();
+        let has_room = self.bytes.capacity() - self.from >= bytes + BLOCK_BYTES;
+        if is_laid_out && has_room || !is_laid_out && wanted < LAID_OUT_MIN {
             return;
         }
-        let mut laid_out: Vec<u8> = Vec::with_capacity(laid_out_room(if self.is_laid_out() { 2 * wanted } else { wanted }));
+        let mut laid_out: Vec<u8> = Vec::with_capacity(laid_out_room(if is_laid_out { 2 * wanted } else { wanted }));
         let from = self.standing.begins_in(&laid_out);
         laid_out.resize(from, 0);
         laid_out.extend_from_slice(&self.bytes[self.from..]);
         (self.bytes, self.from) = (laid_out, from);
     }
 
-    /// Where it lies in memory is where it is expected in the file, as far as blocks are concerned.
+    /// Where it lies in memory is where it is expected in the file, as far as blocks are concerned, with room for the rest of its last.
     fn is_laid_out(&self) -> bool {
         let front = self.standing.front();
-        self.from >= front && self.bytes[self.from - front..].as_ptr().align_offset(BLOCK_BYTES) == 0
+        self.bytes.capacity() >= self.bytes.len() + BLOCK_BYTES
+            && self.from >= front
+            && self.bytes[self.from - front..].as_ptr().align_offset(BLOCK_BYTES) == 0
     }
 
     /// Numbers the records from the nth on.
@@ -205,15 +215,19 @@ impl Pending {
         write(&[io::IoSlice::new(front), io::IoSlice::new(&self.bytes[self.from..]), io::IoSlice::new(zeros)])
     }
 
-    /// The batch, sealed to stand there, and room for another's heads.
-    pub(crate) fn sealed(mut self, standing: Standing, time_ms: u64) -> (Batch, Vec<u8>) {
-        if self.bytes.capacity() > 2 * self.bytes.len() {
-            // More was expected, and what is left lies in memory for long.
-            self.bytes.shrink_to(class(self.bytes.len()));
-            self.starts.shrink_to_fit();
-            self.runs.shrink_to_fit();
+    /// The batch, sealed to stand there, and room for another. Where far more was expected it is a copy: it lies in memory for long, and cut to its size in place it would leave a hole behind it.
+    pub(crate) fn sealed(mut self, standing: Standing, time_ms: u64) -> (Batch, Room) {
+        let mut room = Room { heads: self.heads, ..Room::default() };
+        let len = self.bytes.len();
+        if self.bytes.capacity() > 2 * len {
+            let mut bytes = Vec::with_capacity(class(len));
+            bytes.extend_from_slice(&self.bytes[self.from..]);
+            let (starts, runs) = (self.starts.clone(), self.runs.clone());
+            (room.bytes, self.bytes, self.from) = (self.bytes, bytes, 0);
+            (room.starts, self.starts) = (self.starts, starts);
+            (room.runs, self.runs) = (self.runs, runs);
         }
-        (Batch::sealed((self.bytes, self.from), self.starts, self.runs, standing, time_ms), self.heads)
+        (Batch::sealed((self.bytes, self.from), self.starts, self.runs, standing, time_ms), room)
     }
 
     /// Its bytes from the one at `from` on; none behind its end.
