@@ -2,7 +2,7 @@
 
 import uPlot from './vendor/uplot.js';
 import { begin, hatch, SANS, ticks, tickText, token } from './draw.js';
-import { attr, h, set, value } from './format.js';
+import { attr, h, set, value, values } from './format.js';
 import { Series } from './series.js';
 
 /** @typedef {import('./app.js').App} App */
@@ -82,7 +82,7 @@ export class LineChart {
       scales: { x: { time: true, range: () => /** @type {[number, number]} */ (app.window()) }, y: { range: (_, low, high) => uPlot.rangeNum(low ?? 0, high ?? 1, 0.1, true) } },
       axes: [
         { ...axis, size: 22, gap: 2, splits: (_, __, low, high) => ticks(low, high, Math.max(2, this.box.clientWidth / 160)).all, values: (_, all) => { const step = (all[1] ?? 0) - (all[0] ?? 0); return all.map((t) => tickText(t, step)); } },
-        { ...axis, size: 46, gap: 4, values: (_, all) => all.map((v) => value(v)) },
+        { ...axis, size: 46, gap: 4, values: (_, all) => values(all) },
       ],
       series: [{}, ...this.series.map((_, i) => ({
         stroke: () => token(app.away ? 'ink3' : `s${(i % 4) + 1}`), width: 1.4, spanGaps: true,

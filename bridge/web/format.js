@@ -115,6 +115,18 @@ export function bytes(n) {
 export const micros = (us) => (us < 10_000 ? [String(Math.round(us)), 'µs'] : [(us / 1000).toFixed(us < 100_000 ? 1 : 0), 'ms']);
 
 /**
+ * The values of an axis, at even distances: with the digits that tell neighbours apart.
+ * @param {number[]} all
+ */
+export function values(all) {
+  const texts = all.map(value);
+  const step = Math.abs((all[1] ?? 0) - (all[0] ?? 0));
+  if (step === 0 || new Set(texts).size === texts.length) return texts;
+  const digits = Math.ceil(-Math.log10(step) - 1e-9);
+  return all.map((v) => v.toFixed(Math.min(100, Math.max(0, digits))));
+}
+
+/**
  * A measured number with no more digits than it says something.
  * @param {number} v
  */

@@ -27,6 +27,9 @@ const scenarios = {
       await until('values move', async () => (await rows(page)).filter((r, i) => r.value !== first[i]?.value).length > 5);
       await sleep(8000);
       assert.ok((await drawn(page, '#charts canvas')).every((n) => n > 500), 'charts are drawn');
+      const axes = [[41.2191, 41.2192, 41.2193], [41.5, 42, 42.5], [18, 20, 22], [-0.0005, 0, 0.0005], [5, 5]];
+      const labels = await page.evaluate(async (all) => { const { values } = await import('/format.js'); return all.map(values); }, axes);
+      assert.deepEqual(labels, [['41.2191', '41.2192', '41.2193'], ['41.50', '42', '42.50'], ['18', '20', '22'], ['-5.00e-4', '0', '5.00e-4'], ['5', '5']]);
       assert.ok((await drawn(page, '.bars'))[0] > 1000, 'the strip is drawn');
       const figures = await page.$$eval('.figure b', (all) => all.map((e) => e.textContent));
       assert.ok(figures.every((f) => f !== '–'), `figures: ${figures}`);
