@@ -74,6 +74,9 @@ pub(crate) fn crc(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
+/// No key is there.
+const NOWHERE: Range<usize> = usize::MAX..usize::MAX;
+
 /// Partition and batch in which somebody who appends was registered for a wake-up: once per batch is enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Registration {
@@ -135,6 +138,7 @@ impl Records {
     /// A record that was read before, as it is.
     pub(crate) fn push_raw(&mut self, raw: &[u8]) {
         self.runs.push(self.starts.len() as u32);
+        self.last.1 = NOWHERE;
         self.starts.push(self.bytes.len() as u32);
         self.bytes.extend_from_slice(raw);
     }

@@ -105,7 +105,15 @@ fn runs_are_what_follows_each_other_with_the_same_kind_flags_and_key() {
             for _ in 0..rng.below(6) {
                 let (kind, flags) = (kinds[rng.below(8).saturating_sub(5) as usize], rng.below(8).saturating_sub(6) as u8);
                 let key: &[u8] = [&b""[..], b"a", b"aa"][rng.below(3) as usize];
-                records.push(kind, flags, &[0; 8][..rng.below(9) as usize], key, &[], b"value").expect("small");
+                let mut one = Records::default();
+                one.push(kind, flags, &[0; 8][..rng.below(9) as usize], key, &[], b"value").expect("small");
+                if rng.chance(20) {
+                    // As it was read: a run of its own.
+                    records.push_raw(one.bytes());
+                    begins.extend([all.len(), all.len() + 1]);
+                } else {
+                    records.push(kind, flags, &[0; 8][..rng.below(9) as usize], key, &[], b"value").expect("small");
+                }
                 all.push((kind, flags, key));
             }
             gathered.push(&records);
