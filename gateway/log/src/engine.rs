@@ -7,6 +7,7 @@ use crate::{
     AppendError, Batch, Damage, Durability, Fetch, Fetched, Follow, Memory, Nobody, Observe, Offset, OpenError, PartitionId, Put,
     ReadError, Receipt, Records, Span, Wake, Watermark,
     appender::{Appender, Opening},
+    claim::claim,
     house,
     index::Cache,
     newest::{self, Newest, Page},
@@ -24,8 +25,7 @@ use std::{
     collections::HashSet,
     fs,
     hash::{BuildHasher, Hasher, RandomState},
-    io::{self, Read, Seek, Write},
-    os::fd::AsFd,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -541,37 +541,6 @@ impl LogEngine<crate::storage::sim::SimStorage> {
             house::Files { storage: storage.clone(), segments: data.segments.clone(), durability: data.durability }.step();
         }
     }
-}
-
-/// Takes the directory for this process, or says who has it and what else is wrong with it.
-pub(crate) fn claim(directory: &Path) -> Result<fs::File, OpenError> {
-    let io = |what: &str| OpenError::io(format!("{what} data directory {}", directory.display()));
-    fs::create_dir_all(directory).map_err(io("creating"))?;
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).map_err(io("reading"))? {
-        found.push(entry.map_err(io("reading"))?.file_name().to_string_lossy().into_owned());
-    }
-    let foreign = found.iter().find(|f| !["lock", "state", "streams", "lost+found"].contains(&f.as_str()));
-    if let Some(foreign) = foreign {
-        return Err(OpenError::Foreign { directory: directory.into(), found: foreign.clone() });
-    }
-    let path = directory.join("lock");
-    let mut file = fs::File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(OpenError::io(format!("opening {}", path.display())))?;
-    if rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        let mut pid = String::new();
-        let read = file.read_to_string(&mut pid);
-        let pid = read.ok().and_then(|_| pid.trim().parse().ok());
-        return Err(OpenError::Locked { directory: directory.into(), pid });
-    }
-    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(OpenError::io(format!("writing {}", path.display())))?;
-    Ok(file)
 }
 
 /// Which partitions each stream has: what is stored must be what is wanted; a new stream takes the next ids.

@@ -7,6 +7,7 @@
 
 pub mod appender;
 pub mod batch;
+mod claim;
 pub mod engine;
 mod error;
 mod house;

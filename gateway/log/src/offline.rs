@@ -6,7 +6,7 @@
 use crate::{
     Batch, Damage, Offset, OpenError,
     batch::{self, BatchHead},
-    engine,
+    claim::claim,
     pending::Standing,
     recovery,
     segment::{BATCHES_AT, SegmentHead},
@@ -78,7 +78,7 @@ impl Offline {
             let error = io::Error::other("there is no log here");
             return Err(OpenError::Io { what: format!("reading {}", directory.display()), error });
         }
-        let lock = engine::claim(directory)?;
+        let lock = claim(directory)?;
         let mut sources = vec![source("state".into(), directory.join("state")).map_err(io("listing", &directory.join("state")))?];
         let streams = directory.join("streams");
         let mut named = Vec::new();

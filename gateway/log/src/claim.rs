@@ -1,0 +1,43 @@
+//! Who has a data directory: one process, by a lock on a file in it that names its pid.
+//!
+//! Invariant: nothing in the directory has changed when it is refused.
+//! Must not know: what is in the log.
+
+use crate::OpenError;
+use std::{
+    fs,
+    io::{Read, Seek, Write},
+    os::fd::AsFd,
+    path::Path,
+};
+
+/// Takes the directory for this process, or says who has it and what else is wrong with it.
+pub(crate) fn claim(directory: &Path) -> Result<fs::File, OpenError> {
+    let io = |what: &str| OpenError::io(format!("{what} data directory {}", directory.display()));
+    fs::create_dir_all(directory).map_err(io("creating"))?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(io("reading"))? {
+        found.push(entry.map_err(io("reading"))?.file_name().to_string_lossy().into_owned());
+    }
+    let foreign = found.iter().find(|f| !["lock", "state", "streams", "lost+found"].contains(&f.as_str()));
+    if let Some(foreign) = foreign {
+        return Err(OpenError::Foreign { directory: directory.into(), found: foreign.clone() });
+    }
+    let path = directory.join("lock");
+    let mut file = fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(OpenError::io(format!("opening {}", path.display())))?;
+    if rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        let read = file.read_to_string(&mut pid);
+        let pid = read.ok().and_then(|_| pid.trim().parse().ok());
+        return Err(OpenError::Locked { directory: directory.into(), pid });
+    }
+    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(OpenError::io(format!("writing {}", path.display())))?;
+    Ok(file)
+}
