@@ -11,7 +11,6 @@ use serde::Serialize;
 use std::{cmp::Reverse, collections::BTreeMap, collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use weir_bridge::feed::Feed;
-use weir_log::Watermark;
 
 const EVERY: Duration = Duration::from_millis(500);
 /// Rates are over the last two seconds.
@@ -78,13 +77,8 @@ fn look(gateway: &Gateway, feed: &Feed, samples: &mut VecDeque<Sample>) -> Figur
     urgent.sort_by_key(|b| Reverse(b.records));
     urgent.truncate(URGENT);
     let last = gateway.rates.last();
-    let (mut failed, mut pending) = (None, 0);
-    for p in gateway.engine.partitions() {
-        pending += gateway.engine.memory(p.id).pending_bytes as u64;
-        if let Watermark::Failed(f) = gateway.engine.appended(p.id) {
-            failed = Some(format!("{}/{}: {f}", p.stream, p.number));
-        }
-    }
+    let failed = gateway.log_trouble();
+    let pending = gateway.engine.partitions().iter().map(|p| gateway.engine.memory(p.id).pending_bytes as u64).sum();
     Figures {
         kind: "figures",
         time: gateway.now().wall_ms,

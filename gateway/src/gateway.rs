@@ -37,7 +37,7 @@ use weir_core::{
     retained::Retained,
     topic::{SYSTEM_STREAM, is_system},
 };
-use weir_log::{Engine, Kind, Record, Records, record::PushError};
+use weir_log::{Engine, Kind, Record, Records, Watermark, record::PushError};
 
 pub(crate) struct Gateway {
     pub engine: Arc<dyn Engine>,
@@ -242,6 +242,15 @@ impl Gateway {
     /// Per partition: one past the newest durable record.
     pub fn ends(&self) -> Vec<u64> {
         self.partitions.iter().map(|p| self.engine.span(weir_log::PartitionId(p.0)).durable.0).collect()
+    }
+
+    /// Why nothing is acknowledged in some part of the log, for good or until it passes.
+    pub fn log_trouble(&self) -> Option<String> {
+        let failed = self.engine.partitions().iter().find_map(|p| match self.engine.appended(p.id) {
+            Watermark::Failed(failure) => Some(format!("{}/{}: {failure}", p.stream, p.number)),
+            Watermark::Appended(_) => None,
+        });
+        failed.or_else(|| self.engine.stalled().map(|stall| stall.to_string()))
     }
 
     /// Connections, how many of them are behind, and the most records that one of them is behind.

@@ -23,7 +23,6 @@ use axum::{
 use std::sync::Arc;
 use weir_bridge::{feed::Feed, upgrade::upgrade, web};
 use weir_core::session::PACKET_BYTES_MAX;
-use weir_log::Watermark;
 
 /// The port for browsers.
 pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>) -> Router {
@@ -59,10 +58,8 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     if gateway.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
-    for p in gateway.engine.partitions() {
-        if let Watermark::Failed(failure) = gateway.engine.appended(p.id) {
-            return (StatusCode::SERVICE_UNAVAILABLE, format!("{}/{}: {failure}\n", p.stream, p.number)).into_response();
-        }
+    match gateway.log_trouble() {
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")).into_response(),
+        None => "ready\n".into_response(),
     }
-    "ready\n".into_response()
 }

@@ -84,6 +84,7 @@ names! {
     LogRecent Gauge "weir_log_recent_bytes" "Bytes of the newest records in memory, from which live readers are served.";
     LogRecentLimit Gauge "weir_log_recent_limit_bytes" "What may be held of the newest records; a tail that lags beyond it holds the writer.";
     LogFailed Gauge "weir_log_failed" "1 when a write or sync has failed: nothing more is acknowledged until a restart.";
+    LogStalled Gauge "weir_log_stalled" "1 while a segment cannot be begun, for want of room or descriptors: nothing is acknowledged there until that passes.";
     Quarantined Gauge "weir_log_quarantined_ranges" "Places of the log where acknowledged records cannot be read.";
     Browsers Gauge "weir_feed_browsers" "Browsers on the dashboard feed.";
     FeedRecords Counter "weir_feed_records_total" "Records that were told to browsers, once per browser.";
@@ -363,6 +364,7 @@ impl Metrics {
         set(Name::Sessions, gateway.sessions());
         set(Name::Subscriptions, gateway.interests.len());
         set(Name::Retained, gateway.retained.iter().map(|view| view.read().len() as u64).sum());
+        set(Name::LogStalled, u64::from(gateway.engine.stalled().is_some()));
         set(Name::Quarantined, gateway.engine.damaged() as u64);
         self.gauge(Name::BuildInfo, &[Label::from_static_parts("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         for (p, labels) in self.labels.get().into_iter().flatten() {

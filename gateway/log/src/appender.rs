@@ -5,14 +5,14 @@
 //! Must not know: who waits, clocks, or threads. So a simulation drives it from one seed.
 
 use crate::{
-    Damage, Durability, Failure, Offset, OpenError, PartitionId,
+    Damage, Durability, Failure, Offset, OpenError, PartitionId, Stall,
     batch::Batch,
     index::{Building, Indexed},
     pending::{Pending, Room, Standing},
     record::RECORD_BYTES_MIN,
     recovery,
     ring::Ring,
-    segment::{self, BATCHES_AT, BLOCK, Limits, Segment, SegmentHead, Segments},
+    segment::{self, BATCHES_AT, BLOCK, BeginError, Limits, Segment, SegmentHead, Segments},
     storage::{File, Name, Storage},
 };
 use parking_lot::RwLock;
@@ -41,6 +41,33 @@ pub struct Opening {
     pub now_ms: u64,
     /// Gives a new random number per call.
     pub random: fn() -> u64,
+}
+
+/// Why a batch is not durable.
+#[derive(Debug)]
+pub enum CommitError {
+    /// There was no room or no descriptor for the next segment. Nothing was written.
+    Stalled {
+        pending: Box<Pending>,
+        stall: Stall,
+    },
+    Failed(Failure),
+}
+
+impl From<CommitError> for Failure {
+    fn from(e: CommitError) -> Self {
+        match e {
+            CommitError::Stalled { stall: Stall { what, error }, .. } => Self { what, error },
+            CommitError::Failed(failure) => failure,
+        }
+    }
+}
+
+impl From<CommitError> for OpenError {
+    fn from(e: CommitError) -> Self {
+        let Failure { what, error } = e.into();
+        Self::Io { what, error }
+    }
 }
 
 pub struct Appender<S: Storage> {
@@ -109,7 +136,9 @@ impl<S: Storage> Appender<S> {
         }
         let Some(active) = segments.last().cloned() else { return Self::create(storage, o) };
         let mut found = recovery::scan(&active, o.gaps_allowed)?;
-        let clean = o.clean && found.gaps.is_empty() && o.named <= found.end;
+        // Behind batches that are not synced there must be zeros: of an old record of equal size nothing would tell a new one that a power cut took.
+        let stale = o.durability == Durability::Os && found.stale;
+        let clean = o.clean && found.gaps.is_empty() && o.named <= found.end && !stale;
         found.gaps.extend(headless);
         if o.named > found.end {
             if !o.gaps_allowed {
@@ -125,19 +154,21 @@ impl<S: Storage> Appender<S> {
             found.end = end;
         }
         let found_end = found.end;
+        // A segment without records says how late it was, too.
+        let time_ms = found.time_ms.max(active.head.created_ms);
         let mut appender = Self {
             storage,
             limits: o.limits,
             durability: o.durability,
             random: o.random,
-            segments: Arc::new(Segments::new(segments, ring)),
+            segments: Arc::new(Segments::new(segments, ring, o.limits.segment_bytes, o.durability)),
             active,
             written_at: found.at,
             at: found.at,
             tail: found.tail,
             room: Room::default(),
             next: found.end,
-            time_ms: found.time_ms,
+            time_ms,
             failed: false,
             sync_took: Duration::ZERO,
             torn_bytes: found.torn_bytes,
@@ -171,16 +202,17 @@ impl<S: Storage> Appender<S> {
             segment_bytes: o.limits.segment_bytes,
             created_ms: o.now_ms,
         };
-        let ring = Ring::new(o.limits.ring_bytes);
-        let active =
-            segment::create(&*storage, head, None, &ring).map_err(OpenError::io(format!("creating the first segment in {here}")))?;
+        let segments = Segments::new(Vec::new(), Ring::new(o.limits.ring_bytes), o.limits.segment_bytes, o.durability);
+        let active = segment::create(&*storage, head, &segments.spares, &segments.ring)
+            .map_err(|e| OpenError::io(format!("creating the first segment in {here}"))(e.error))?;
         let active = Arc::new(active);
+        segments.push(active.clone());
         Ok(Self {
             storage,
             limits: o.limits,
             durability: o.durability,
             random: o.random,
-            segments: Arc::new(Segments::new(vec![active.clone()], ring)),
+            segments: Arc::new(segments),
             active,
             written_at: BATCHES_AT,
             at: BATCHES_AT,
@@ -201,22 +233,28 @@ impl<S: Storage> Appender<S> {
             // Nothing in it yet: a fresh file takes its name.
             self.segments.take_newest();
         } else {
-            self.active.file.truncate(self.at.next_multiple_of(BLOCK))?;
+            let whole = self.at.next_multiple_of(BLOCK);
+            // Nor does what was torn stay in the block of the cut.
+            let zeros = vec![0; (whole - self.at) as usize];
+            self.active.file.write_at(&[io::IoSlice::new(&zeros)], self.at)?;
+            self.active.file.truncate(whole)?;
             self.active.file.sync_data()?;
         }
-        self.begin_segment(now_ms)
+        self.begin_segment(now_ms).map_err(|e| e.error)
     }
 
-    fn begin_segment(&mut self, now_ms: u64) -> io::Result<()> {
+    fn begin_segment(&mut self, now_ms: u64) -> Result<(), BeginError> {
         let head = SegmentHead {
             salt: (self.random)(),
             base: self.next,
             segment_bytes: self.limits.segment_bytes,
-            created_ms: now_ms,
+            // Never before a batch that stands before it, whatever the clock says.
+            created_ms: now_ms.max(self.time_ms),
             ..self.active.head
         };
+        let begun = segment::create(&*self.storage, head, &self.segments.spares, &self.segments.ring)?;
         self.active.file.finish();
-        self.active = Arc::new(segment::create(&*self.storage, head, self.segments.spares.take(), &self.segments.ring)?);
+        self.active = Arc::new(begun);
         self.segments.push(self.active.clone());
         self.at = BATCHES_AT;
         self.tail.clear();
@@ -271,27 +309,32 @@ impl<S: Storage> Appender<S> {
         &self.segments
     }
 
-    /// Writes `pending` as one batch and syncs it (with `Durability::Disk`). On an error the partition is over: what is on disk is unknown until it is opened anew.
-    pub fn commit(&mut self, mut pending: Pending, now_ms: u64) -> Result<Batch, Failure> {
-        let failure = |what: &str, name: &str, error| Failure { what: format!("{what} {name}"), error };
+    /// Writes `pending` as one batch and syncs it (with `Durability::Disk`).
+    ///
+    /// # Errors
+    /// [`CommitError::Stalled`]: nothing was written, and the same batch can be committed later. [`CommitError::Failed`]: the partition is over, because what is on disk is unknown
+    /// until it is opened anew.
+    pub fn commit(&mut self, mut pending: Pending, now_ms: u64) -> Result<Batch, CommitError> {
+        let failure = |what: &str, name: &str, error| CommitError::Failed(Failure { what: format!("{what} {name}"), error });
         if self.failed {
             return Err(failure("an earlier write to", &self.active.name, io::Error::other("stopped")));
         }
         self.failed = true;
+        let full = self.is_full_for(&pending);
+        if full || self.has_better() {
+            let (sealed, end) = (self.active.clone(), self.at.next_multiple_of(BLOCK));
+            match self.begin_segment(now_ms) {
+                Ok(()) if full => {}
+                Ok(()) => give_back(&sealed, end),
+                Err(BeginError { error, passes: true }) => {
+                    self.failed = false;
+                    let what = format!("beginning a segment after {}", self.active.name);
+                    return Err(CommitError::Stalled { pending: Box::new(pending), stall: Stall { what, error } });
+                }
+                Err(e) => return Err(failure("beginning a segment after", &self.active.name, e.error)),
+            }
+        }
         let bytes = pending.batch_bytes() as u64;
-        let full = (self.at + bytes).next_multiple_of(BLOCK) > u64::from(self.active.head.segment_bytes);
-        // The first one of a log or of a run is only allocated, and slower for it; one that is ready takes over.
-        let better = self.durability == Durability::Disk
-            && !self.active.prepared
-            && self.next > self.active.head.base
-            && self.segments.spares.is_any();
-        if better && !full {
-            let whole = self.at.next_multiple_of(BLOCK);
-            self.active.file.truncate(whole).map_err(|e| failure("truncating", &self.active.name, e))?;
-        }
-        if full || better {
-            self.begin_segment(now_ms).map_err(|e| failure("beginning a segment after", &self.active.name, e))?;
-        }
         self.time_ms = self.time_ms.max(now_ms);
         let standing = self.standing();
         pending.seal(standing, self.active.head.salt, self.time_ms);
@@ -314,6 +357,16 @@ impl<S: Storage> Appender<S> {
         let delta = (standing.first.0 - standing.segment_base.0) as u32;
         self.active.wrote(standing.at, delta, batch.starts(), bytes as u32, self.time_ms);
         Ok(batch)
+    }
+
+    /// The batch does not fit into the active segment.
+    fn is_full_for(&self, pending: &Pending) -> bool {
+        (self.at + pending.batch_bytes() as u64).next_multiple_of(BLOCK) > u64::from(self.active.head.segment_bytes)
+    }
+
+    /// The first segment of a log or of a run is only allocated, and slower for it; a file that is ready takes over.
+    fn has_better(&self) -> bool {
+        self.durability == Durability::Disk && !self.active.prepared && self.next > self.active.head.base && self.segments.spares.is_any()
     }
 
     /// Syncs what was not: nothing comes any more.
@@ -344,6 +397,13 @@ impl<S: Storage> Appender<S> {
         self.tail.extend_from_slice(written.after(block.saturating_sub(self.at)));
         self.tail.resize((at - block) as usize, 0);
         self.at = at;
+    }
+}
+
+/// Cuts a sealed segment where it ends.
+fn give_back<F: File>(sealed: &Segment<F>, bytes: u64) {
+    if let Err(e) = sealed.file.truncate(bytes) {
+        eprintln!("truncating {}: {e}; it keeps the room that it does not need", sealed.name);
     }
 }
 

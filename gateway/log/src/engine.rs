@@ -5,7 +5,7 @@
 
 use crate::{
     AppendError, Batch, Damage, Durability, Fetch, Fetched, Follow, Memory, Nobody, Observe, Offset, OpenError, PartitionId, Put,
-    ReadError, Receipt, Records, Span, Wake, Watermark,
+    ReadError, Receipt, Records, Span, Stall, Wake, Watermark,
     appender::{Appender, Opening},
     claim::claim,
     house,
@@ -14,7 +14,7 @@ use crate::{
     partition::{self, Beginning},
     pending::Pending,
     reader::{self, Source},
-    readers::Readers,
+    readers::{Readers, Turn, answering},
     seek,
     segment::{Limits, SegmentInfo},
     state::{self, Directory, State, StateStore},
@@ -22,7 +22,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::HashSet,
+    collections::BTreeMap,
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     io,
@@ -84,6 +84,8 @@ pub trait Engine: Send + Sync + 'static {
     fn retire(&self, p: PartitionId, below: Offset, done: RetireDone);
     /// Places where acknowledged records cannot be read; each is a key `damage/PARTITION/OFFSET`.
     fn damaged(&self) -> usize;
+    /// A partition, or the state store, that accepts nothing for now and goes on by itself: there is no room on the disk, or no descriptor.
+    fn stalled(&self) -> Option<Arc<Stall>>;
     /// Makes everything accepted durable, notes that the end was clean, ends the threads. Blocks; later appends are refused.
     fn stop(&self);
 }
@@ -148,8 +150,7 @@ pub struct LogEngine<S: Storage> {
     data: Vec<partition::Partition<S>>,
     storages: Vec<Arc<S>>,
     indexes: Arc<Cache>,
-    /// Damage that the state store names: where it begins.
-    quarantined: Arc<Mutex<HashSet<(PartitionId, Offset)>>>,
+    quarantined: Arc<Mutex<Quarantined>>,
     state: Arc<StateStore<S>>,
     readers: Arc<Readers>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -195,6 +196,35 @@ fn parse_damage_key(key: &[u8]) -> Option<(PartitionId, Offset)> {
     Some((PartitionId(p.parse().ok()?), Offset(from.parse().ok()?)))
 }
 
+fn parse_damage_end(value: &[u8]) -> Option<Offset> {
+    value.get(1..)?.first_chunk().map(|b| Offset(u64::from_le_bytes(*b)))
+}
+
+/// Damage that the state store names: where it begins and ends.
+#[derive(Default)]
+struct Quarantined(BTreeMap<(PartitionId, Offset), Offset>);
+
+impl Quarantined {
+    /// Notes damage and gives what to put; nothing if all of it is known. Ranges that touch become one, because a reader that begins in the middle of a gap finds the rest of it.
+    fn add(&mut self, p: PartitionId, damage: &Damage) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let mut range = damage.range.clone();
+        let touching = self.0.range((p, Offset(0))..=(p, range.end)).filter(|(_, end)| **end >= range.start);
+        let touching: Vec<_> = touching.map(|((_, from), end)| *from..*end).collect();
+        if touching.iter().any(|known| known.start <= range.start && range.end <= known.end) {
+            return Vec::new();
+        }
+        for known in &touching {
+            self.0.remove(&(p, known.start));
+            range = range.start.min(known.start)..range.end.max(known.end);
+        }
+        self.0.insert((p, range.start), range.end);
+        let gone = touching.iter().filter(|known| known.start != range.start).map(|known| (damage_key(p, known.start), None));
+        let key = damage_key(p, range.start);
+        let value = damage_value(&Damage { range: range.clone(), ..damage.clone() });
+        gone.chain([(key, Some(value))]).collect()
+    }
+}
+
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -237,7 +267,7 @@ impl<S: Storage> LogEngine<S> {
         let mut ends = std::collections::HashMap::new();
         let mut clean = false;
         let mut starts = std::collections::HashMap::new();
-        let mut quarantined = HashSet::new();
+        let mut quarantined = Quarantined::default();
         // Written without waiting for syncs, and under which start of the operating system.
         let mut unsynced = std::collections::HashMap::new();
         let mut streams = std::collections::HashMap::new();
@@ -251,8 +281,8 @@ impl<S: Storage> LogEngine<S> {
                 parse_ends(value).into_iter().for_each(|(p, end)| name(p, end));
             } else if let Some(stream) = key.strip_prefix(b"stream/") {
                 streams.insert(stream.to_vec(), parse_stream(value));
-            } else if let Some(known) = parse_damage_key(key) {
-                quarantined.insert(known);
+            } else if let Some((p, from)) = parse_damage_key(key) {
+                quarantined.0.insert((p, from), parse_damage_end(value).unwrap_or(from));
             } else if let Some(p) = partition_of(key, b"os/") {
                 unsynced.insert(p, value.to_vec());
             } else if let Some(p) = partition_of(key, b"start/") {
@@ -297,9 +327,10 @@ impl<S: Storage> LogEngine<S> {
                 puts.push((os_key(p.id), (*durability == Durability::Os).then(|| boot_value(o))));
             }
             for gap in appender.gaps() {
-                if quarantined.insert((p.id, gap.range.start)) {
+                let new = quarantined.add(p.id, gap);
+                if !new.is_empty() {
                     eprintln!("{gap}");
-                    puts.push((damage_key(p.id, gap.range.start), Some(damage_value(gap))));
+                    puts.extend(new);
                 }
             }
         }
@@ -310,7 +341,7 @@ impl<S: Storage> LogEngine<S> {
             Ok(Receipt(0))
         });
         put.map_err(|e| OpenError::Io { what: "naming streams".into(), error: std::io::Error::other(e.to_string()) })?;
-        appender.commit(pending, (o.now_ms)()).map_err(|f| OpenError::Io { what: f.what, error: f.error })?;
+        appender.commit(pending, (o.now_ms)())?;
 
         let mut torn_bytes = appender.torn_bytes();
         let begin = |id, limits, durability, name: &str, indexed, appender| {
@@ -371,13 +402,17 @@ impl<S: Storage> LogEngine<S> {
     }
 
     /// Reads from a partition on a thread of the log's own.
-    fn read(&self, p: PartitionId, job: impl FnOnce(&Source<'_, S>) + Send + 'static) {
+    fn read<T>(
+        &self,
+        p: PartitionId,
+        read: impl FnOnce(&Source<'_, S>) -> Result<T, ReadError> + Send + 'static,
+        done: impl FnOnce(Result<T, ReadError>) + Send + 'static,
+    ) {
         let partition = self.partition(p);
         let (segments, shared) = (partition.segments.clone(), partition.shared.clone());
         let (storage, indexes) = (self.storages[self.place(p)].clone(), self.indexes.clone());
-        self.readers.submit(Box::new(move || {
-            job(&Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() });
-        }));
+        let read = move || read(&Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() });
+        self.readers.submit(answering(read, done));
     }
 
     fn put_clean(&self) {
@@ -429,27 +464,29 @@ impl<S: Storage> Engine for LogEngine<S> {
     }
 
     fn fetch(&self, fetch: Fetch, done: FetchDone) {
-        let (quarantined, state) = (self.quarantined.clone(), self.state.clone());
-        self.read(fetch.partition, move |source| {
-            let fetched = reader::fetch(source, &fetch);
-            if let Ok(Fetched { damage: Some(damage), .. }) = &fetched
-                && quarantined.lock().insert((fetch.partition, damage.range.start))
-            {
-                eprintln!("{damage}");
-                // A store that has failed has said so.
-                let key = damage_key(fetch.partition, damage.range.start);
-                let _ = state.put_patiently(&[Put { key: &key, tag: 0, value: Some(&damage_value(damage)) }]);
+        let (quarantined, state, p) = (self.quarantined.clone(), self.state.clone(), fetch.partition);
+        let read = move |source: &Source<'_, S>| {
+            let fetched = reader::fetch(source, &fetch)?;
+            if let Some(damage) = &fetched.damage {
+                let puts = quarantined.lock().add(p, damage);
+                let puts: Vec<_> = puts.iter().map(|(key, value)| Put { key, tag: 0, value: value.as_deref() }).collect();
+                if !puts.is_empty() {
+                    eprintln!("{damage}");
+                    // A store that has failed has said so.
+                    let _ = state.put_patiently(&puts);
+                }
             }
-            done(fetched);
-        });
+            Ok(fetched)
+        };
+        self.read(p, read, done);
     }
 
     fn seek(&self, p: PartitionId, seek: seek::Seek, done: SeekDone) {
-        self.read(p, move |source| done(seek::seek(source, p, &seek)));
+        self.read(p, move |source| seek::seek(source, p, &seek), done);
     }
 
     fn newest(&self, p: PartitionId, newest: Newest, done: NewestDone) {
-        self.read(p, move |source| done(newest::newest(source, &newest)));
+        self.read(p, move |source| newest::newest(source, &newest), done);
     }
 
     fn memory(&self, p: PartitionId) -> Memory {
@@ -461,7 +498,11 @@ impl<S: Storage> Engine for LogEngine<S> {
     }
 
     fn damaged(&self) -> usize {
-        self.quarantined.lock().len()
+        self.quarantined.lock().0.len()
+    }
+
+    fn stalled(&self) -> Option<Arc<Stall>> {
+        self.data.iter().find_map(|d| d.shared.stalled()).or_else(|| self.state.stalled())
     }
 
     fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>> {
@@ -471,7 +512,10 @@ impl<S: Storage> Engine for LogEngine<S> {
     fn retire(&self, p: PartitionId, below: Offset, done: RetireDone) {
         let (segments, storage) = (self.partition(p).segments.clone(), self.storages[self.place(p)].clone());
         let state = self.state.clone();
-        self.readers.submit(Box::new(move || {
+        self.readers.submit(Box::new(move |turn| {
+            if turn == Turn::Stopped {
+                return done(Err(io::Error::other("the log is stopping")));
+            }
             // The start is durable before a file goes: what is missing below it is not damage.
             let put = state.put_durably(&[Put { key: &start_key(p), tag: 0, value: Some(&below.0.to_le_bytes()) }]);
             done(put.and_then(|()| segments.retire(&*storage, below)));
@@ -497,6 +541,11 @@ impl<S: Storage> Drop for LogEngine<S> {
     fn drop(&mut self) {
         // Dropped without `stop`: an unclean end, as after a crash; the threads end all the same.
         self.readers.stop();
+        // Perhaps this is one of them: the last owner may be a callback.
+        let others = self.threads.lock().drain(..).filter(|t| t.thread().id() != thread::current().id()).collect::<Vec<_>>();
+        others.into_iter().for_each(|t| {
+            let _printed_by_its_thread = t.join();
+        });
     }
 }
 

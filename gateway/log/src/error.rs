@@ -17,6 +17,20 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Why a partition accepts nothing for now. It goes on by itself.
+#[derive(Debug)]
+pub struct Stall {
+    /// What was being done, with its file.
+    pub what: String,
+    pub error: io::Error,
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; nothing is acknowledged there until that passes, and it is tried again until then", self.what, self.error)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum AppendError {
     /// The byte budget of the pending batch is used up. Nothing was taken; the caller is woken when there is room.
@@ -77,6 +91,8 @@ pub enum ReadError {
         at: u64,
         offset: Offset,
     },
+    /// A fault of this program: it panicked while it read, and the panic is printed.
+    Panicked,
     Stopping,
 }
 
@@ -85,6 +101,7 @@ impl fmt::Display for ReadError {
         match self {
             Self::Io { file, at, error } => write!(f, "reading {file} at byte {at}: {error}"),
             Self::Damaged { file, at, offset } => write!(f, "{file} is damaged at byte {at}, where record {offset} should stand"),
+            Self::Panicked => f.write_str("the reader panicked; standard error has the place"),
             Self::Stopping => f.write_str("the log is stopping"),
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     index::{self, Indexed},
     readers::Readers,
     segment::Segments,
-    storage::{File, Storage},
+    storage::{File, Name, Storage},
 };
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -48,7 +48,13 @@ impl<S: Storage> Files<S> {
             {
                 eprintln!("syncing {}: {e}; what it holds may not be on the disk", segment.name);
             }
-            if let Err(e) = index::seal(&*self.storage, &segment, end) {
+            let sealed = index::seal(&*self.storage, &segment, end);
+            if new && !self.segments.holds(&segment) {
+                // Retired meanwhile, perhaps before its sidecar was there. A failed removal leaves a file that goes at the next start.
+                let _unremoved = self.storage.remove_if_there(Name::Index(segment.head.base));
+                continue;
+            }
+            if let Err(e) = sealed {
                 eprintln!("the key index of {}: {e}; the segment is scanned instead", segment.name);
                 *segment.indexed.write() = Indexed::Never;
             }

@@ -58,14 +58,15 @@ pub(crate) fn newest<S: Storage>(source: &Source<'_, S>, n: &Newest) -> Result<P
     for (nth, (segment, after)) in segments.iter().enumerate().rev().filter(|(_, (s, _))| s.head.base < below) {
         let end = after.unwrap_or(below).min(below);
         let whole = *after == Some(end);
-        let before = if whole { u32::MAX } else { position(segment, end)? };
+        let readable = after.unwrap_or(source.durable);
+        let before = if whole { u32::MAX } else { position(segment, end, readable)? };
         let mut last = Found::new();
         let mut indexed = Found::new();
         let covered = index::newest(source.storage, source.indexes, segment, &*n.select, &n.after, before, &mut |key, position| {
             take(&mut indexed, n.keys_max, key, (nth, position))
         });
         let rest = covered.unwrap_or(segment.head.base)..end;
-        scan(segment, rest, n, nth, &mut last)?;
+        scan(segment, rest, readable, n, nth, &mut last)?;
         for (key, at) in last.into_iter().chain(indexed) {
             take(&mut found, n.keys_max, &key, at);
         }
@@ -74,8 +75,8 @@ pub(crate) fn newest<S: Storage>(source: &Source<'_, S>, n: &Newest) -> Result<P
 }
 
 /// Where the record `offset` begins, or what comes before it ends.
-fn position<F: File>(segment: &Segment<F>, offset: Offset) -> Result<u32, ReadError> {
-    let Some(place) = segment.place(offset, offset)? else { return Ok(0) };
+fn position<F: File>(segment: &Segment<F>, offset: Offset, readable: Offset) -> Result<u32, ReadError> {
+    let Some(place) = segment.place(offset, readable)? else { return Ok(0) };
     let mut scan = Scan::new(segment, place);
     while scan.next() < offset {
         let damaged = match scan.step() {
@@ -90,8 +91,15 @@ fn position<F: File>(segment: &Segment<F>, offset: Offset) -> Result<u32, ReadEr
     Ok(scan.position() as u32)
 }
 
-fn scan<F: File>(segment: &Segment<F>, range: Range<Offset>, n: &Newest, nth: usize, last: &mut Found) -> Result<(), ReadError> {
-    let Some(place) = (range.start < range.end).then(|| segment.place(range.start, range.end)).transpose()?.flatten() else {
+fn scan<F: File>(
+    segment: &Segment<F>,
+    range: Range<Offset>,
+    readable: Offset,
+    n: &Newest,
+    nth: usize,
+    last: &mut Found,
+) -> Result<(), ReadError> {
+    let Some(place) = (range.start < range.end).then(|| segment.place(range.start, readable)).transpose()?.flatten() else {
         return Ok(());
     };
     let mut scan = Scan::new(segment, place);

@@ -10,12 +10,13 @@
 //! Must not know: keys, or what a waiter waits for.
 
 use crate::{
-    AppendError, Batch, Commit, Durability, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Wake, Watermark,
-    appender::Appender,
+    AppendError, Batch, Commit, Durability, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Stall, Wake, Watermark,
+    appender::{Appender, CommitError},
+    batch::BATCH_HEAD,
     pending::{Pending, Room, Standing},
     record::Registration,
     ring::{Following, Ring},
-    segment::{Limits, Segments},
+    segment::{BLOCK, Limits, Segments},
     storage::Storage,
 };
 use parking_lot::{Condvar, Mutex};
@@ -51,8 +52,10 @@ struct Queue {
     since: Instant,
     /// One past the last accepted record.
     end: Offset,
-    /// A batch is being written.
+    /// A batch is being written, or is stalled.
     writing: bool,
+    /// The batch that could not be begun: nothing is written before it.
+    stalled: Option<Taken>,
     last: Last,
     wakes: Vec<Arc<dyn Wake>>,
     /// Those that found the batch full.
@@ -82,6 +85,18 @@ impl Last {
 
 fn address(who: &Arc<dyn Wake>) -> usize {
     Arc::as_ptr(who).cast::<()>() as usize
+}
+
+/// Between two tries to begin a segment while there is no room or no descriptor for it.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
+
+/// What became of a batch.
+enum Written {
+    Durable,
+    /// It waits for the writer's thread to try again.
+    Stalled,
+    /// Nothing more will be written.
+    Failed,
 }
 
 /// Work for whoever writes.
@@ -121,6 +136,7 @@ pub(crate) struct Shared {
     work: Condvar,
     durable: AtomicU64,
     failed: OnceLock<Arc<Failure>>,
+    stall: Mutex<Option<Arc<Stall>>>,
     pub ring: Arc<Ring>,
 }
 
@@ -155,7 +171,9 @@ impl Shared {
         q.pending.push(records);
         q.end = q.end.plus(records.len() as u64);
         let receipt = Receipt(q.end.0);
-        let alone = first && !q.writing && bytes <= LEAD_BYTES_MAX && q.last.is_quiet(q.since, address(who));
+        // A new segment takes a create and two syncs more: that is the writer's.
+        let rolls = (q.standing.at + (bytes + BATCH_HEAD) as u64).next_multiple_of(BLOCK) > u64::from(self.limits.segment_bytes);
+        let alone = first && !q.writing && !rolls && bytes <= LEAD_BYTES_MAX && q.last.is_quiet(q.since, address(who));
         if leads && alone && self.threads && self.ring.has_room() {
             q.last.by = address(who);
             // It is there itself when its batch is durable, and nobody needs to wake it.
@@ -179,6 +197,10 @@ impl Shared {
             Some(failure) => Watermark::Failed(failure.clone()),
             None => Watermark::Appended(Receipt(self.durable.load(Ordering::Acquire))),
         }
+    }
+
+    pub fn stalled(&self) -> Option<Arc<Stall>> {
+        self.stall.lock().clone()
     }
 
     pub fn failed(&self) -> bool {
@@ -223,6 +245,12 @@ impl Shared {
     fn take(&self) -> Option<Taken> {
         let mut q = self.queue.lock();
         while q.pending.is_empty() || q.writing {
+            if q.stalled.is_some() && !q.stopping && self.threads {
+                self.work.wait_for(&mut q, RETRY_EVERY);
+            }
+            if let Some(stalled) = q.stalled.take() {
+                return Some(stalled);
+            }
             if self.failed() || q.stopping && !q.writing {
                 return None;
             }
@@ -244,47 +272,74 @@ impl Shared {
         self.run_then();
     }
 
-    /// Writes it as one batch. False: nothing more will be written.
-    fn write_one<S: Storage>(&self, appender: &Mutex<Appender<S>>, taken: Taken) -> bool {
-        let Taken { pending, since, wakes, full } = taken;
+    /// Writes it as one batch. `caller`: whose thread this is, who need not be woken unless somebody else writes it in the end.
+    fn write_one<S: Storage>(&self, appender: &Mutex<Appender<S>>, taken: Taken, caller: Option<&Arc<dyn Wake>>) -> Written {
+        let Taken { pending, since, mut wakes, full } = taken;
         full.iter().for_each(|w| w.wake());
         // What it was writing may not pass as durable after a panic (printed by its thread), and nobody may wait for it.
         let written = panic::catch_unwind(AssertUnwindSafe(|| self.commit(&mut appender.lock(), pending, since, &wakes)));
-        written.unwrap_or_else(|_| {
-            self.fail(Failure { what: "the writer".into(), error: std::io::Error::other("it panicked") });
-            wakes.iter().for_each(|w| w.wake());
-            false
-        })
-    }
-
-    fn commit<S: Storage>(&self, appender: &mut Appender<S>, pending: Pending, since: Instant, wakes: &[Arc<dyn Wake>]) -> bool {
-        match appender.commit(pending, (self.now_ms)()) {
-            Ok(batch) => {
-                let (at, end) = (Instant::now(), batch.end());
-                self.durable.store(end.0, Ordering::Release);
-                let batch = Arc::new(batch);
-                let (followers, gone) = self.ring.push(batch.clone());
-                wakes.iter().chain(&followers).for_each(|w| w.wake());
-                self.run_then();
-                let (records, bytes) = (batch.len(), batch.bytes());
-                self.observe.committed(
-                    self.id,
-                    &Commit { records, bytes, sync: appender.sync_took(), append: at.saturating_duration_since(since), end, at },
-                );
-                if self.indexed {
-                    appender.index(&batch);
-                }
-                let gone = gone.and_then(Arc::into_inner).map(Batch::into_room).unwrap_or_default();
-                let room = appender.take_room().or(gone);
-                self.written(appender, wakes, room);
-                true
+        match written {
+            Ok(Ok(())) => Written::Durable,
+            Ok(Err(CommitError::Stalled { pending, stall })) if !self.queue.lock().stopping => {
+                wakes.extend(caller.cloned());
+                self.stall(Taken { pending: *pending, since, wakes, full: Vec::new() }, stall);
+                Written::Stalled
             }
-            Err(failure) => {
-                self.fail(failure);
-                wakes.iter().for_each(|w| w.wake());
-                false
+            Ok(Err(e)) => self.give_up(e.into(), &wakes),
+            Err(_panicked) => {
+                let error = std::io::Error::other("it panicked");
+                self.give_up(Failure { what: "the writer".into(), error }, &wakes)
             }
         }
+    }
+
+    fn give_up(&self, failure: Failure, wakes: &[Arc<dyn Wake>]) -> Written {
+        self.fail(failure);
+        wakes.iter().for_each(|w| w.wake());
+        Written::Failed
+    }
+
+    /// Puts a batch back that could not be begun. Appends wait behind it, as behind a slow disk.
+    fn stall(&self, taken: Taken, stall: Stall) {
+        let mut known = self.stall.lock();
+        if known.is_none() {
+            eprintln!("{stall}");
+        }
+        *known = Some(Arc::new(stall));
+        drop(known);
+        self.queue.lock().stalled = Some(taken);
+        self.work.notify_one();
+    }
+
+    fn commit<S: Storage>(
+        &self,
+        appender: &mut Appender<S>,
+        pending: Pending,
+        since: Instant,
+        wakes: &[Arc<dyn Wake>],
+    ) -> Result<(), CommitError> {
+        let batch = appender.commit(pending, (self.now_ms)())?;
+        let (at, end) = (Instant::now(), batch.end());
+        if let Some(passed) = self.stall.lock().take() {
+            eprintln!("{}: it has passed, and what was waiting is written", passed.what);
+        }
+        self.durable.store(end.0, Ordering::Release);
+        let batch = Arc::new(batch);
+        let (followers, gone) = self.ring.push(batch.clone());
+        wakes.iter().chain(&followers).for_each(|w| w.wake());
+        self.run_then();
+        let (records, bytes) = (batch.len(), batch.bytes());
+        self.observe.committed(
+            self.id,
+            &Commit { records, bytes, sync: appender.sync_took(), append: at.saturating_duration_since(since), end, at },
+        );
+        if self.indexed {
+            appender.index(&batch);
+        }
+        let gone = gone.and_then(Arc::into_inner).map(Batch::into_room).unwrap_or_default();
+        let room = appender.take_room().or(gone);
+        self.written(appender, wakes, room);
+        Ok(())
     }
 
     /// The next may be written.
@@ -307,7 +362,7 @@ impl Shared {
         loop {
             let Some(taken) = self.take() else { return };
             self.ring.wait_for_room();
-            if !self.write_one(appender, taken) {
+            if matches!(self.write_one(appender, taken, None), Written::Failed) {
                 return;
             }
         }
@@ -316,8 +371,9 @@ impl Shared {
     /// Something waits to be written, and there is room for it.
     #[cfg(any(test, feature = "sim"))]
     fn can_write(&self) -> bool {
-        let waits = !self.queue.lock().pending.is_empty() && !self.failed();
-        waits && self.ring.has_room()
+        let q = self.queue.lock();
+        let waits = !q.pending.is_empty() || q.stalled.is_some();
+        waits && !self.failed() && self.ring.has_room()
     }
 }
 
@@ -359,6 +415,7 @@ impl<S: Storage> Partition<S> {
             since: Instant::now(),
             end,
             writing: false,
+            stalled: None,
             last: Last { ended: Instant::now(), sync: Duration::ZERO, appenders: 0, by: 0 },
             wakes: Vec::new(),
             full: Vec::new(),
@@ -376,6 +433,7 @@ impl<S: Storage> Partition<S> {
             work: Condvar::new(),
             durable: AtomicU64::new(end.0),
             failed: OnceLock::new(),
+            stall: Mutex::new(None),
             ring: segments.ring.clone(),
         });
         let appender = Arc::new(Mutex::new(appender));
@@ -390,7 +448,7 @@ impl<S: Storage> Partition<S> {
         let (receipt, taken) = self.shared.enqueue(records, who, true)?;
         if let Some(taken) = taken {
             // A failure shows in the watermark.
-            self.shared.write_one(&self.appender, taken);
+            self.shared.write_one(&self.appender, taken, Some(who));
         }
         Ok(receipt)
     }
@@ -399,7 +457,7 @@ impl<S: Storage> Partition<S> {
     #[cfg(any(test, feature = "sim"))]
     pub fn step(&self) -> bool {
         let taken = self.shared.can_write().then(|| self.shared.take()).flatten();
-        taken.map(|taken| self.shared.write_one(&self.appender, taken)).is_some()
+        taken.map(|taken| self.shared.write_one(&self.appender, taken, None)).is_some()
     }
 
     /// Nobody writes but who steps.

@@ -142,7 +142,7 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
             continue;
         };
         let end = after.unwrap_or(to).min(to);
-        let Some(place) = segment.place(at, after.unwrap_or(to))? else {
+        let Some(place) = segment.place(at, after.unwrap_or(source.durable))? else {
             // Nothing in it can be read, not even where it begins.
             out.damaged(&segment.name, BATCHES_AT, at..end);
             out.fetched.next = end;

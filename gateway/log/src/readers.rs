@@ -1,16 +1,36 @@
 //! The threads that read: fetches, searches and everything else that takes a file and a while, first come first served.
 //!
-//! Invariant: a job that was taken before the stop is done; then the threads end.
-//! Must not know: what a job does.
+//! Invariant: every job is called once, and told whether it still may read: what comes after the stop may not. A job that panics takes no thread with it.
 
-use crate::state::Job;
+use crate::ReadError;
 use parking_lot::{Condvar, Mutex};
 use std::{
     collections::VecDeque,
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
+
+/// Whether a job may still read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Read,
+    Stopped,
+}
+
+pub(crate) type Job = Box<dyn FnOnce(Turn) + Send>;
+
+/// Does `read` unless the log has stopped, and tells `done` what came of it, a panic included: whoever waits for an answer gets one.
+pub(crate) fn answering<T>(
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    done: impl FnOnce(Result<T, ReadError>) + Send + 'static,
+) -> Job {
+    Box::new(move |turn| match turn {
+        Turn::Read => done(panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(ReadError::Panicked))),
+        Turn::Stopped => done(Err(ReadError::Stopping)),
+    })
+}
 
 /// Two threads are enough to keep one disk and two cores busy.
 const READERS: usize = 2;
@@ -38,9 +58,15 @@ impl Readers {
     pub fn submit(&self, job: Job) {
         #[cfg(any(test, feature = "sim"))]
         if self.at_once.load(std::sync::atomic::Ordering::Relaxed) {
-            return job();
+            return job(Turn::Read);
         }
-        self.queue.lock().0.push_back(job);
+        let mut queue = self.queue.lock();
+        if queue.1 {
+            drop(queue);
+            return job(Turn::Stopped);
+        }
+        queue.0.push_back(job);
+        drop(queue);
         self.work.notify_one();
     }
 
@@ -54,7 +80,7 @@ impl Readers {
     #[cfg(any(test, feature = "sim"))]
     pub fn step(&self) -> bool {
         let job = self.queue.lock().0.pop_front();
-        job.map(|job| job()).is_some()
+        job.map(|job| job(Turn::Read)).is_some()
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -88,7 +114,8 @@ impl Readers {
                 }
             };
             drop(queue);
-            job();
+            // Its thread has printed it; the others' jobs go on.
+            let _panicked = panic::catch_unwind(AssertUnwindSafe(|| job(Turn::Read)));
         }
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Found {
     pub torn_bytes: u64,
     /// From the start of the block in which `at` lies, up to `at`.
     pub tail: Vec<u8>,
+    /// Behind `at` there is something other than zeros.
+    pub stale: bool,
     /// Records that must have stood here, and the byte where the first of them should begin.
     pub gaps: Vec<Damage>,
 }
@@ -68,7 +70,8 @@ pub(crate) fn scan<F: File>(segment: &Segment<F>, gaps_allowed: bool) -> Result<
     let torn = BatchHead::parse(bytes.get(at..).unwrap_or_default(), salt).filter(|h| h.first == end);
     let block = at - at % crate::segment::BLOCK as usize;
     let tail = bytes.get(block..at).unwrap_or_default().to_vec();
-    Ok(Found { end, at: at as u64, time_ms, torn_bytes: torn.map_or(0, |h| u64::from(h.len)), tail, gaps })
+    let stale = bytes.get(at..).unwrap_or_default().iter().any(|b| *b != 0);
+    Ok(Found { end, stale, at: at as u64, time_ms, torn_bytes: torn.map_or(0, |h| u64::from(h.len)), tail, gaps })
 }
 
 /// A whole batch of this segment at or behind `at` with an offset above `end`.

@@ -15,15 +15,15 @@
 //! | 40 | u64 created (ms), u32 CRC of 0..48, zeros |
 
 use crate::{
-    Offset, PartitionId, ReadError,
+    Durability, Offset, PartitionId, ReadError,
     batch::{BATCH_HEAD, BatchHead},
     index::{Building, Indexed},
     record::{RECORD_HEAD, crc},
     ring::Ring,
-    spares::{Spares, is_fast},
+    spares::{Spare, Spares, is_fast},
     storage::{File, Name, Storage},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::{
     io,
     sync::{
@@ -190,18 +190,21 @@ impl<F: File> Segment<F> {
         if !crate::batch::record_is_whole(raw) {
             return Err(self.damaged(at, expected));
         }
+        let before = self.place_of(position);
+        Ok((self.head.base.plus(u64::from(delta)), before.map_or(0, |p| p.time_ms)))
+    }
+
+    /// The last place at or before `position`. A copy: the writer notes places under the same lock, and must not wait for whoever reads a file.
+    fn place_of(&self, position: u32) -> Option<Place> {
         let places = self.places.read();
         let places = places.as_deref().unwrap_or_default();
-        let before = places.partition_point(|p| p.position <= position).checked_sub(1).and_then(|i| places.get(i));
-        Ok((self.head.base.plus(u64::from(delta)), before.map_or(0, |p| p.time_ms)))
+        places.partition_point(|p| p.position <= position).checked_sub(1).and_then(|i| places.get(i)).copied()
     }
 
     /// The time of the batch that holds `position`. `batch`: the one that was found last, so that positions that ascend pass each header once. Headers that are
     /// damaged leave it at the last one before them.
     pub(crate) fn batch_of(&self, position: u32, batch: &mut Placed) -> Result<u64, ReadError> {
-        let places = self.places.read();
-        let places = places.as_deref().unwrap_or_default();
-        let before = places.partition_point(|p| p.position <= position).checked_sub(1).and_then(|i| places.get(i));
+        let before = self.place_of(position);
         if let Some(place) = before.filter(|p| p.batch_end > batch.end || position < batch.start) {
             *batch = Placed { start: place.position, end: place.batch_end, time_ms: place.time_ms };
         }
@@ -244,7 +247,7 @@ impl<F: File> Segment<F> {
     }
 
     /// The last place at or before `offset`; `None` in a segment without records. The first call on a segment of an earlier run
-    /// hops over its batch headers, up to `end`.
+    /// hops over its batch headers, up to `end`: the end of all that can be read of the segment, because what is found stays.
     pub(crate) fn place(&self, offset: Offset, end: Offset) -> Result<Option<Place>, ReadError> {
         if self.places.read().is_none() {
             let found = self.hop(end)?;
@@ -303,35 +306,83 @@ impl<F: File> Segment<F> {
     }
 }
 
+/// Why a segment could not be begun.
+#[derive(Debug)]
+pub(crate) struct BeginError {
+    pub error: io::Error,
+    /// Nothing of the log has changed, and it may work later: there was no room, or no descriptor.
+    pub passes: bool,
+}
+
+impl BeginError {
+    fn before_rename(error: io::Error) -> Self {
+        Self { passes: is_shortage(&error), error }
+    }
+
+    fn after_rename(error: io::Error) -> Self {
+        Self { error, passes: false }
+    }
+}
+
+/// The machine is short of something that may come back by itself: room on the disk, a quota, descriptors, memory.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|e| shortages.contains(&e))
+}
+
 /// Makes a new segment ready for its first batch: header into a spare, sync, rename, sync of the directory. Whatever crash comes
 /// between leaves a spare or a whole segment.
-/// `recycled`: a spare that was a segment; its old batches are told by their salt.
-pub(crate) fn create<S: Storage>(storage: &S, head: SegmentHead, recycled: Option<Name>, ring: &Arc<Ring>) -> io::Result<Segment<S::File>> {
-    let spare = recycled.unwrap_or(Name::Spare(0));
-    let file = match recycled {
-        Some(name) => storage.open(name)?,
-        None => storage.create(spare, u64::from(head.segment_bytes))?,
+pub(crate) fn create<S: Storage>(
+    storage: &S,
+    head: SegmentHead,
+    spares: &Spares<S::File>,
+    ring: &Arc<Ring>,
+) -> Result<Segment<S::File>, BeginError> {
+    let taken = spares.take();
+    let prepared = taken.is_some();
+    let spare = match taken {
+        Some(spare) => spare,
+        None => {
+            let name = spares.fresh_name();
+            let file = storage.create(name, u64::from(head.segment_bytes)).map_err(|e| given_up(storage, name, e))?;
+            Spare { name, file }
+        }
     };
-    file.write_at(&[io::IoSlice::new(&head.encode())], 0)?;
-    file.sync_data()?;
+    let written = spare.file.write_at(&[io::IoSlice::new(&head.encode())], 0).and_then(|()| spare.file.sync_data());
+    written.map_err(|e| given_up(storage, spare.name, e))?;
     let name = Name::Segment(head.base);
-    storage.rename(spare, name)?;
-    storage.sync_names()?;
+    storage.rename(spare.name, name).map_err(|e| given_up(storage, spare.name, e))?;
+    // Fails closed: records never go into a file that would not be found by its name.
+    let same = storage.identity(name).and_then(|named| Ok(named == spare.file.identity()?)).map_err(BeginError::after_rename)?;
+    if !same {
+        return Err(BeginError::after_rename(io::Error::other(format!("{name} is another file than the one that was renamed"))));
+    }
+    storage.sync_names().map_err(BeginError::after_rename)?;
     let segment = Segment::new(
         head,
-        file,
+        spare.file,
         format!("{}/{name}", storage.describe()),
         Some(Vec::new()),
         Indexed::Building(RwLock::new(Building::new(head.base))),
         ring.clone(),
     );
-    Ok(Segment { prepared: recycled.is_some(), ..segment })
+    Ok(Segment { prepared, ..segment })
+}
+
+/// A spare that did not become a segment takes no room.
+fn given_up<S: Storage>(storage: &S, spare: Name, error: io::Error) -> BeginError {
+    // Left behind, it goes at the next start.
+    let _unremoved = storage.remove_if_there(spare);
+    BeginError::before_rename(error)
 }
 
 /// The segments of a partition in order of base offset, with the end of what may be read.
 pub struct Segments<F> {
     list: RwLock<Vec<Arc<Segment<F>>>>,
-    pub(crate) spares: Spares,
+    /// Retired, and still on the disk because a removal failed.
+    leftover: Mutex<Vec<Offset>>,
+    pub(crate) spares: Spares<F>,
     pub(crate) ring: Arc<Ring>,
 }
 
@@ -349,8 +400,9 @@ pub struct SegmentInfo {
 }
 
 impl<F: File> Segments<F> {
-    pub(crate) fn new(list: Vec<Arc<Segment<F>>>, ring: Arc<Ring>) -> Self {
-        Self { list: RwLock::new(list), spares: Spares::default(), ring }
+    pub(crate) fn new(list: Vec<Arc<Segment<F>>>, ring: Arc<Ring>, segment_bytes: u32, durability: Durability) -> Self {
+        let spares = Spares::new(segment_bytes, durability == Durability::Disk);
+        Self { list: RwLock::new(list), leftover: Mutex::default(), spares, ring }
     }
 
     pub(crate) fn push(&self, segment: Arc<Segment<F>>) {
@@ -363,10 +415,15 @@ impl<F: File> Segments<F> {
         self.list.write().pop();
     }
 
-    /// Takes the oldest segment away, unless it is the only one.
-    pub(crate) fn take_oldest(&self) -> Option<Arc<Segment<F>>> {
+    /// Takes the oldest segment away if it is sealed and ends at or before `below`. Compared and taken under one lock: two may retire at once.
+    pub(crate) fn take_oldest(&self, below: Offset) -> Option<Arc<Segment<F>>> {
         let mut list = self.list.write();
-        (list.len() > 1).then(|| list.remove(0))
+        list.get(1).is_some_and(|next| next.head.base <= below).then(|| list.remove(0))
+    }
+
+    /// Has retention not taken it yet?
+    pub(crate) fn holds(&self, segment: &Segment<F>) -> bool {
+        self.list.read().first().is_some_and(|oldest| oldest.head.base <= segment.head.base)
     }
 
     /// The oldest segment and where it ends, unless it is the active one.
@@ -384,12 +441,12 @@ impl<F: File> Segments<F> {
             (active, list.len().checked_sub(2).and_then(|i| list.get(i)).cloned())
         };
         let took = |s: &Segment<F>| Duration::from_millis(active.head.created_ms.saturating_sub(s.head.created_ms));
-        // 0: nothing was written in this run.
-        if active.filled() == 0 || before.is_some_and(|s| s.filled() > 0 && is_fast(s.filled(), took(&s))) {
+        // 0 bytes: nothing was written in this run. 0 ms: the clock was set back.
+        if active.filled() == 0 || before.is_some_and(|s| s.filled() > 0 && !took(&s).is_zero() && is_fast(s.filled(), took(&s))) {
             return Ok(false);
         }
         let filled = || self.list.read().last().map_or(0, |active| active.filled());
-        self.spares.prepare(storage, u64::from(active.head.segment_bytes), !active.prepared, &filled, wait)
+        self.spares.prepare(storage, !active.prepared, &filled, wait)
     }
 
     pub(crate) fn infos(&self) -> io::Result<Vec<SegmentInfo>> {
@@ -406,20 +463,26 @@ impl<F: File> Segments<F> {
     /// being read is removed, and its readers keep it open.
     pub(crate) fn retire<S: Storage<File = F>>(&self, storage: &S, below: Offset) -> io::Result<()> {
         let mut changed = false;
-        while self.oldest_sealed().is_some_and(|(_, end)| end <= below) {
-            let Some(oldest) = self.take_oldest() else { break };
+        for base in std::mem::take(&mut *self.leftover.lock()) {
             changed = true;
-            if matches!(*oldest.indexed.read(), Indexed::Sealed) {
-                storage.remove(Name::Index(oldest.head.base))?;
-            }
-            let (name, whole) = (Name::Segment(oldest.head.base), u64::from(oldest.head.segment_bytes));
-            let whole = oldest.file.bytes().is_ok_and(|bytes| bytes == whole);
-            let unread = Arc::into_inner(oldest).is_some();
-            if !(whole && unread && self.spares.keep(storage, name)?) {
-                storage.remove(name)?;
+            self.remove_retired(storage, base)?;
+        }
+        while let Some(oldest) = self.take_oldest(below) {
+            changed = true;
+            let base = oldest.head.base;
+            if !self.spares.keep(storage, oldest).inspect_err(|_| self.leftover.lock().push(base))? {
+                self.remove_retired(storage, base)?;
+            } else {
+                storage.remove_if_there(Name::Index(base))?;
             }
         }
         if changed { storage.sync_names() } else { Ok(()) }
+    }
+
+    /// Removes a segment's files, or notes that they are still there.
+    fn remove_retired<S: Storage<File = F>>(&self, storage: &S, base: Offset) -> io::Result<()> {
+        let removed = storage.remove_if_there(Name::Index(base)).and_then(|()| storage.remove_if_there(Name::Segment(base)));
+        removed.inspect_err(|_| self.leftover.lock().push(base))
     }
 
     /// Sealed segments with their ends.

@@ -1,19 +1,25 @@
 //! Files that are ready to become the next segment: of retired segments, or prepared with zeros while the active one fills.
 //!
-//! Invariant: a spare's name is durable before the file is used again; a prepared one has all its blocks on the device.
-//! Must not know: what is in a segment.
+//! Invariant: no name of a spare is used twice in one run, so a file that one thread takes cannot be another's by the time it is renamed. A spare is held open: beginning a
+//! segment with it needs no descriptor. A retired file's new name is durable before the file is used again; a prepared one has all its blocks on the device.
 
-use crate::storage::{File, Name, Storage, aligned};
+use crate::{
+    segment::Segment,
+    storage::{File, Name, Storage, aligned},
+};
 use parking_lot::Mutex;
 use std::{
     cell::Cell,
     io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 /// Retired files that are kept to be used again: more would only take space.
-const RETIRED_MAX: u32 = 2;
-pub(crate) const PREPARED: Name = Name::Spare(RETIRED_MAX + 1);
+const RETIRED_MAX: usize = 2;
 /// Zeros that are written at once. Small, so that a commit beside it waits for little.
 const ZEROS: usize = 256 * 1024;
 /// Where there is a page cache between, no more than this is ever in it.
@@ -27,26 +33,35 @@ const ZEROS_EVERY: Duration = Duration::from_millis(10);
 /// The same while the active segment has been prepared by nobody and every sync waits for the file system: this file takes over as soon as it is there, after a third of a second.
 const ZEROS_SOON: Duration = Duration::from_millis(1);
 
-#[derive(Default)]
-pub(crate) struct Spares {
-    state: Mutex<State>,
+/// A file that can become the next segment.
+pub(crate) struct Spare<F> {
+    pub name: Name,
+    pub file: F,
 }
 
-#[derive(Default)]
-struct State {
+pub(crate) struct Spares<F> {
+    /// The size of the next segment, in bytes: a file of another size is no spare.
+    segment_bytes: u32,
+    /// Retired files are used again. Only where each batch is synced before the next is written: what a power cut leaves unwritten must be zeros elsewhere, because an old record of
+    /// equal size at the same place passes for the new one.
+    recycles: bool,
+    /// The number of the next spare.
+    number: AtomicU32,
+    state: Mutex<State<F>>,
+}
+
+struct State<F> {
     /// Of retired segments.
-    retired: Vec<Name>,
-    prepared: Prepared,
+    retired: Vec<Spare<F>>,
+    /// Retired files that are being renamed.
+    keeping: usize,
+    prepared: Prepared<F>,
 }
 
 /// The file that is prepared while the active segment fills.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Prepared {
-    #[default]
+enum Prepared<F> {
     Nothing,
-    Ready,
-    /// Until its segment is in the list it has this name.
-    Taken,
+    Ready(Spare<F>),
     /// There was no room, no time, or worse; tried again for the segment after the next.
     Failed,
 }
@@ -56,56 +71,79 @@ pub(crate) fn is_fast(bytes: u64, time: Duration) -> bool {
     u128::from(bytes) * 1_000 > u128::from(FAST_BYTES) * time.as_millis()
 }
 
-impl Spares {
-    /// The name of a file for the next segment; its old content is told by its salt.
-    pub fn take(&self) -> Option<Name> {
+impl<F: File> Spares<F> {
+    pub fn new(segment_bytes: u32, recycles: bool) -> Self {
+        let state = State { retired: Vec::new(), keeping: 0, prepared: Prepared::Nothing };
+        Self { segment_bytes, recycles, number: AtomicU32::new(0), state: Mutex::new(state) }
+    }
+
+    /// A name that nothing had in this run.
+    pub fn fresh_name(&self) -> Name {
+        Name::Spare(self.number.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Takes a file for the next segment. Old batches in it are told by their salt.
+    pub fn take(&self) -> Option<Spare<F>> {
         let mut state = self.state.lock();
-        state.retired.pop().or_else(|| {
-            let ready = state.prepared == Prepared::Ready;
-            ready.then(|| {
-                state.prepared = Prepared::Taken;
-                PREPARED
-            })
+        state.retired.pop().or_else(|| match std::mem::replace(&mut state.prepared, Prepared::Nothing) {
+            Prepared::Ready(spare) => Some(spare),
+            other => {
+                state.prepared = other;
+                None
+            }
         })
     }
 
     /// A segment begun now would have all its blocks.
     pub fn is_any(&self) -> bool {
         let state = self.state.lock();
-        state.prepared == Prepared::Ready || !state.retired.is_empty()
+        matches!(state.prepared, Prepared::Ready(_)) || !state.retired.is_empty()
     }
 
     fn is_wanted(&self) -> bool {
         let state = self.state.lock();
-        state.retired.is_empty() && state.prepared == Prepared::Nothing
+        state.retired.is_empty() && matches!(state.prepared, Prepared::Nothing)
     }
 
-    /// A segment has begun, and has its name.
+    /// A segment has begun: what failed may be tried again.
     pub fn begun(&self) {
         let mut state = self.state.lock();
-        if state.prepared != Prepared::Ready {
+        if matches!(state.prepared, Prepared::Failed) {
             state.prepared = Prepared::Nothing;
         }
     }
 
-    /// Makes a retired segment's file a spare, unzeroed; false: there are enough.
-    pub fn keep<S: Storage>(&self, storage: &S, name: Name) -> io::Result<bool> {
+    /// Makes the file of a retired segment a spare, unzeroed. False: it is read, has another size, or there are enough; its name is still the segment's.
+    pub fn keep<S: Storage<File = F>>(&self, storage: &S, retired: Arc<Segment<F>>) -> io::Result<bool> {
+        let of_size = retired.head.segment_bytes == self.segment_bytes
+            && retired.file.bytes().is_ok_and(|bytes| bytes == u64::from(self.segment_bytes));
+        if !self.recycles || !of_size {
+            return Ok(false);
+        }
+        let Some(Segment { head, file, .. }) = Arc::into_inner(retired) else { return Ok(false) };
+        {
+            let mut state = self.state.lock();
+            if state.retired.len() + state.keeping >= RETIRED_MAX {
+                return Ok(false);
+            }
+            state.keeping += 1;
+        }
+        let name = self.fresh_name();
+        // The new name is durable before the file is used again, or the old name could come back with another segment's content.
+        let renamed = storage.rename(Name::Segment(head.base), name).and_then(|()| storage.sync_names());
         let mut state = self.state.lock();
-        let Some(spare) = (1..=RETIRED_MAX).map(Name::Spare).find(|n| !state.retired.contains(n)) else { return Ok(false) };
-        storage.rename(name, spare)?;
-        // Before it may be used again: or its name could come back with another segment's content.
-        storage.sync_names()?;
-        state.retired.push(spare);
+        state.keeping -= 1;
+        renamed?;
+        state.retired.push(Spare { name, file });
         Ok(true)
     }
 
     /// Makes a file whose every block has been written, unless there is a spare: a sync of what is written into it later is one of data, not of the file system's extents and inode too
     /// (what that gives stands in `docs/performance.md`). Slow: on a thread that nobody waits for. The zeros keep ahead of what fills the active segment, whose bytes are `filled`; beyond
     /// that they are written seldom, unless it is wanted `soon`. True: there is one now.
-    pub fn prepare<S: Storage>(
+    pub fn prepare<S: Storage<File = F>>(
         &self,
         storage: &S,
-        bytes: u64,
         soon: bool,
         filled: &dyn Fn() -> u64,
         wait: &dyn Fn(Duration) -> bool,
@@ -120,26 +158,28 @@ impl Spares {
             fast.set(time > FAST_AFTER && is_fast(now.saturating_sub(before), time));
             !fast.get() && self.is_wanted() && wait(if zeros > now { every } else { Duration::ZERO })
         };
-        let made = write_zeros(storage, bytes, &go_on);
-        self.state.lock().prepared = match made {
-            Ok(true) => Prepared::Ready,
-            Ok(false) if !fast.get() => Prepared::Nothing,
-            _ => Prepared::Failed,
+        let name = self.fresh_name();
+        let (prepared, made) = match write_zeros(storage, name, u64::from(self.segment_bytes), &go_on) {
+            Ok(Some(file)) => (Prepared::Ready(Spare { name, file }), Ok(true)),
+            Ok(None) if !fast.get() => (Prepared::Nothing, Ok(false)),
+            Ok(None) => (Prepared::Failed, Ok(false)),
+            Err(e) => (Prepared::Failed, Err(e)),
         };
+        self.state.lock().prepared = prepared;
         match made {
             Ok(true) => Ok(true),
-            not => storage.remove(PREPARED).and(not),
+            not => storage.remove_if_there(name).and(not),
         }
     }
 }
 
-/// `go_on` is asked between parts; false ends it.
-fn write_zeros<S: Storage>(storage: &S, bytes: u64, go_on: &dyn Fn(u64) -> bool) -> io::Result<bool> {
-    let (file, mut room) = (storage.create(PREPARED, bytes)?, Vec::new());
+/// `go_on` is asked between parts; false ends it, and there is no file.
+fn write_zeros<S: Storage>(storage: &S, name: Name, bytes: u64, go_on: &dyn Fn(u64) -> bool) -> io::Result<Option<S::File>> {
+    let (file, mut room) = (storage.create(name, bytes)?, Vec::new());
     let zeros = aligned(&mut room, ZEROS);
     for at in (0..bytes).step_by(ZEROS) {
         if !go_on(at) {
-            return Ok(false);
+            return Ok(None);
         }
         let part = zeros.get(..(bytes - at).min(ZEROS as u64) as usize).unwrap_or_default();
         file.write_at(&[io::IoSlice::new(part)], at)?;
@@ -148,5 +188,5 @@ fn write_zeros<S: Storage>(storage: &S, bytes: u64, go_on: &dyn Fn(u64) -> bool)
             file.sync_data()?;
         }
     }
-    Ok(true)
+    Ok(Some(file))
 }

@@ -9,11 +9,12 @@
 //! segment delete nothing any more and go with it.
 
 use crate::{
-    AppendError, Kind, Nobody, Offset, ReadError, Receipt, Records, Wake, Watermark,
+    AppendError, Kind, Nobody, Offset, ReadError, Receipt, Records, Stall, Wake, Watermark,
     batch::parse,
     index::Cache,
     partition::Partition,
     reader::{self, Fetch, Source, Wanted},
+    readers::{Job, Turn},
     record::{PushError, Registration},
     segment::{Limits, Scan, Segment, Segments},
     storage::{File, Name, Storage},
@@ -150,18 +151,18 @@ impl Directory {
         Ok(receipt)
     }
 
-    /// Re-appends those of `candidates` that are still the newest of their key. Gives back what `append` gave, `None` if none is.
+    /// Re-appends those of `candidates` that are still the newest of their key.
     pub fn copy(
         &mut self,
         candidates: &[(Offset, Vec<u8>)],
         append: impl FnOnce(&mut Records) -> Result<Receipt, AppendError>,
-    ) -> Result<Option<Receipt>, AppendError> {
+    ) -> Result<(), AppendError> {
         let mut records = Records::default();
         candidates.iter().filter(|(offset, raw)| self.holds(raw, *offset)).for_each(|(_, raw)| records.push_raw(raw));
         if records.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
-        self.append(&mut records, append).map(Some)
+        self.append(&mut records, append).map(drop)
     }
 
     /// Less than half of `segments` files is live.
@@ -198,37 +199,33 @@ fn each_of<F: File>(segment: &Segment<F>, end: Offset, each: &mut dyn FnMut(Offs
 }
 
 /// Appends what of a piece of a segment is still live.
-type AppendCopies<'a> = dyn FnMut(&[(Offset, Vec<u8>)]) -> Result<Option<Receipt>, AppendError> + 'a;
+type AppendCopies<'a> = dyn FnMut(&[(Offset, Vec<u8>)]) -> Result<(), AppendError> + 'a;
 
-/// Copies what is live in the oldest sealed segment, in pieces through `append`. Gives the offset that must be durable before the
-/// segment may go; `None` if there is no sealed segment.
-pub(crate) fn clean_oldest<F: File>(segments: &Segments<F>, append: &mut AppendCopies<'_>) -> Result<Option<Receipt>, CleanError> {
-    let Some((segment, end)) = segments.oldest_sealed() else { return Ok(None) };
+/// Copies what is live in the oldest sealed segment, in pieces of at most `piece_bytes_max`, or of one record, through `append`. False: there is no sealed segment.
+pub(crate) fn clean_oldest<F: File>(
+    segments: &Segments<F>,
+    piece_bytes_max: usize,
+    append: &mut AppendCopies<'_>,
+) -> Result<bool, CleanError> {
+    let Some((segment, end)) = segments.oldest_sealed() else { return Ok(false) };
     let mut piece: Vec<(Offset, Vec<u8>)> = Vec::new();
     let mut bytes = 0;
-    let mut last = Receipt(0);
     let mut failed = None;
     each_of(&segment, end, &mut |offset, raw| {
         if failed.is_some() {
             return;
         }
-        bytes += raw.len();
-        piece.push((offset, raw.to_vec()));
-        if bytes >= COPY_BYTES {
-            match append(&piece) {
-                Ok(receipt) => last = receipt.unwrap_or(last),
-                Err(e) => failed = Some(e),
-            }
+        if bytes + raw.len() > piece_bytes_max && !piece.is_empty() {
+            failed = append(&piece).err();
             piece.clear();
             bytes = 0;
         }
+        bytes += raw.len();
+        piece.push((offset, raw.to_vec()));
     })
     .map_err(CleanError::Read)?;
-    if let Some(e) = failed {
-        return Err(CleanError::Append(e));
-    }
-    last = append(&piece).map_err(CleanError::Append)?.unwrap_or(last);
-    Ok(Some(last))
+    failed.map_or_else(|| append(&piece), Err).map_err(CleanError::Append)?;
+    Ok(true)
 }
 
 #[derive(Debug)]
@@ -239,13 +236,14 @@ pub(crate) enum CleanError {
 
 /// Removes the oldest segment, durably: a removal that came back after a crash would bring back what later tombstones deleted.
 pub(crate) fn remove_oldest<S: Storage>(storage: &S, segments: &Segments<S::File>) -> std::io::Result<()> {
-    let Some(oldest) = segments.take_oldest() else { return Ok(()) };
-    storage.remove(Name::Segment(oldest.head.base))?;
-    storage.sync_names()
+    let Some((oldest, end)) = segments.oldest_sealed() else { return Ok(()) };
+    // Out of the list only afterwards: after a failed removal this one is tried again, and never the one behind it.
+    storage.remove_if_there(Name::Segment(oldest.head.base))?;
+    storage.sync_names()?;
+    segments.take_oldest(end);
+    Ok(())
 }
 
-/// A job for the log's reader threads.
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
 pub(crate) type Submit = Arc<dyn Fn(Job) + Send + Sync>;
 
 struct Inner<S: Storage> {
@@ -301,6 +299,10 @@ impl<S: Storage> StateStore<S> {
     pub fn step_clean(&self) {
         // A disk that fails, or has no power any more, says so elsewhere.
         let _given_up = self.inner.clean();
+    }
+
+    pub fn stalled(&self) -> Option<Arc<Stall>> {
+        self.inner.partition.shared.stalled()
     }
 
     /// Waits for room.
@@ -360,7 +362,7 @@ impl<S: Storage> Inner<S> {
 
     fn wait_durable(&self, receipt: Receipt) -> std::io::Result<()> {
         #[cfg(any(test, feature = "sim"))]
-        while self.partition.is_stepped() && self.partition.step() {}
+        while self.partition.is_stepped() && self.partition.shared.durable() < Offset(receipt.0) && self.partition.step() {}
         let (tx, rx) = std::sync::mpsc::channel::<()>();
         self.partition.shared.when_durable(Offset(receipt.0), Box::new(move || drop(tx)));
         let _disconnects_when_durable = rx.recv();
@@ -383,12 +385,16 @@ impl<S: Storage> Inner<S> {
                 }
             }
         };
-        let receipt = clean_oldest(segments, &mut append).map_err(|e| match e {
+        let copied = clean_oldest(segments, COPY_BYTES.min(self.limits.append_bytes_max()), &mut append).map_err(|e| match e {
             CleanError::Read(e) => e.to_string(),
             CleanError::Append(e) => e.to_string(),
         })?;
-        let Some(receipt) = receipt else { return Ok(()) };
-        self.wait_durable(receipt).map_err(|e| e.to_string())?;
+        if !copied {
+            return Ok(());
+        }
+        // Everything that was put before, not the copies alone: a record that was not copied has been superseded, and until what superseded it is durable it is all there is.
+        let put = Receipt(self.directory.lock().next.0);
+        self.wait_durable(put).map_err(|e| e.to_string())?;
         remove_oldest(&*self.storage, segments).map_err(|e| e.to_string())
     }
 
@@ -403,7 +409,10 @@ impl<S: Storage> Inner<S> {
             }
             let Some(offset) = located else { return done(Ok(None)) };
             let submit = this.submit.clone();
-            submit(Box::new(move || this.read_at(key, offset, done)));
+            submit(Box::new(move |turn| match turn {
+                Turn::Read => this.read_at(key, offset, done),
+                Turn::Stopped => done(Err(ReadError::Stopping)),
+            }));
         };
         self.partition.shared.when_durable(needed, Box::new(then));
     }
@@ -415,6 +424,8 @@ impl<S: Storage> Inner<S> {
             Err(e) => done(Err(e)),
             Ok(fetched) => match fetched.batch.iter().next() {
                 Some(r) => done(Ok(Some(Entry { tag: tag(r.meta), value: r.value.to_vec() }))),
+                // It would not be read the next time either.
+                None if let Some(d) = fetched.damage => done(Err(ReadError::Damaged { file: d.file, at: d.at, offset })),
                 // Cleaning moved it meanwhile.
                 None => self.read(key, done),
             },

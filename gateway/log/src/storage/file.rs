@@ -5,14 +5,14 @@
 //!
 //! Invariant: an error of the operating system is passed on as it is, never retried.
 
-use super::{File, Name, Storage};
+use super::{File, Identity, Name, Storage};
 use crate::{Durability, segment::BLOCK};
 use parking_lot::Mutex;
 use std::{
     fs, io,
     os::{
         fd::{AsFd, AsRawFd},
-        unix::fs::{FileExt, OpenOptionsExt},
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -22,6 +22,8 @@ const DIRECT_BYTES: usize = 1 << 20;
 
 pub struct FileStorage {
     directory: PathBuf,
+    /// Held open: its names are synced without another descriptor.
+    names: fs::File,
     durability: Durability,
 }
 
@@ -32,7 +34,7 @@ impl FileStorage {
         for parent in directory.ancestors().skip(1).take(4).filter(|p| !p.as_os_str().is_empty()) {
             fs::File::open(parent)?.sync_all()?;
         }
-        Ok(Self { directory: directory.to_owned(), durability })
+        Ok(Self { directory: directory.to_owned(), names: fs::File::open(directory)?, durability })
     }
 
     fn path(&self, name: Name) -> PathBuf {
@@ -75,7 +77,11 @@ impl Storage for FileStorage {
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        fs::File::open(&self.directory)?.sync_all()
+        self.names.sync_all()
+    }
+
+    fn identity(&self, name: Name) -> io::Result<Identity> {
+        fs::symlink_metadata(self.path(name)).map(|m| identity(&m))
     }
 }
 
@@ -170,6 +176,10 @@ impl Direct {
     }
 }
 
+fn identity(metadata: &fs::Metadata) -> Identity {
+    Identity { device: metadata.dev(), inode: metadata.ino() }
+}
+
 fn open_direct(file: &fs::File) -> Way {
     // By its descriptor: its name may have changed.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -227,5 +237,9 @@ impl File for DiskFile {
 
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        self.file.metadata().map(|m| identity(&m))
     }
 }

@@ -47,6 +47,13 @@ impl Name {
     }
 }
 
+/// A file whatever its name: of two files that exist at the same time, never the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub device: u64,
+    pub inode: u64,
+}
+
 /// The directory of one partition.
 pub trait Storage: Send + Sync + 'static {
     type File: File;
@@ -56,9 +63,20 @@ pub trait Storage: Send + Sync + 'static {
     /// A new file of `bytes` zeros; one that was there is replaced.
     fn create(&self, name: Name, bytes: u64) -> io::Result<Self::File>;
     fn open(&self, name: Name) -> io::Result<Self::File>;
-    /// Replaces `to` if it exists.
+    /// Replaces `to` if it exists; `NotFound` if `from` does not.
     fn rename(&self, from: Name, to: Name) -> io::Result<()>;
+    /// `NotFound` if there is no such file.
     fn remove(&self, name: Name) -> io::Result<()>;
+    /// Which file has this name now.
+    fn identity(&self, name: Name) -> io::Result<Identity>;
+
+    fn remove_if_there(&self, name: Name) -> io::Result<()> {
+        match self.remove(name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
     /// Makes creations, renames and removals durable.
     fn sync_names(&self) -> io::Result<()>;
 }
@@ -76,4 +94,5 @@ pub trait File: Send + Sync + 'static {
     fn finish(&self) {}
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
+    fn identity(&self) -> io::Result<Identity>;
 }

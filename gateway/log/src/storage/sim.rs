@@ -7,10 +7,10 @@
 //! since the last `sync_names` holds. A file's length goes with its creation; a truncation is kept or lost like a name.
 //! The power is cut at the N-th sync: the sync does a random part of its work and fails, and so does everything after it. Beside that
 //! one chosen write or sync may fail once with EIO, having done a random part of its work; what a failed sync did not write is forgotten by the next one,
-//! and reads see it until the cache is dropped, as in Linux.
+//! and reads see it until the cache is dropped, as in Linux. A full disk refuses new files.
 //! Not modelled: sectors that rot by themselves (tests flip bits by hand), a sync that lies, two processes.
 
-use super::{File, Name, Storage};
+use super::{File, Identity, Name, Storage};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -89,6 +89,8 @@ struct Disk {
     cut_at_sync: Option<u64>,
     ops: u64,
     fail_at_op: Option<u64>,
+    no_room: bool,
+    fail_removal: bool,
     off: bool,
 }
 
@@ -167,6 +169,8 @@ impl SimStorage {
             cut_at_sync: None,
             ops: 0,
             fail_at_op: None,
+            no_room: false,
+            fail_removal: false,
             off: false,
         })))
     }
@@ -181,6 +185,16 @@ impl SimStorage {
     pub fn fail_at_op(&self, n: u64) {
         let mut disk = self.0.lock();
         disk.fail_at_op = Some(disk.ops + n);
+    }
+
+    /// No file can be created (ENOSPC) until there is room again.
+    pub fn no_room(&self, full: bool) {
+        self.0.lock().no_room = full;
+    }
+
+    /// The next removal fails once with EIO and does nothing.
+    pub fn fail_removal(&self) {
+        self.0.lock().fail_removal = true;
     }
 
     /// Cuts the power now if it is still on, then turns it on again: the live image becomes what the cut left.
@@ -252,6 +266,9 @@ impl Storage for SimStorage {
     fn create(&self, name: Name, bytes: u64) -> io::Result<SimFile> {
         let mut disk = self.0.lock();
         disk.on()?;
+        if disk.no_room {
+            return Err(io::Error::from_raw_os_error(28));
+        }
         let zeros = vec![0; bytes as usize];
         disk.inodes.push(Inode { live: zeros.clone(), durable: zeros, dirty: BTreeSet::new() });
         let inode = disk.inodes.len() - 1;
@@ -268,6 +285,7 @@ impl Storage for SimStorage {
     fn rename(&self, from: Name, to: Name) -> io::Result<()> {
         let mut disk = self.0.lock();
         disk.on()?;
+        disk.names.get(&from).ok_or(io::ErrorKind::NotFound)?;
         disk.change(Change::Rename(from, to));
         Ok(())
     }
@@ -275,8 +293,19 @@ impl Storage for SimStorage {
     fn remove(&self, name: Name) -> io::Result<()> {
         let mut disk = self.0.lock();
         disk.on()?;
+        disk.names.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        if std::mem::take(&mut disk.fail_removal) {
+            return Err(eio());
+        }
         disk.change(Change::Remove(name));
         Ok(())
+    }
+
+    fn identity(&self, name: Name) -> io::Result<Identity> {
+        let disk = self.0.lock();
+        disk.on()?;
+        let inode = *disk.names.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Identity { device: 0, inode: inode as u64 })
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -348,5 +377,9 @@ impl File for SimFile {
         let disk = self.disk.lock();
         disk.on()?;
         Ok(disk.inodes[self.inode].live.len() as u64)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(Identity { device: 0, inode: self.inode as u64 })
     }
 }

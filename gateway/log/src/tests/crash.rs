@@ -213,6 +213,7 @@ fn retention_and_recycled_or_prepared_files_lose_nothing_above_the_start() {
         seed_random(seed);
         let mut rng = Rng::new(seed ^ 0x2E71);
         let storage = Arc::new(SimStorage::new(seed));
+        let spares = || storage.names().map_or(0, |names| names.iter().filter(|name| matches!(name, Name::Spare(_))).count());
         let mut acknowledged: Vec<Stored> = Vec::new();
         // Durable before any file goes, as the state store sees to.
         let mut start = Offset(0);
@@ -228,17 +229,19 @@ fn retention_and_recycled_or_prepared_files_lose_nothing_above_the_start() {
                     }
                     // Given up in the middle now and then, as when the engine stops.
                     let stops = rng.below(4);
+                    let before = spares();
                     if a.segments().prepare(&*storage, &|_| stops > 0).is_err() {
                         break;
                     }
-                    prepared += usize::from(storage.names().is_ok_and(|n| n.contains(&crate::spares::PREPARED)));
+                    prepared += usize::from(spares() > before);
                     let sealed: Vec<_> = a.segments().infos().expect("no fault in reading").into_iter().filter_map(|s| s.end).collect();
                     let below = sealed.get(rng.below(sealed.len() as u64) as usize).copied();
                     start = start.max(below.unwrap_or_default());
+                    let before = spares();
                     if a.segments().retire(&*storage, start).is_err() {
                         break;
                     }
-                    recycled += usize::from(storage.names().is_ok_and(|n| n.iter().any(|n| matches!(n, Name::Spare(1..)))));
+                    recycled += usize::from(spares() > before);
                 }
             }
             storage.restart();
@@ -284,4 +287,71 @@ fn a_prepared_file_takes_over_from_one_that_was_only_allocated() {
     drop(a);
     storage.restart();
     assert_eq!(everything(&open(&storage, false)).len(), 6);
+}
+
+/// Batches of 500 bytes until there are so many segments; gives the bases.
+fn fill(a: &mut Appender<SimStorage>, segments: usize) -> Vec<Offset> {
+    while a.segments().len() < segments {
+        let batch = a.commit(pending(&[message(a.next().0, 500)]), a.next().0).expect("commits");
+        a.index(&batch);
+    }
+    a.segments().infos().expect("lists").iter().map(|s| s.base).collect()
+}
+
+#[test]
+fn a_retired_file_of_another_size_becomes_no_segment() {
+    seed_random(4);
+    let storage = Arc::new(SimStorage::new(4));
+    fill(&mut open(&storage, true), 4);
+    let larger = Limits { segment_bytes: 256 * 1024, ..SMALL };
+    let mut a = Appender::open(storage.clone(), &Opening { limits: larger, ..opening(false, Offset(0)) }).expect("opens");
+    let bases = fill(&mut a, 5);
+    a.segments().retire(&*storage, bases[3]).expect("retires");
+    assert!(!a.segments().spares.is_any());
+    fill(&mut a, 5);
+    for (segment, _) in a.segments().all().iter().filter(|(s, _)| s.head.segment_bytes == larger.segment_bytes) {
+        assert_eq!(crate::storage::File::bytes(&segment.file).expect("a size"), 256 * 1024);
+    }
+}
+
+#[test]
+fn a_missing_sidecar_or_a_failed_removal_does_not_end_retention() {
+    seed_random(6);
+    let storage = Arc::new(SimStorage::new(6));
+    let mut a = open(&storage, true);
+    let bases = fill(&mut a, 7);
+    a.segments().sealed().iter().for_each(|(segment, end)| crate::index::seal(&*storage, segment, *end).expect("writes"));
+    storage.remove(Name::Index(bases[0])).expect("it was there");
+    a.segments().retire(&*storage, bases[3]).expect("retires");
+    let old =
+        || storage.names().expect("lists").into_iter().filter(|n| matches!(n, Name::Segment(b) | Name::Index(b) if *b < bases[5])).count();
+    assert_eq!((a.segments().len(), old()), (4, 4), "two segments and their sidecars");
+    // The removal fails once: the next retirement does what is left.
+    storage.fail_removal();
+    assert!(a.segments().retire(&*storage, bases[5]).is_err());
+    assert!(old() > 0);
+    a.segments().retire(&*storage, bases[5]).expect("retires");
+    assert_eq!((a.segments().len(), old()), (2, 0));
+}
+
+/// The clock is set back while the log stands, and its newest segment is empty after the first of two starts.
+#[test]
+fn times_never_go_back_over_starts_without_records() {
+    seed_random(9);
+    let storage = Arc::new(SimStorage::new(9));
+    let mut a = open(&storage, false);
+    for n in 0..3 {
+        a.commit(pending(&[message(n, 50)]), 1_000_000 + n).expect("commits");
+    }
+    drop(a);
+    for clean in [false, false, true, false] {
+        drop(open(&storage, clean));
+    }
+    let mut a = open(&storage, false);
+    let batch = a.commit(pending(&[message(7, 50)]), 5).expect("commits");
+    assert!(batch.get(0).time_ms >= 1_000_002, "{} ms", batch.get(0).time_ms);
+    assert!(a.segments().infos().expect("lists").is_sorted_by_key(|s| s.created_ms));
+    let indexes = crate::index::Cache::new(1 << 20);
+    let source = crate::reader::Source { storage: &*storage, segments: a.segments(), indexes: &indexes, durable: a.next() };
+    assert_eq!(crate::seek::seek(&source, PartitionId(3), &crate::Seek::Time(500_000)).expect("reads"), Offset(0));
 }

@@ -12,6 +12,7 @@ mod pending;
 mod ring;
 mod seek;
 mod state;
+mod stepped;
 
 use crate::{
     Batch, Durability, Kind, Limits, Offset, PartitionId, Records,

@@ -85,3 +85,39 @@ fn pages_give_what_a_fold_gives() {
     }
     assert!(indexed > 30, "hardly any index was used: {indexed}");
 }
+
+/// After a restart the first to look for places in a segment may ask for a moment early in it. What it finds stays, so it must be all of them.
+#[test]
+fn an_early_moment_leaves_later_times_right() {
+    for early in [false, true] {
+        seed_random(3);
+        let storage = Arc::new(SimStorage::new(3));
+        let large = || Opening { limits: Limits { segment_bytes: 1 << 20, ..SMALL }, ..opening(false, Offset(0)) };
+        let mut a = Appender::open(storage.clone(), &large()).expect("opens");
+        // One a second, in a single sealed segment.
+        for n in 0..4_000u64 {
+            let mut r = Records::default();
+            let key: &[u8] = if n % 100 == 0 { b"k/9" } else { b"k/1" };
+            r.push(Kind::Message, 1, &[], key, b"", &[7; 180]).expect("small");
+            let batch = a.commit(pending(&[r]), n * 1_000).expect("commits");
+            a.index(&batch);
+        }
+        a.segments().sealed().iter().for_each(|(segment, end)| index::seal(&*storage, segment, *end).expect("writes"));
+        let end = a.next();
+        drop(a);
+        let a = Appender::open(storage.clone(), &large()).expect("opens");
+        let indexes = Cache::new(1 << 20);
+        let source = Source { storage: &*storage, segments: a.segments(), indexes: &indexes, durable: end };
+        if early {
+            let n = Newest { below: Offset(5), select: Arc::new(Ending(None)), after: Vec::new(), keys_max: 10, bytes_max: 1 << 20 };
+            assert_eq!(newest(&source, &n).expect("reads").batch.len(), 2);
+        }
+        let wanted = crate::Wanted::Range { from: Offset(0), to: end, select: Arc::new(Ending(Some(b'9'))) };
+        let fetch = crate::Fetch { partition: PartitionId(3), wanted, records_max: u32::MAX, bytes_max: u32::MAX };
+        let fetched = crate::reader::fetch(&source, &fetch).expect("reads");
+        assert_eq!(fetched.batch.len(), 40);
+        // The time of the last place before it, at most 64 KiB of log early: about 250 records of one second.
+        let latest = fetched.batch.iter().map(|r| r.offset.0 * 1_000 - r.time_ms).max();
+        assert!(latest < Some(400_000), "early {early}: a time that is {latest:?} ms early");
+    }
+}

@@ -37,16 +37,16 @@ impl Store {
     fn clean(&mut self) -> bool {
         let segments = self.appender.segments().clone();
         let (directory, appender) = (&mut self.directory, &mut self.appender);
-        let done = clean_oldest(&segments, &mut |piece| {
+        let done = clean_oldest(&segments, 16 * 1024, &mut |piece| {
             let mut p = Pending::default();
-            let copied = directory.copy(piece, |r| {
+            directory.copy(piece, |r| {
                 p.push(r);
                 Ok(Receipt(0))
             })?;
             if !p.is_empty() {
-                appender.commit(p, 0).map_err(|f| AppendError::Failed(Arc::new(f)))?;
+                appender.commit(p, 0).map_err(|e| AppendError::Failed(Arc::new(e.into())))?;
             }
-            Ok(copied)
+            Ok(())
         });
         match done {
             Ok(_) => remove_oldest(&*self.storage, &segments).is_ok(),
