@@ -47,7 +47,7 @@ pub struct Partition {
 pub type Named<'a> = dyn FnMut(&[u8], u32, &[u8]) -> Vec<(PartitionId, Offset)> + 'a;
 
 /// The disk of a partition: where, below the data directory, and how it is written.
-type Make<'a, S> = dyn Fn(&Path, Durability) -> Result<Arc<S>, OpenError> + 'a;
+pub type Make<'a, S> = dyn Fn(&Path, Durability) -> Result<Arc<S>, OpenError> + 'a;
 
 pub type FetchDone = Box<dyn FnOnce(Result<Fetched, ReadError>) + Send>;
 pub type SeekDone = Box<dyn FnOnce(Result<Offset, ReadError>) + Send>;
@@ -546,6 +546,14 @@ impl<S: Storage> Drop for LogEngine<S> {
         others.into_iter().for_each(|t| {
             let _printed_by_its_thread = t.join();
         });
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl<S: Storage> LogEngine<S> {
+    /// Opens the log with its threads on any disks, without a lock on the directory.
+    pub fn open_on_disks(o: &Options, disk: &Make<'_, S>, named: &mut Named<'_>) -> Result<Self, OpenError> {
+        Self::open_on(o, disk, named, None, true)
     }
 }
 

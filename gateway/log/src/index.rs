@@ -21,7 +21,7 @@ use crate::{
     batch::parse,
     reader::{Select, Skip},
     record::crc,
-    segment::{Scan, Segment},
+    segment::{BATCHES_AT, Scan, Segment},
     storage::{File, Name, Storage},
 };
 use parking_lot::{Mutex, RwLock};
@@ -111,7 +111,9 @@ impl Building {
     /// Of a segment that was written before, up to `end`.
     pub fn of<F: File>(segment: &Segment<F>, end: Offset) -> Result<Self, ReadError> {
         let mut building = Self::new(segment.head.base);
-        if let Some(place) = segment.place(segment.head.base, end)? {
+        if segment.head.base < end {
+            let place = segment.place(segment.head.base, end)?.filter(|place| place.delta == 0);
+            let place = place.ok_or_else(|| segment.damaged(BATCHES_AT, segment.head.base))?;
             let mut scan = Scan::new(segment, place);
             while scan.next() < end {
                 let (raw, _) = scan.step()?;

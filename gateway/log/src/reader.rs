@@ -111,12 +111,15 @@ struct Out {
 }
 
 impl Out {
-    /// The first of a fetch is told; the next fetch finds the next.
-    fn damaged(&mut self, file: &str, at: u64, range: Range<Offset>) {
-        if self.fetched.damage.is_none() {
-            self.fetched.lost = range.clone();
-            self.fetched.damage = Some(Damage { file: file.to_owned(), at, range });
+    /// Ends the fetch behind records that cannot be read, or before them if others are lost already: a fetch tells of one loss.
+    fn lose(&mut self, file: &str, at: u64, range: Range<Offset>) {
+        if !self.fetched.lost.is_empty() {
+            self.fetched.next = range.start;
+            return;
         }
+        self.fetched.next = range.end;
+        self.fetched.lost = range.clone();
+        self.fetched.damage = Some(Damage { file: file.to_owned(), at, range });
     }
 
     fn is_full(&self) -> bool {
@@ -144,8 +147,7 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
         let end = after.unwrap_or(to).min(to);
         let Some(place) = segment.place(at, after.unwrap_or(source.durable))? else {
             // Nothing in it can be read, not even where it begins.
-            out.damaged(&segment.name, BATCHES_AT, at..end);
-            out.fetched.next = end;
+            out.lose(&segment.name, BATCHES_AT, at..end);
             return Ok(());
         };
         if !select.is_wide()
@@ -168,6 +170,10 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
             }
         }
         let mut scan = Scan::new(&segment, place);
+        if scan.next() > at {
+            out.lose(&segment.name, BATCHES_AT, at..scan.next().min(end));
+            return Ok(());
+        }
         while scan.next() < end {
             if out.is_full() {
                 out.fetched.next = at;
@@ -182,13 +188,7 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
                         // Before what is wanted.
                         continue;
                     }
-                    if !out.fetched.lost.is_empty() {
-                        // One at a time.
-                        out.fetched.next = lost.start;
-                        return Ok(());
-                    }
-                    out.fetched.next = lost.end;
-                    out.damaged(&segment.name, byte, lost);
+                    out.lose(&segment.name, byte, lost);
                     return Ok(());
                 }
                 Err(e) => return Err(e),
@@ -245,7 +245,6 @@ fn pick<F: File>(
 
 fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset], out: &mut Out) -> Result<(), ReadError> {
     let mut wanted = offsets.iter().copied().filter(|o| *o < durable).peekable();
-    out.fetched.next = offsets.last().map_or(Offset(0), |o| o.plus(1));
     while let Some(&first) = wanted.peek() {
         let Some((segment, after)) = segments.find(first) else {
             // Older than the oldest segment.
@@ -254,9 +253,8 @@ fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset],
         };
         let end = after.unwrap_or(durable);
         let Some(place) = segment.place(first, end)? else {
-            while wanted.next_if(|o| *o < end).is_some() {}
-            out.damaged(&segment.name, BATCHES_AT, first..end);
-            continue;
+            out.lose(&segment.name, BATCHES_AT, first..end);
+            return Ok(());
         };
         let mut scan = Scan::new(&segment, place);
         while let Some(&offset) = wanted.peek() {
@@ -268,6 +266,10 @@ fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset],
                 out.fetched.next = offset;
                 return Ok(());
             }
+            if scan.next() > offset {
+                out.lose(&segment.name, BATCHES_AT, offset..scan.next().min(end));
+                return Ok(());
+            }
             let before = scan.next() < offset;
             match scan.step() {
                 Ok(_) if before => {}
@@ -276,13 +278,17 @@ fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset],
                     wanted.next();
                 }
                 Err(ReadError::Damaged { at: byte, .. }) => {
-                    let lost = scan.next()..scan.pass_damage()?.map_or(end, |next| next.min(end));
-                    while wanted.next_if(|o| *o < lost.end).is_some() {}
-                    out.damaged(&segment.name, byte, lost);
+                    let lost = scan.next().max(offset)..scan.pass_damage()?.map_or(end, |next| next.min(end));
+                    // Else it is before what is wanted.
+                    if lost.start < lost.end {
+                        out.lose(&segment.name, byte, lost);
+                        return Ok(());
+                    }
                 }
                 Err(e) => return Err(e),
             }
         }
     }
+    out.fetched.next = offsets.last().map_or(Offset(0), |o| o.plus(1));
     Ok(())
 }

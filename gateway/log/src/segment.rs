@@ -246,7 +246,7 @@ impl<F: File> Segment<F> {
         }
     }
 
-    /// The last place at or before `offset`; `None` in a segment without records. The first call on a segment of an earlier run
+    /// The last place at or before `offset`, or the first of all if what is before that cannot be read; `None` in a segment without records. The first call on a segment of an earlier run
     /// hops over its batch headers, up to `end`: the end of all that can be read of the segment, because what is found stays.
     pub(crate) fn place(&self, offset: Offset, end: Offset) -> Result<Option<Place>, ReadError> {
         if self.places.read().is_none() {
@@ -256,7 +256,7 @@ impl<F: File> Segment<F> {
         let places = self.places.read();
         let places = places.as_deref().unwrap_or_default();
         let i = places.partition_point(|p| self.head.base.0 + u64::from(p.delta) <= offset.0);
-        Ok(i.checked_sub(1).and_then(|i| places.get(i)).copied())
+        Ok(places.get(i.saturating_sub(1)).copied())
     }
 
     /// The last place whose records are older than `ms`; `None`: nothing in it is. As in `place`, the first call may hop over batch headers.
@@ -462,11 +462,11 @@ impl<F: File> Segments<F> {
     /// Takes sealed segments that end at or before `below` away, oldest first, durably. A file that nobody reads becomes a spare, unzeroed; one that is
     /// being read is removed, and its readers keep it open.
     pub(crate) fn retire<S: Storage<File = F>>(&self, storage: &S, below: Offset) -> io::Result<()> {
-        let mut changed = false;
-        for base in std::mem::take(&mut *self.leftover.lock()) {
-            changed = true;
-            self.remove_retired(storage, base)?;
-        }
+        let leftover = std::mem::take(&mut *self.leftover.lock());
+        let mut changed = !leftover.is_empty();
+        // Each is tried, whatever becomes of the others.
+        let removed: Vec<_> = leftover.into_iter().map(|base| self.remove_retired(storage, base)).collect();
+        removed.into_iter().collect::<io::Result<()>>()?;
         while let Some(oldest) = self.take_oldest(below) {
             changed = true;
             let base = oldest.head.base;

@@ -16,7 +16,7 @@ use crate::{
     reader::{self, Fetch, Source, Wanted},
     readers::{Job, Turn},
     record::{PushError, Registration},
-    segment::{Limits, Scan, Segment, Segments},
+    segment::{BATCHES_AT, Limits, Scan, Segment, Segments},
     storage::{File, Name, Storage},
 };
 use parking_lot::{Condvar, Mutex};
@@ -188,7 +188,11 @@ fn each_record<F: File>(segments: &Segments<F>, end: Offset, each: &mut dyn FnMu
 }
 
 fn each_of<F: File>(segment: &Segment<F>, end: Offset, each: &mut dyn FnMut(Offset, &[u8])) -> Result<(), ReadError> {
-    let Some(place) = segment.place(segment.head.base, end)? else { return Ok(()) };
+    if segment.head.base >= end {
+        return Ok(());
+    }
+    let place = segment.place(segment.head.base, end)?.filter(|place| place.delta == 0);
+    let place = place.ok_or_else(|| segment.damaged(BATCHES_AT, segment.head.base))?;
     let mut scan = Scan::new(segment, place);
     while scan.next() < end {
         let offset = scan.next();

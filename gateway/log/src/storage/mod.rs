@@ -3,6 +3,8 @@
 //! Invariant: no path above this trait; a directory is a set of `Name`s.
 //! Must not know: what is in the files.
 
+#[cfg(any(test, feature = "sim"))]
+pub mod chaos;
 mod file;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
