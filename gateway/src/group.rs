@@ -36,7 +36,8 @@ const FETCH_RECORDS: u32 = 1_024;
 
 pub(crate) enum Command {
     /// Answered with `Mail::shared`.
-    Join { peer: Arc<Peer>, id: SubscribeId, sid: u64, credit: usize },
+    /// Per partition, a new group begins at this offset or later.
+    Join { peer: Arc<Peer>, id: SubscribeId, sid: u64, credit: usize, from: Vec<Offset> },
     /// The member of this peer is done with it.
     Settle(u64, Place),
     /// The connection of a member is gone, and had not sent these.
@@ -226,12 +227,12 @@ impl Home {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Join { peer, id, sid, credit } => {
+            Command::Join { peer, id, sid, credit, from } => {
                 self.subscribers.insert(sid);
                 self.group.join(peer.id, credit);
                 self.joining.push((peer.clone(), id));
                 self.members.insert(peer.id, Member { peer, id, sid, given: Vec::new() });
-                self.enter();
+                self.enter(&from);
             }
             Command::Settle(peer, place) => {
                 if self.group.settle(peer, place) {
@@ -242,6 +243,10 @@ impl Home {
             Command::Unshare(sid) => {
                 self.subscribers.remove(&sid);
                 let members: Vec<u64> = self.members.iter().filter(|(_, m)| m.sid == sid).map(|(peer, _)| *peer).collect();
+                // It was promised an answer, and there will be no group to wait for.
+                for (peer, id) in self.joining.extract_if(.., |(peer, _)| members.contains(&peer.id)) {
+                    peer.tell(|m| m.shared.push(id));
+                }
                 members.into_iter().for_each(|peer| self.gone(peer, &HashSet::new()));
             }
         }
@@ -260,12 +265,13 @@ impl Home {
     }
 
     /// Has the tails offer what matches.
-    fn enter(&mut self) {
+    fn enter(&mut self, from: &[Offset]) {
         if std::mem::replace(&mut self.entered, true) {
             return;
         }
-        for tail in &self.gateway.tails {
-            let _ = tail.send(tail::Command::Subscribe(self.peer.clone(), SubscribeId(0), self.filter.clone()));
+        for (nth, tail) in self.gateway.tails.iter().enumerate() {
+            let from = from.get(nth).copied().unwrap_or_default();
+            let _ = tail.send(tail::Command::Subscribe(self.peer.clone(), SubscribeId(0), self.filter.clone(), from));
         }
     }
 

@@ -20,6 +20,8 @@ use weir_log::{Entry, Fetched, ReadError, Wake};
 #[derive(Default)]
 pub(crate) struct Mail {
     pub started: Vec<(SubscribeId, PartitionId, Offset)>,
+    /// Tails that have offered everything before this offset.
+    pub offered: Vec<(PartitionId, Offset)>,
     /// Shared subscriptions whose groups are durable.
     pub shared: Vec<SubscribeId>,
     /// Records that groups gave.

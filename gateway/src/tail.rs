@@ -26,8 +26,10 @@ const BATCHES_PER_TURN: usize = 16;
 const BATCHES_PER_COMMAND: usize = 64;
 
 pub(crate) enum Command {
-    /// Offer what matches; answered with `Mail::started`.
-    Subscribe(Arc<Peer>, SubscribeId, Box<str>),
+    /// Offer what matches; answered with `Mail::started`, at this offset or later.
+    Subscribe(Arc<Peer>, SubscribeId, Box<str>, Offset),
+    /// Answered with `Mail::offered` when everything before this offset was offered.
+    Reach(Arc<Peer>, Offset),
     Unsubscribe(u64, Box<str>),
     /// Offer everything from now on.
     Join(u64),
@@ -70,6 +72,8 @@ pub(crate) struct Tail {
     trie: Trie<u32>,
     cache: HashMap<Box<[u8]>, Arc<[u32]>>,
     touched: Vec<u32>,
+    /// Commands that wait for an offset: what their connections appended before them is not folded yet.
+    parked: Vec<(Offset, Command)>,
     /// Batches so far.
     batches: usize,
 }
@@ -98,6 +102,7 @@ impl Tail {
             trie: Trie::default(),
             cache: HashMap::new(),
             touched: Vec::new(),
+            parked: Vec::new(),
             batches: 0,
         }
     }
@@ -120,6 +125,7 @@ impl Tail {
                 let Some(batch) = self.following.poll() else { break };
                 self.fold(&batch);
                 self.offer(&batch);
+                self.serve_parked();
                 command = command.or_else(|| self.commands.try_recv().ok());
                 left -= usize::from(command.is_some());
                 if self.turn() {
@@ -142,9 +148,21 @@ impl Tail {
         self.batches.is_multiple_of(BATCHES_PER_TURN)
     }
 
+    /// Serves those whose offset has been reached.
+    fn serve_parked(&mut self) {
+        if self.parked.is_empty() {
+            return;
+        }
+        let (due, parked): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parked).into_iter().partition(|(at, _)| *at <= self.position);
+        self.parked = parked;
+        due.into_iter().for_each(|(_, command)| self.serve(command));
+    }
+
     fn serve(&mut self, command: Command) {
         match command {
-            Command::Subscribe(peer, id, filter) => {
+            Command::Subscribe(.., at) | Command::Reach(_, at) if at > self.position => self.parked.push((at, command)),
+            Command::Reach(peer, at) => peer.tell(|m| m.offered.push((self.id, at))),
+            Command::Subscribe(peer, id, filter, _) => {
                 let slot = self.slot(&peer);
                 if self.trie.insert(&filter, slot) {
                     self.cache.clear();
@@ -156,6 +174,7 @@ impl Tail {
                 peer.tell(|m| m.started.push((id, partition, at)));
             }
             Command::Unsubscribe(peer, filter) => {
+                self.end_parked(|p, parked| p.id == peer && *parked == *filter);
                 let Some(slot) = self.by_peer.get(&peer) else { return };
                 self.trie.remove(&filter, slot);
                 self.cache.clear();
@@ -173,6 +192,8 @@ impl Tail {
             }
             Command::Position(answer) => drop(answer.send(self.position)),
             Command::Leave(peer) => {
+                self.end_parked(|p, _| p.id == peer);
+                self.parked.retain(|(_, command)| !matches!(command, Command::Reach(p, _) if p.id == peer));
                 let Some(slot) = self.by_peer.remove(&peer) else { return };
                 if let Some(reader) = self.readers[slot as usize].take() {
                     for filter in &reader.filters {
@@ -183,6 +204,18 @@ impl Tail {
                 }
             }
         }
+    }
+
+    /// Answers parked commands of a peer whose subject has gone: what was promised is given.
+    fn end_parked(&mut self, gone: impl Fn(&Peer, &str) -> bool) {
+        let (id, position) = (self.id, self.position);
+        self.parked.retain(|(at, command)| match command {
+            Command::Subscribe(peer, subscribe_id, filter, _) if gone(peer, filter) => {
+                peer.tell(|m| m.started.push((*subscribe_id, id, position.max(*at))));
+                false
+            }
+            _ => true,
+        });
     }
 
     fn slot(&mut self, peer: &Arc<Peer>) -> u32 {

@@ -30,6 +30,8 @@ pub struct Raw {
     version: Version,
     pub session_present: bool,
     closed: bool,
+    /// What is sent is gathered here, for one write.
+    gathered: Option<Vec<u8>>,
 }
 
 fn text(s: &str) -> Vec<u8> {
@@ -72,7 +74,7 @@ impl Raw {
     ) -> Option<Self> {
         let socket = TcpStream::connect(("127.0.0.1", port)).ok()?;
         socket.set_nodelay(true).unwrap();
-        let mut c = Self { socket, version, session_present: false, closed: false };
+        let mut c = Self { socket, version, session_present: false, closed: false, gathered: None };
         let level = if version == Version::V5 { 5 } else { 4 };
         let flags = u8::from(clean) << 1 | if will.is_some() { 0x0C } else { 0 };
         let mut body = [&text("MQTT")[..], &[level, flags, 0, 0]].concat();
@@ -101,7 +103,19 @@ impl Raw {
         }
         packet.push(n as u8);
         packet.extend_from_slice(body);
+        if let Some(gathered) = &mut self.gathered {
+            gathered.extend(packet);
+            return true;
+        }
         self.socket.write_all(&packet).is_ok()
+    }
+
+    /// Everything that `send` sends leaves in one write.
+    pub fn in_one_write(&mut self, send: impl FnOnce(&mut Self)) {
+        self.gathered = Some(Vec::new());
+        send(self);
+        let gathered = self.gathered.take().unwrap();
+        self.socket.write_all(&gathered).unwrap();
     }
 
     pub fn send(&mut self, head: u8, body: &[u8]) {
@@ -154,14 +168,29 @@ impl Raw {
         self.subscribe_or_break(filter, options) == Some(options)
     }
 
-    fn subscribe_or_break(&mut self, filter: &str, options: u8) -> Option<u8> {
+    /// SUBSCRIBE with packet id 9, without waiting.
+    pub fn send_subscribe(&mut self, filter: &str, options: u8) -> bool {
         let mut body = vec![0, 9];
         if self.version == Version::V5 {
             body.push(0);
         }
         body.extend(text(filter));
         body.push(options);
-        self.try_send(0x82, &body);
+        self.try_send(0x82, &body)
+    }
+
+    /// UNSUBSCRIBE with packet id 8, without waiting.
+    pub fn send_unsubscribe(&mut self, filter: &str) {
+        let mut body = vec![0, 8];
+        if self.version == Version::V5 {
+            body.push(0);
+        }
+        body.extend(text(filter));
+        self.send(0xA2, &body);
+    }
+
+    fn subscribe_or_break(&mut self, filter: &str, options: u8) -> Option<u8> {
+        self.send_subscribe(filter, options);
         let suback = self.next(Duration::from_secs(10))?;
         assert_eq!(suback.head, 0x90, "{suback:02x?}");
         suback.body.last().copied()

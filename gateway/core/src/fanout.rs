@@ -131,6 +131,8 @@ pub struct Reader {
     joins: u64,
     /// QoS 0 records from here on are sent: they came while the reader kept up, or are asked for.
     pub live_from: Offset,
+    /// Records before it are sent whatever their QoS: a subscription asked for them from the past.
+    pub kept_until: Offset,
     /// It went back: what the inbox holds is too new.
     went_back: bool,
 }
@@ -203,9 +205,9 @@ impl Reader {
         self.next = self.next.max(next);
     }
 
-    /// Reads from `to` on, again if it has come further, and with all that is of QoS 0. What a fetch on its way brings is too new and must not be sent.
-    pub fn go_back(&mut self, to: Offset) {
-        self.live_from = self.live_from.min(to);
+    /// Reads from `to` on, again if it has come further, and with all that is of QoS 0 before `until`. What a fetch on its way brings is too new and must not be sent.
+    pub fn go_back(&mut self, to: Offset, until: Offset) {
+        self.kept_until = self.kept_until.max(until);
         if to < self.next {
             self.next = to;
             self.entries.clear();
@@ -216,6 +218,12 @@ impl Reader {
     /// The fetch that `step` asked for has ended; what it found was sent up to `next`.
     pub fn fetched(&mut self) {
         self.fetching = false;
+    }
+
+    /// A message of QoS 0 at this place is not sent: it was published while the reader was behind, and nobody asked for it from the past.
+    #[must_use]
+    pub fn is_late(&self, offset: Offset) -> bool {
+        offset < self.live_from && offset >= self.kept_until
     }
 
     #[must_use]
@@ -369,8 +377,8 @@ mod tests {
                         let sent: Vec<u64> = (from..was).filter(|n| n % every == 0).collect();
                         prop_assert_eq!(std::mem::take(&mut w.sent), sent);
                         from = back;
-                        w.reader.go_back(Offset(back));
-                        prop_assert!(w.reader.live_from <= Offset(back));
+                        w.reader.go_back(Offset(back), Offset(was));
+                        prop_assert!((back..was).all(|n| !w.reader.is_late(Offset(n))));
                     }
                     // Memory lets go of what the tail has seen.
                     _ => w.memory = w.memory.max(w.tail.saturating_sub(n as usize)),

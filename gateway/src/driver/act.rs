@@ -44,21 +44,23 @@ impl Driver {
                 self.filters = None;
                 self.read_again();
                 let tails = self.gateway.read_by(&filter);
-                self.tell_tails(tails, || Command::Subscribe(self.peer.clone(), id, filter.clone()));
+                let from = self.appended_ends();
+                let from = |nth: usize| from.get(nth).copied().unwrap_or_default();
+                self.tell_tails(tails, |nth| Command::Subscribe(self.peer.clone(), id, filter.clone(), from(nth)));
             }
             Action::Unsubscribe(filter) => {
                 self.gateway.interests.remove(&filter);
                 self.filters = None;
                 let tails = self.gateway.read_by(&filter);
-                self.tell_tails(tails, || Command::Unsubscribe(self.peer.id, filter.clone()));
+                self.tell_tails(tails, |_| Command::Unsubscribe(self.peer.id, filter.clone()));
             }
             Action::Share { id, filter, new } => {
                 if new {
                     self.gateway.interests.add(&filter);
                 }
                 if let Some((sid, credit)) = self.phase.session().map(|s| (s.sid(), s.credit())) {
-                    let peer = self.peer.clone();
-                    Groups::tell(&self.gateway, &filter, group::Command::Join { peer, id, sid, credit });
+                    let (peer, from) = (self.peer.clone(), self.appended_ends());
+                    Groups::tell(&self.gateway, &filter, group::Command::Join { peer, id, sid, credit, from });
                     self.shared.push(filter);
                 }
             }
@@ -144,10 +146,10 @@ impl Driver {
         self.watermarks(now);
     }
 
-    fn tell_tails(&self, tails: impl Iterator<Item = usize>, command: impl Fn() -> Command) {
-        for tail in tails.filter_map(|nth| self.gateway.tails.get(nth)) {
+    pub(super) fn tell_tails(&self, tails: impl Iterator<Item = usize>, command: impl Fn(usize) -> Command) {
+        for (nth, tail) in tails.filter_map(|nth| Some((nth, self.gateway.tails.get(nth)?))) {
             // A tail that is gone means that the process ends.
-            let _ = tail.send(command());
+            let _ = tail.send(command(nth));
         }
     }
 
@@ -165,7 +167,7 @@ impl Driver {
 
     pub(super) fn leave_tails(&mut self) {
         if std::mem::take(&mut self.entered) {
-            self.tell_tails(0..self.gateway.tails.len(), || Command::Leave(self.peer.id));
+            self.tell_tails(0..self.gateway.tails.len(), |_| Command::Leave(self.peer.id));
         }
     }
 }

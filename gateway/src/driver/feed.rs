@@ -105,9 +105,14 @@ impl Feeding {
 impl Driver {
     /// Gives the session records while there is room: what must be sent again, then retained pages, then what is new.
     pub(super) fn feed(&mut self, now: Now) {
+        self.stuck = false;
         loop {
             let Phase::Running(session) = &mut self.phase else { return };
-            if !session.may_deliver() || self.out.len() >= OUT_BYTES_HIGH {
+            if !session.may_deliver() {
+                return;
+            }
+            if self.out.len() >= OUT_BYTES_HIGH {
+                self.stuck = true;
                 return;
             }
             match std::mem::replace(&mut self.feeding, Feeding::Idle) {
@@ -222,6 +227,7 @@ impl Driver {
         let Phase::Running(session) = &mut self.phase else { return None };
         let before = self.out.len();
         if before >= OUT_BYTES_HIGH || deliver(session, self.out.end()) == Delivery::NoRoom {
+            self.stuck = true;
             return None;
         }
         let sent = self.out.len() > before;
@@ -271,6 +277,11 @@ impl Driver {
         let Phase::Running(session) = &mut self.phase else { return false };
         if let Some((p, offsets)) = session.resend_next(self.out.end()) {
             self.fetch(Feed::Resend(offsets.clone()), p, exactly(offsets.into_iter()));
+            return false;
+        }
+        if session.is_resending() {
+            // The client has no room for the rest: nothing new overtakes it.
+            self.stuck = true;
             return false;
         }
         if session.page_next().is_some() {
@@ -346,6 +357,7 @@ impl Driver {
         if let Some(m) = kept
             && session.deliver_retained(now, &m, self.out.end()) == Delivery::NoRoom
         {
+            self.stuck = true;
             self.feeding = Feeding::Found(page, entry);
             return false;
         }

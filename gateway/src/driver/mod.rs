@@ -11,6 +11,7 @@
 mod act;
 mod feed;
 mod life;
+mod order;
 mod out;
 mod submit;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use weir_bridge::filters::Filters;
 use weir_core::{
     codec::{Decoded, decode},
     group::Place,
-    ids::{Now, PartitionId, Receipt, Source, SubscribeId, Watermark},
+    ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId, Watermark},
     packet::{Packet, ReasonCode, Version},
     session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
 };
@@ -87,6 +88,14 @@ pub(crate) struct Driver {
     needs: usize,
     /// There are packets in `rest`.
     waiting: bool,
+    /// The first of them waits for what those before it began.
+    blocked: bool,
+    /// Filters were added or removed since its actions were carried out.
+    filters_changed: bool,
+    /// Tails that were asked to say when they have offered everything up to there, and whether they have.
+    reached: Vec<(PartitionId, Offset, bool)>,
+    /// There was no room for what was to be sent last.
+    stuck: bool,
     pub out: Out,
     asked: Asked,
     /// Where it comes from, if that is known.
@@ -158,6 +167,10 @@ impl Driver {
             rest: Vec::new(),
             needs: 0,
             waiting: false,
+            blocked: false,
+            filters_changed: false,
+            reached: Vec::new(),
+            stuck: false,
             out: Out::default(),
             asked: Asked::default(),
             address: None,
@@ -220,7 +233,7 @@ impl Driver {
             Phase::Running(s) => s.wants_packets(),
             _ => false,
         };
-        ready && self.close.is_none() && !self.full && self.put.is_none() && self.out.len() < OUT_BYTES_STOP
+        ready && self.close.is_none() && !self.full && !self.blocked && self.put.is_none() && self.out.len() < OUT_BYTES_STOP
     }
 
     /// When `timeout` is due, in `Now::monotonic_ms`.
@@ -281,9 +294,15 @@ impl Driver {
 
     pub fn timeout(&mut self) {
         let now = self.gateway.now();
-        match &self.phase {
+        match &mut self.phase {
             Phase::FirstPacket { .. } => self.closed(Cause::KeepAlive),
-            Phase::Running(_) => self.event(now, Event::Timeout),
+            Phase::Running(session) => {
+                if self.blocked {
+                    // What was heard is not looked at yet.
+                    session.heard(now);
+                }
+                self.event(now, Event::Timeout);
+            }
             _ => {}
         }
         self.pump(now);
@@ -312,6 +331,7 @@ impl Driver {
     /// Takes whole packets. Gives their bytes.
     fn packets(&mut self, now: Now, bytes: &[u8]) -> usize {
         let mut used = 0;
+        self.blocked = false;
         while self.wants_more() {
             let max = if matches!(self.phase, Phase::FirstPacket { .. }) { FIRST_PACKET_BYTES_MAX } else { PACKET_BYTES_MAX };
             match decode(bytes.get(used..).unwrap_or_default(), self.version, max) {
@@ -320,6 +340,10 @@ impl Driver {
                     break;
                 }
                 Ok(Decoded::Packet(packet, n)) => {
+                    if self.must_wait(now, &packet) {
+                        self.blocked = true;
+                        break;
+                    }
                     used += n;
                     self.packet(now, packet);
                 }
@@ -334,7 +358,8 @@ impl Driver {
 
     /// One append per partition for everything that the pass brought.
     fn end_pass(&mut self, now: Now) {
-        self.waiting = !self.rest.is_empty() && matches!(self.phase, Phase::Claiming(_) | Phase::Loading(_) | Phase::Settling(..));
+        let begins = matches!(self.phase, Phase::Claiming(_) | Phase::Loading(_) | Phase::Settling(..));
+        self.waiting = !self.rest.is_empty() && (begins || self.blocked);
         self.submit(now);
         self.trace_taken();
     }
@@ -343,7 +368,7 @@ impl Driver {
     fn wants_more(&self) -> bool {
         match &self.phase {
             Phase::FirstPacket { .. } => self.close.is_none(),
-            Phase::Running(s) => self.close.is_none() && s.is_connected(),
+            Phase::Running(s) => self.close.is_none() && s.is_connected() && !self.blocked,
             _ => false,
         }
     }
@@ -427,6 +452,23 @@ impl Driver {
 
     /// Does everything that can be done now.
     fn pump(&mut self, now: Now) {
+        self.work(now);
+        while self.waiting && matches!(self.phase, Phase::Running(_)) {
+            let mut rest = std::mem::take(&mut self.rest);
+            let used = self.packets(now, &rest);
+            rest.drain(..used.min(rest.len()));
+            self.rest = rest;
+            self.end_pass(now);
+            if used == 0 {
+                break;
+            }
+            // What they append may be durable already, and nobody says so again.
+            self.work(now);
+        }
+        self.tell();
+    }
+
+    fn work(&mut self, now: Now) {
         self.read_mail(now);
         if self.full {
             self.submit(now);
@@ -443,16 +485,6 @@ impl Driver {
         self.watermarks(now);
         self.feed(now);
         self.act(now);
-        if self.waiting && matches!(self.phase, Phase::Running(_)) {
-            let mut rest = std::mem::take(&mut self.rest);
-            let used = self.packets(now, &rest);
-            rest.drain(..used.min(rest.len()));
-            self.rest = rest;
-            self.end_pass(now);
-            self.act(now);
-            self.feed(now);
-        }
-        self.tell();
     }
 
     /// What others may know of it.
@@ -469,6 +501,9 @@ impl Driver {
         let Some(mail) = self.peer.take() else { return };
         for (id, p, at) in mail.started {
             self.event(now, Event::Started(id, p, at));
+        }
+        for (p, at) in mail.offered {
+            self.reached.iter_mut().filter(|(q, asked, _)| *q == p && at >= *asked).for_each(|(_, _, offered)| *offered = true);
         }
         if let Some(e) = mail.unread {
             self.unreadable(now, &e);

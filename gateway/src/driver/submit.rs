@@ -7,7 +7,7 @@ use super::{Driver, log_id};
 use crate::gateway::encode;
 use std::{cell::Cell, ops::Range};
 use weir_core::{
-    ids::{Now, Receipt, Source, Watermark},
+    ids::{Now, Offset, Receipt, Source, Watermark},
     message::Message,
     packet::Qos,
     session::{Append, Cause, Event},
@@ -152,6 +152,10 @@ impl Driver {
     /// Every partition has taken its part.
     fn submitted(&mut self, now: Now, pass: &mut Pass) {
         self.trace_submitted(&pass.receipts);
+        if let Some(session) = self.phase.session() {
+            let ends = pass.receipts.iter().map(|r| r.as_ref().map(|r| r.end).filter(|end| *end < u64::MAX));
+            ends.enumerate().for_each(|(nth, end)| session.appended(nth, end.map_or_else(|| session.appended_end(nth), Offset)));
+        }
         for run in pass.runs.drain(..) {
             if let Some(receipts) = &pass.receipts[run.partition] {
                 let receipt = Receipt(receipts.start.saturating_add(run.end as u64));

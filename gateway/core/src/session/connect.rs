@@ -149,6 +149,8 @@ impl Session {
             self.exchanges = Exchanges::default();
             self.outbound = Outbound::default();
             self.paging.clear();
+            self.page_sent.clear();
+            self.lost.clear();
             self.readers.clear();
         }
         self.version = request.version;
@@ -173,7 +175,8 @@ impl Session {
         self.outbound.packet_bytes_max = request.packet_bytes_max;
         self.held = Held::default();
         self.position = request.position;
-        self.lost.clear();
+        // Whatever carried it is sent again, or was never there.
+        self.lost.iter_mut().for_each(|lost| lost.carrier = None);
         self.outbound.resend = 0..self.outbound.window.len();
         self.join(joining, present);
         let until = if self.is_stored() || self.in_store {
@@ -195,8 +198,11 @@ impl Session {
     /// Readers begin behind, where they were; a partition without a stored place is younger than the session.
     fn join(&mut self, joining: &Joining<'_>, present: bool) {
         let place = |p: PartitionId, end: Offset| {
-            let known = self.readers.iter().find(|r| r.id == p).map(|r| r.reader.next);
-            Reader::new(if present { known.unwrap_or_default() } else { end }, end)
+            let known = self.readers.iter().find(|r| r.id == p && present).map(|r| (r.reader.next, r.reader.kept_until));
+            let (next, kept_until) = known.unwrap_or((if present { Offset(0) } else { end }, Offset(0)));
+            let mut reader = Reader::new(next, end);
+            reader.kept_until = kept_until;
+            reader
         };
         let reader = |p: &Partition| PartitionReader {
             id: p.id,
@@ -204,6 +210,8 @@ impl Session {
             number: p.number,
             system: p.system,
             reader: place(p.id, p.end),
+            appended: Offset(0),
+            dropping: false,
         };
         self.readers = joining.partitions.iter().map(reader).collect();
         self.subscriptions.starting.clear();

@@ -75,6 +75,16 @@ impl Inbound {
         }
     }
 
+    /// A SUBSCRIBE waits for its tails or groups.
+    pub fn is_starting(&self) -> bool {
+        self.subscribing > 0 && self.queue.iter().any(|(until, _)| matches!(until, Until::Started(_)))
+    }
+
+    /// What SUBSCRIBEs that are not answered yet ask of the retained messages.
+    pub fn pages(&self) -> impl Iterator<Item = &Paging> {
+        self.queue.iter().flat_map(|(_, reply)| if let Reply::Subscribe(s) = reply { &s.retained[..] } else { &[] })
+    }
+
     /// Acknowledgements that have not left.
     pub fn waiting(&self) -> usize {
         self.queue.len()

@@ -239,6 +239,19 @@ struct PartitionReader {
     number: u32,
     system: bool,
     reader: Reader,
+    /// One past the last record that this connection appended.
+    appended: Offset,
+    /// The last record that matched was not sent, because it was late.
+    dropping: bool,
+}
+
+/// Records that are lost for the client, which wants to know it and does not know it yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Lost {
+    partition: PartitionId,
+    range: Range<Offset>,
+    /// The message in the window that says so: the client knows it when it acknowledges that.
+    carrier: Option<u64>,
 }
 
 /// What a filter asks of the retained messages.
@@ -273,10 +286,11 @@ pub struct Session {
     outbound: Outbound,
     held: Held,
     paging: VecDeque<Paging>,
+    /// What was sent of the part of the first page that is being sent; 64 at most.
+    page_sent: Vec<Offset>,
     /// The client wants to know where its messages went.
     position: bool,
-    /// Lost, and the client, which wants to know it, does not know it yet.
-    lost: Vec<(PartitionId, Range<Offset>)>,
+    lost: Vec<Lost>,
 
     life: Life,
     /// The store has a value of this client id.
@@ -319,6 +333,7 @@ impl Session {
             outbound: Outbound::default(),
             held: Held::default(),
             paging: VecDeque::new(),
+            page_sent: Vec::new(),
             position: false,
             lost: Vec::new(),
             life: Life::Offline,
@@ -369,6 +384,30 @@ impl Session {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.life == Life::Ended
+    }
+
+    /// The filters of a SUBSCRIBE do not all have their start yet.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        self.inbound.is_starting()
+    }
+
+    /// The connection has appended records to the nth partition, the last of which ends at `end`.
+    pub fn appended(&mut self, nth: usize, end: Offset) {
+        if let Some(reader) = self.readers.get_mut(nth) {
+            reader.appended = end;
+        }
+    }
+
+    /// One past the last record that this connection appended to the nth partition: what it subscribes to now begins there or later.
+    #[must_use]
+    pub fn appended_end(&self, nth: usize) -> Offset {
+        self.readers.get(nth).map_or(Offset(0), |r| r.appended)
+    }
+
+    /// Something was heard from the client.
+    pub fn heard(&mut self, now: Now) {
+        self.heard_ms = now.monotonic_ms;
     }
 
     /// Partitions for messages.
@@ -487,7 +526,11 @@ impl Session {
             Event::Shared(id) => self.shared(id),
             Event::PageEnded(after) => self.page_ended(after),
             Event::Checkpoint { marked } => self.put_wanted |= self.is_stored() && (marked || self.moved.is_some()),
-            Event::Lost(p, range) => self.lose(p, range),
+            Event::Lost(p, range) => {
+                self.counts.lost += range.end.0 - range.start.0;
+                self.lose(p, range, false);
+                self.touch(now);
+            }
             Event::Timeout => self.timeout(now, out),
             Event::Closed(cause) => self.close(now, cause, out),
         }

@@ -125,6 +125,11 @@ impl Outbound {
         Ok(entry)
     }
 
+    /// Something was sent in an earlier life and not yet again in this one.
+    fn is_resending(&self) -> bool {
+        !self.resend.is_empty()
+    }
+
     fn has_room(&self) -> bool {
         self.window.len() < self.window_max.min(INFLIGHT_MAX)
     }
@@ -150,8 +155,14 @@ pub enum Delivery {
 impl Session {
     pub(super) fn puback(&mut self, now: Now, id: PacketId) -> Result<(), Violation> {
         match self.outbound.finish(id, Stage::Unacknowledged)? {
-            Some(Inflight { shared: Some(s), partition, offset, .. }) => self.settle_shared(s, partition, offset),
-            Some(_) => self.touch(now),
+            Some(Inflight { shared: Some(s), partition, offset, ordinal, .. }) => {
+                self.knows(ordinal);
+                self.settle_shared(s, partition, offset);
+            }
+            Some(f) => {
+                self.knows(f.ordinal);
+                self.touch(now);
+            }
             None => {}
         }
         Ok(())
@@ -180,6 +191,8 @@ impl Session {
             }
             Stage::Sent => {
                 f.stage = Stage::Released;
+                let ordinal = f.ordinal;
+                self.knows(ordinal);
                 self.pubrel(a.packet_id, true, out);
             }
             Stage::Released => self.pubrel(a.packet_id, false, out),
@@ -238,7 +251,7 @@ impl Session {
         }
         let mut granted = self.outbound.granted.take().unwrap_or_default();
         let matches = self.subscriptions.grant(partition, r, self.client_hash, &mut granted);
-        let late = granted.qos == Qos::AtMostOnce && r.offset < reader.live_from;
+        let late = granted.qos == Qos::AtMostOnce && reader.is_late(r.offset);
         let delivery = if !matches {
             Delivery::Done
         } else if r.is_expired(now.wall_ms) {
@@ -246,10 +259,14 @@ impl Session {
             Delivery::Done
         } else if late {
             self.counts.dropped_behind += 1;
+            let dropping = std::mem::replace(&mut self.readers[nth].dropping, true);
+            self.lose(partition, r.offset..Offset(r.offset.0 + 1), dropping);
             Delivery::Done
         } else {
             let retain = granted.retain;
-            self.send(now, partition, r, &granted, retain, Why::Subscribed, out)
+            let sent = self.send(now, partition, r, &granted, retain, Why::Subscribed, out);
+            self.readers[nth].dropping &= sent != Delivery::Done;
+            sent
         };
         self.outbound.granted = Some(granted);
         if delivery == Delivery::Done {
@@ -288,6 +305,8 @@ impl Session {
         let Some((_, s)) = self.subscriptions.shared_by_id(id) else { return Delivery::Done };
         let Some(r) = record else {
             self.counts.lost += 1;
+            self.lose(partition, offset..Offset(offset.0 + 1), false);
+            self.touch(now);
             self.settle_shared(id, partition, offset);
             return Delivery::Done;
         };
@@ -321,7 +340,7 @@ impl Session {
         why: Why,
         out: &mut Vec<u8>,
     ) -> Delivery {
-        if self.held.is_full() {
+        if self.held.is_full() || self.outbound.is_resending() {
             return Delivery::NoRoom;
         }
         let stage = match granted.qos {
@@ -340,7 +359,7 @@ impl Session {
             return Delivery::NoRoom;
         }
         let (ordinal, flags) = (self.outbound.take_id(), (false, granted.qos, retain));
-        let write = |s: &mut Self, out: &mut Vec<u8>| s.write(now, (partition, r), flags, Some(id_of(ordinal)), granted, out);
+        let write = |s: &mut Self, out: &mut Vec<u8>| s.write(now, (partition, r), flags, Some(ordinal), granted, out);
         let shared = if let Why::Shared(id) = why { Some(id) } else { None };
         if self.emit(stage == Stage::Sent, out, write) {
             let retained = why == Why::Retained;
@@ -357,10 +376,11 @@ impl Session {
         now: Now,
         (partition, r): (PartitionId, &Stored<'_>),
         flags: (bool, Qos, bool),
-        id: Option<PacketId>,
+        ordinal: Option<u64>,
         granted: &Granted,
         out: &mut Vec<u8>,
     ) -> bool {
+        let id = ordinal.map(id_of);
         let mut own = std::mem::take(&mut self.outbound.own);
         own.clear();
         if self.version == Version::V5 {
@@ -394,7 +414,7 @@ impl Session {
         }
         out.extend_from_slice(r.payload);
         if granted.position {
-            self.lost.clear();
+            self.told(ordinal);
         }
         self.counts.sent[flags.1 as usize] += 1;
         true
@@ -427,6 +447,12 @@ impl Session {
         partition.map(|p| (p, offsets))
     }
 
+    /// Something is to be sent again before anything new, as the client has room for it.
+    #[must_use]
+    pub fn is_resending(&self) -> bool {
+        self.outbound.is_resending()
+    }
+
     /// Sends them again, with their ids and DUP [MQTT-3.3.1-1, MQTT-4.4.0-1]. Those that the log no longer has are given up, but an id of
     /// QoS 2, which the peer may hold, is released.
     pub fn resend<'a>(&mut self, now: Now, offsets: &[Offset], found: impl Iterator<Item = Stored<'a>>, out: &mut Vec<u8>) {
@@ -439,13 +465,15 @@ impl Session {
             let Some(f) = entry.copied() else { continue };
             while found.next_if(|r| r.offset < *offset).is_some() {}
             let record = found.next_if(|r| r.offset == *offset);
-            self.counts.lost += u64::from(record.is_none());
-            let id = id_of(f.ordinal);
+            if record.is_none() {
+                self.counts.lost += 1;
+                self.lose(f.partition, *offset..Offset(offset.0 + 1), false);
+            }
             let sent = record.is_some_and(|r| {
                 // Whatever it was granted then, it completes with the QoS it began with; a filter that is gone gives no identifiers.
                 self.subscriptions.grant(f.partition, &r, self.client_hash, &mut granted);
                 let flags = (true, f.stage.qos(), f.retained || granted.retain);
-                self.emit(false, out, |s, out| s.write(now, (f.partition, &r), flags, Some(id), &granted, out))
+                self.emit(false, out, |s, out| s.write(now, (f.partition, &r), flags, Some(f.ordinal), &granted, out))
             });
             match (sent, f.stage) {
                 (true, _) => self.outbound.resend.start += 1,
@@ -453,7 +481,7 @@ impl Session {
                     if let Some(f) = self.outbound.window.get_mut(first) {
                         f.stage = Stage::Released;
                     }
-                    self.pubrel(id, true, out);
+                    self.pubrel(id_of(f.ordinal), true, out);
                     self.outbound.resend.start += 1;
                 }
                 (false, _) => {
@@ -478,6 +506,10 @@ impl Session {
         let (Some(s), Some(reader)) = (self.subscriptions.all.get(&paging.filter), self.readers.get(paging.partition)) else {
             return Delivery::Done;
         };
+        if self.page_sent.contains(&r.offset) {
+            // By the connection before this one.
+            return Delivery::Done;
+        }
         if r.is_expired(now.wall_ms) {
             self.counts.dropped_expired += 1;
             return Delivery::Done;
@@ -487,6 +519,7 @@ impl Session {
         let partition = reader.id;
         let delivery = self.send(now, partition, r, &granted, true, Why::Retained, out);
         if delivery == Delivery::Done {
+            self.page_sent.push(r.offset);
             self.touch(now);
         }
         delivery
@@ -495,6 +528,7 @@ impl Session {
     pub(super) fn page_ended(&mut self, after: Option<Box<str>>) {
         let partitions = self.readers.len();
         let Some(paging) = self.paging.front_mut() else { return };
+        self.page_sent = Vec::new();
         paging.after = after;
         if paging.after.is_none() {
             paging.partition += 1;

@@ -1,10 +1,11 @@
 //! Where a message stands in the log, for clients of version 5 that ask for it: user property `position` = `true` of SUBSCRIBE (deliveries say it) and of
 //! CONNECT (PUBACK and PUBCOMP say it); and what was lost for them.
 //!
-//! Invariant: nobody who has not asked is told. What is lost is told with the next message that says its position.
+//! Invariant: nobody who has not asked is told. What is lost is told with the next message that says its position, and again after that connection has ended, until such a message is
+//! acknowledged.
 //! Must not know: how a record came there.
 
-use super::Session;
+use super::{Lost, Session};
 use crate::{
     ids::{Offset, PartitionId},
     message::Stored,
@@ -67,25 +68,39 @@ impl Session {
         self.push_place(p, r.offset, to);
         let time = UNIX_EPOCH + Duration::from_millis(r.time_ms.min(YEAR_10000_MS - 1));
         to.push(Property::UserProperty(("timestamp", &humantime::format_rfc3339_millis(time).to_string())));
-        for (p, range) in &self.lost {
-            if let Some(reader) = self.readers.iter().find(|r| r.id == *p) {
+        for Lost { partition, range, .. } in self.lost.iter().filter(|lost| lost.carrier.is_none()) {
+            if let Some(reader) = self.readers.iter().find(|r| r.id == *partition) {
                 let text = format!("{}/{}:{}-{}", reader.stream, reader.number, range.start, range.end);
                 to.push(Property::UserProperty(("lost", &text)));
             }
         }
     }
 
-    /// Retention or damage took them before the reader had come to them.
-    pub(super) fn lose(&mut self, p: PartitionId, range: Range<Offset>) {
-        self.counts.lost += range.end.0 - range.start.0;
-        if !self.tells_positions() {
+    /// These records will never be sent. `adjoins`: nothing that matches lies between the last one that was lost and these.
+    pub(super) fn lose(&mut self, p: PartitionId, range: Range<Offset>, adjoins: bool) {
+        if !self.subscriptions.all.values().chain(self.subscriptions.shared.values()).any(|s| s.position) {
             return;
         }
         let full = self.lost.len() >= LOST_MAX;
-        match self.lost.iter_mut().rev().find(|(q, _)| *q == p) {
-            Some((_, last)) if last.end == range.start => last.end = range.end,
-            Some((_, last)) if full => last.end = range.end,
-            _ => self.lost.push((p, range)),
+        let last = self.lost.iter_mut().rev().find(|lost| lost.partition == p && lost.carrier.is_none());
+        match last {
+            Some(last) if adjoins || full || last.range.end == range.start => {
+                last.range = last.range.start.min(range.start)..last.range.end.max(range.end);
+            }
+            _ => self.lost.push(Lost { partition: p, range, carrier: None }),
+        }
+    }
+
+    /// The client has the message of this ordinal, and knows what it says.
+    pub(super) fn knows(&mut self, ordinal: u64) {
+        self.lost.retain(|lost| lost.carrier != Some(ordinal));
+    }
+
+    /// The client is told of everything that is lost by a message that was just written. `ordinal`: of one that it acknowledges, else it is taken to know.
+    pub(super) fn told(&mut self, ordinal: Option<u64>) {
+        match ordinal {
+            None => self.lost.retain(|lost| lost.carrier.is_some()),
+            Some(_) => self.lost.iter_mut().filter(|lost| lost.carrier.is_none()).for_each(|lost| lost.carrier = ordinal),
         }
     }
 }

@@ -18,7 +18,10 @@ use crate::{
     property::{Properties, PropertiesBuf, Property},
     topic::{filter_is_valid, filter_matches, is_system, shared},
 };
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, Range},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subscription {
@@ -293,6 +296,9 @@ impl Session {
             if let Some(gone) = self.subscriptions.all.remove(filter) {
                 self.subscriptions.starting.remove(&gone.id);
                 self.actions.push_back(Action::Unsubscribe(filter.into()));
+                if self.paging.front().is_some_and(|p| &*p.filter == filter) {
+                    self.page_sent.clear();
+                }
                 self.paging.retain(|p| &*p.filter != filter);
                 reasons.push(ReasonCode::SUCCESS.0);
             } else if self.subscriptions.shared.remove(filter).is_some() {
@@ -332,16 +338,17 @@ impl Session {
             match s.begins.as_mut().map(|first| (first.iter().find(|(q, _)| *q == p).copied(), first)) {
                 None => s.start.push((p, at)),
                 Some((None, first)) => first.push((p, at)),
-                Some((Some((_, first)), _)) => self.go_back(id, p, at.min(first)),
+                Some((Some((_, first)), _)) => self.go_back(id, p, at.min(first)..at.max(first)),
             }
             self.subscriptions.changed();
         }
         self.put_wanted |= self.inbound.started(id, self.is_stored());
     }
 
-    /// Filter `id` begins at `to`: the one reader goes back there, and what was sent for other filters before is not for them any more. So each record
-    /// is sent once, whatever it matches, and in order.
-    fn go_back(&mut self, id: SubscribeId, p: PartitionId, to: Offset) {
+    /// Filter `id` asks for what lies in `past`: the one reader goes back there, and what was sent for other filters before is not for them any more. So each
+    /// record is sent once, whatever it matches, and in order.
+    fn go_back(&mut self, id: SubscribeId, p: PartitionId, past: Range<Offset>) {
+        let to = past.start;
         let Some(reader) = self.readers.iter_mut().find(|r| r.id == p) else { return };
         let sent = reader.reader.next;
         for (_, s) in self.subscriptions.all.iter_mut().filter(|(filter, _)| is_system(filter) == reader.system) {
@@ -354,7 +361,7 @@ impl Session {
                 None => {}
             }
         }
-        reader.reader.go_back(to);
+        reader.reader.go_back(to, past.end);
     }
 
     /// Its group has the session as a subscriber, durably.

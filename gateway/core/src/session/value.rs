@@ -5,13 +5,14 @@
 //!
 //! u8 format 1, then in this order, integers LEB128, strings with their length in front: sid, protocol level, flags (bit 0 connected,
 //! bit 1 will), expiry, boot, connection number, since (ms); subscriptions: count, each options (and bit 6: with positions), identifier, filter, starts (count, each
-//! partition and offset, only while the reader has not passed them); readers: count, each partition and next; outbound: count, each ordinal,
+//! partition and offset, only while the reader has not passed them or a page needs them); readers: count, each partition and next; outbound: count, each ordinal,
 //! partition, offset, kind (bit 0 retained, bits 1 and 2 the stage: QoS 1, QoS 2 sent, QoS 2 released); next ordinal; open exchanges of QoS 2 inbound: count, each packet id,
 //! sequence, partition; next sequence; retained pages: count, each filter, again, partition index, after (empty: from the start); the will: topic, QoS and retain, delay,
-//! expiry + 1 (0: none), headers, payload.
+//! expiry + 1 (0: none), headers, payload. Then, only if there is any of it: what was sent of the first page's current part: count, offsets; what the client
+//! does not know yet to be lost: count, each partition, from and to; the past that a subscription asked for and that is not sent yet: count, each partition and end.
 
 use super::{
-    Paging, PartitionReader, Session,
+    Lost, Paging, PartitionReader, Session,
     outbound::{Inflight, Stage},
     subscriptions::Subscription,
 };
@@ -164,13 +165,17 @@ impl Session {
         for n in [u64::from(self.expiry_s), self.boot, self.connection, self.since_ms] {
             put(&mut b, n);
         }
+        // Those of a SUBSCRIBE that is about to be answered too: nobody asks for them again.
+        let pages: Vec<&Paging> = self.paging.iter().chain(self.inbound.pages()).collect();
         put(&mut b, self.subscriptions.len() as u64);
         for (filter, s) in self.subscriptions.all.iter().chain(&self.subscriptions.shared) {
             b.push(s.options.to_byte() | if s.position { POSITION } else { 0 });
             put(&mut b, u64::from(s.identifier));
             put_bytes(&mut b, filter.as_bytes());
-            let passed = |(p, start): &&(PartitionId, Offset)| self.readers.iter().any(|r| r.id == *p && r.reader.next < *start);
-            let starts: Vec<_> = s.start.iter().filter(passed).collect();
+            // A page of retained messages ends at the start, whether or not the reader has come to it.
+            let paged = pages.iter().any(|page| page.filter == *filter);
+            let ahead = |(p, start): &&(PartitionId, Offset)| paged || self.readers.iter().any(|r| r.id == *p && r.reader.next < *start);
+            let starts: Vec<_> = s.start.iter().filter(ahead).collect();
             put(&mut b, starts.len() as u64);
             starts.iter().for_each(|(p, start)| [u64::from(p.0), start.0].iter().for_each(|n| put(&mut b, *n)));
         }
@@ -188,8 +193,8 @@ impl Session {
         put(&mut b, open.len() as u64);
         open.iter().for_each(|(id, seq, p)| [u64::from(id.get()), *seq, u64::from(p.0)].iter().for_each(|n| put(&mut b, *n)));
         put(&mut b, self.exchanges.next_seq);
-        put(&mut b, self.paging.len() as u64);
-        for p in &self.paging {
+        put(&mut b, pages.len() as u64);
+        for p in pages {
             put_bytes(&mut b, p.filter.as_bytes());
             put(&mut b, u64::from(p.again));
             put(&mut b, p.partition as u64);
@@ -203,7 +208,24 @@ impl Session {
             put_bytes(&mut b, &w.headers);
             put_bytes(&mut b, &w.payload);
         }
+        self.put_rest(&mut b);
         b
+    }
+
+    /// What most sessions have nothing of.
+    fn put_rest(&self, b: &mut Vec<u8>) {
+        let kept: Vec<_> = self.readers.iter().filter(|r| r.reader.next < r.reader.kept_until).collect();
+        if self.page_sent.is_empty() && self.lost.is_empty() && kept.is_empty() {
+            return;
+        }
+        put(b, self.page_sent.len() as u64);
+        self.page_sent.iter().for_each(|at| put(b, at.0));
+        put(b, self.lost.len() as u64);
+        for Lost { partition, range, .. } in &self.lost {
+            [u64::from(partition.0), range.start.0, range.end.0].iter().for_each(|n| put(b, *n));
+        }
+        put(b, kept.len() as u64);
+        kept.iter().for_each(|r| [u64::from(r.id.0), r.reader.kept_until.0].iter().for_each(|n| put(b, *n)));
     }
 
     /// The session id in a stored value.
@@ -240,7 +262,15 @@ impl Session {
         let readers = f.list(Fields::place)?;
         s.readers = readers
             .into_iter()
-            .map(|(id, next)| PartitionReader { id, stream: "".into(), number: 0, system: false, reader: Reader::new(next, next) })
+            .map(|(id, next)| PartitionReader {
+                id,
+                stream: "".into(),
+                number: 0,
+                system: false,
+                reader: Reader::new(next, next),
+                appended: Offset(0),
+                dropping: false,
+            })
             .collect();
         let window = f.list(|f| {
             let ordinal = f.int()?;
@@ -265,6 +295,16 @@ impl Session {
         s.paging = paging.into();
         if flags & 2 != 0 {
             s.will = Some(Box::new(Self::will_fields(&mut f)?));
+        }
+        if !f.0.is_empty() {
+            s.page_sent = f.list(|f| f.int().map(Offset))?;
+            s.lost = f.list(|f| {
+                let (partition, start) = f.place()?;
+                Some(Lost { partition, range: start..Offset(f.int()?), carrier: None })
+            })?;
+            for (p, until) in f.list(Fields::place)? {
+                s.readers.iter_mut().filter(|r| r.id == p).for_each(|r| r.reader.kept_until = until);
+            }
         }
         Some(s)
     }

@@ -124,6 +124,9 @@ impl World {
                     buf.push(Property::UserProperty((name, value)));
                 }
             }
+            if let Some(n) = number(words, "receive") {
+                buf.push(Property::ReceiveMaximum(n as u16));
+            }
             if let Some(n) = number(words, "aliases") {
                 buf.push(Property::TopicAliasMaximum(n as u16));
             }
@@ -309,6 +312,11 @@ impl World {
                 let nth = words[1].trim_start_matches('p').parse().expect("a partition");
                 let step = self.session.step(nth, &mut crate::fanout::Inbox::default(), Offset(100), Offset(100));
                 self.say(format_args!("! {step:?}"));
+            }
+            // The inbox of this partition is full, or the tail has joined again.
+            "behind" | "live" => {
+                let nth = words[1].trim_start_matches('p').parse().expect("a partition");
+                self.session.reader(nth).live_from = Offset(words.get(2).map_or(u64::MAX, |at| at.parse().expect("an offset")));
             }
             "page-ended" => self.event(Event::PageEnded(None)),
             "resend" => self.resend(number(words, "lost-below").map_or(0, u64::from)),

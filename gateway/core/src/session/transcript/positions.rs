@@ -200,7 +200,7 @@ fn who_asks_is_told_where_messages_stand() {
         = put
         < CONNACK 0x00 present
         = resend
-        < PUBLISH #1 q1 a/b "again-100" dup stream=s partition=0 offset=100 timestamp=1970-01-01T00:00:00.000Z
+        < PUBLISH #1 q1 a/b "again-100" dup stream=s partition=0 offset=100 timestamp=1970-01-01T00:00:00.000Z lost=s/0:101-210
         < PUBLISH #2 q1 a/b "again-211" dup stream=s partition=0 offset=211 timestamp=1970-01-01T00:00:00.000Z
         < PUBLISH #3 q1 a/b "again-212" dup stream=s partition=0 offset=212 timestamp=1970-01-01T00:00:00.000Z
         > PUBLISH a/b #9 q1 "x"
@@ -229,6 +229,81 @@ fn who_has_not_asked_is_told_nothing() {
         = lost p0 0 5
         = record p0 100 a/b q1 "x"
         < PUBLISH #1 q1 a/b "x"
+        "#,
+    );
+}
+
+/// Whoever is told of a loss knows it when it acknowledges the message that said so, and not when that message left.
+#[test]
+fn a_loss_is_told_until_it_is_acknowledged_and_what_was_in_flight_is_told_too() {
+    check5(
+        r#"
+        > CONNECT expiry=60
+        ! put
+        = put
+        < CONNACK 0x00
+        > SUBSCRIBE a/# #1 q1 position=true
+        ! subscribe a/#
+        = started a/# p0 100
+        = started a/# p1 100
+        ! put
+        = put
+        < SUBACK #1 [1]
+        = record p0 100 a/b q1 "x"
+        < PUBLISH #1 q1 a/b "x" stream=s partition=0 offset=100 timestamp=1970-01-01T00:00:00.000Z
+        = lost p0 101 110
+        = record p0 110 a/b q1 "y"
+        < PUBLISH #2 q1 a/b "y" stream=s partition=0 offset=110 timestamp=1970-01-01T00:00:00.000Z lost=s/0:101-110
+        > PUBACK #2
+        = lost p0 111 115
+        = record p0 115 a/b q1 "z"
+        < PUBLISH #3 q1 a/b "z" stream=s partition=0 offset=115 timestamp=1970-01-01T00:00:00.000Z lost=s/0:111-115
+        > DISCONNECT
+        ! put
+        ! close
+        ! hand over
+        = put
+        > CONNECT expiry=60
+        ! put
+        ! subscribe a/#
+        = put
+        < CONNACK 0x00 present
+        = resend lost-below=101
+        < PUBLISH #3 q1 a/b "again-115" dup stream=s partition=0 offset=115 timestamp=1970-01-01T00:00:00.000Z lost=s/0:111-115 lost=s/0:100-101
+        = record p0 116 a/b q1 "more"
+        < PUBLISH #4 q1 a/b "more" stream=s partition=0 offset=116 timestamp=1970-01-01T00:00:00.000Z
+        "#,
+    );
+}
+
+/// Live messages of QoS 0 that a slow reader is not sent are told; those that a subscription asked for from the past are sent, however slow it is.
+#[test]
+fn the_past_that_was_asked_for_is_sent_and_what_is_dropped_live_is_told() {
+    check5(
+        r#"
+        > CONNECT expiry=60
+        ! put
+        = put
+        < CONNACK 0x00
+        > SUBSCRIBE a/# #1 q0 position=true from=earliest
+        ! subscribe a/# Earliest
+        = started a/# p0 0
+        = started a/# p1 0
+        = started a/# p0 103
+        = started a/# p1 100
+        ! put
+        = put
+        < SUBACK #1 [0]
+        = record p0 0 a/b q0 "past"
+        < PUBLISH q0 a/b "past" stream=s partition=0 offset=0 timestamp=1970-01-01T00:00:00.000Z
+        = behind p0
+        = record p0 102 a/b q0 "past"
+        < PUBLISH q0 a/b "past" stream=s partition=0 offset=102 timestamp=1970-01-01T00:00:00.000Z
+        = record p0 103 a/b q0 "late"
+        = record p0 105 a/b q0 "late"
+        = live p0 110
+        = record p0 110 a/b q0 "live"
+        < PUBLISH q0 a/b "live" stream=s partition=0 offset=110 timestamp=1970-01-01T00:00:00.000Z lost=s/0:103-106
         "#,
     );
 }

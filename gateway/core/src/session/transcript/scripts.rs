@@ -593,3 +593,59 @@ fn auth_and_topics_that_are_no_keys_are_violations() {
     let v = w.session.packet(w.now(), Packet::Publish(publish), &mut Vec::new()).expect_err("refused");
     assert_eq!(v.reason, ReasonCode::TOPIC_NAME_INVALID);
 }
+
+/// With a smaller Receive Maximum than it has in flight, a session sends again as its window opens, and nothing new before that is done.
+#[test]
+fn what_is_sent_again_goes_on_in_a_smaller_window_before_anything_new() {
+    check5(
+        r#"
+        > CONNECT expiry=60
+        ! put
+        = put
+        < CONNACK 0x00
+        > SUBSCRIBE a/# #1 q1
+        ! subscribe a/#
+        = started a/# p0 100
+        = started a/# p1 100
+        ! put
+        = put
+        < SUBACK #1 [1]
+        = record p0 100 a/b q1 "1"
+        < PUBLISH #1 q1 a/b "1"
+        = record p0 101 a/b q1 "2"
+        < PUBLISH #2 q1 a/b "2"
+        = record p0 102 a/b q1 "3"
+        < PUBLISH #3 q1 a/b "3"
+        > DISCONNECT
+        ! put
+        ! close
+        ! hand over
+        = put
+        > CONNECT expiry=60 receive=1
+        ! put
+        ! subscribe a/#
+        = put
+        < CONNACK 0x00 present
+        = resend
+        < PUBLISH #1 q1 a/b "again-100" dup
+        = record p0 103 a/b q0 "new"
+        ! no room
+        = resend
+        > PUBACK #1
+        = resend
+        < PUBLISH #2 q1 a/b "again-101" dup
+        > PUBACK #2
+        = record p0 103 a/b q0 "new"
+        ! no room
+        = resend
+        < PUBLISH #3 q1 a/b "again-102" dup
+        = record p0 103 a/b q0 "new"
+        < PUBLISH q0 a/b "new"
+        = record p0 104 a/b q1 "new"
+        ! no room
+        > PUBACK #3
+        = record p0 104 a/b q1 "new"
+        < PUBLISH #4 q1 a/b "new"
+        "#,
+    );
+}

@@ -1,0 +1,164 @@
+//! Packets of one connection take effect in the order in which they were sent, whether or not the client waits for answers in between.
+
+mod support;
+
+use std::time::Duration;
+use support::{
+    Weir, dir,
+    raw::{PUBACK, PUBREC, Packet, Publish, Raw, Version},
+};
+
+const ROUNDS: u32 = 6;
+const RETAIN: u8 = 1;
+
+/// In one write, or in one for each packet.
+#[derive(Clone, Copy, Debug)]
+enum Writes {
+    One,
+    Each,
+}
+
+/// Runs `round` for both versions, sessions that end with their connection and that do not, and both kinds of writing.
+fn everywhere(round: impl Fn(&mut Raw, &str, &dyn Fn(&mut Raw, &dyn Fn(&mut Raw)))) {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for version in [Version::V311, Version::V5] {
+        for clean in [true, false] {
+            for writes in [Writes::One, Writes::Each] {
+                for n in 0..ROUNDS {
+                    let what = format!("{version:?}/{clean}/{writes:?}/{n}");
+                    let mut c = Raw::connect_with(weir.mqtt, version, &what, clean, if clean { &[] } else { &[0x11, 0, 0, 0, 9] });
+                    let topic = format!("order/{what}");
+                    round(&mut c, &topic, &|c, send| match writes {
+                        Writes::One => c.in_one_write(send),
+                        Writes::Each => send(c),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Everything up to the answer to a PINGREQ that is sent when these acknowledgements have come, and what is on the way has had its time.
+fn all(c: &mut Raw, acks: usize) -> Vec<Packet> {
+    let mut packets = Vec::new();
+    let is_ack = |p: &Packet| p.head & 0xF0 != 0x30;
+    while packets.iter().filter(|p| is_ack(p)).count() < acks {
+        packets.push(c.read());
+    }
+    while let Some(packet) = c.next(Duration::from_millis(15)) {
+        packets.push(packet);
+    }
+    packets
+}
+
+fn publishes(packets: &[Packet], version: Version) -> Vec<Publish> {
+    packets.iter().filter(|p| p.head & 0xF0 == 0x30).map(|p| p.publish(version)).collect()
+}
+
+fn version(topic: &str) -> Version {
+    if topic.contains("V311") { Version::V311 } else { Version::V5 }
+}
+
+#[test]
+fn a_message_behind_a_subscribe_is_delivered() {
+    for qos in 0..3 {
+        everywhere(|c, topic, send| {
+            send(c, &|c| {
+                c.send_subscribe(topic, qos);
+                c.publish(qos, false, 5, topic, "mine");
+            });
+            let packets = all(c, if qos == 0 { 1 } else { 2 });
+            let got = publishes(&packets, version(topic));
+            assert_eq!(got.iter().map(|p| (&*p.payload, p.retain, p.qos)).collect::<Vec<_>>(), [("mine", false, qos)], "{topic}");
+            if qos == 1 {
+                let puback = packets.iter().find(|p| p.head == PUBACK).expect("a PUBACK");
+                assert_eq!(puback.body.get(2).copied().unwrap_or_default(), 0, "{topic}: somebody subscribes");
+            }
+            assert!(qos < 2 || packets.iter().any(|p| p.head == PUBREC));
+        });
+    }
+}
+
+#[test]
+fn a_message_before_a_subscribe_is_not_delivered() {
+    for filter in ["", "$share/g/"] {
+        everywhere(|c, topic, send| {
+            send(c, &|c| {
+                c.publish(0, false, 0, topic, "before");
+                c.send_subscribe(&format!("{filter}{topic}"), 0);
+                c.publish(0, false, 0, topic, "after");
+            });
+            let got = publishes(&all(c, 1), version(topic));
+            assert_eq!(got.iter().map(|p| &*p.payload).collect::<Vec<_>>(), ["after"], "{filter}{topic}");
+        });
+    }
+}
+
+#[test]
+fn a_retained_message_before_a_subscribe_comes_as_retained() {
+    everywhere(|c, topic, send| {
+        send(c, &|c| {
+            c.publish_with(RETAIN, 0, topic, &[], "kept");
+            c.send_subscribe(topic, 1);
+        });
+        let got = publishes(&all(c, 1), version(topic));
+        assert_eq!(got.iter().map(|p| (&*p.payload, p.retain)).collect::<Vec<_>>(), [("kept", true)], "{topic}");
+    });
+}
+
+#[test]
+fn a_message_between_subscribe_and_unsubscribe_is_delivered_and_none_behind() {
+    everywhere(|c, topic, send| {
+        send(c, &|c| {
+            c.send_subscribe(&format!("{topic}/+"), 0);
+            c.publish(0, false, 0, &format!("{topic}/a"), "between");
+            c.publish(0, false, 0, &format!("{topic}/b/c"), "of another topic");
+            c.send_unsubscribe(&format!("{topic}/+"));
+            c.publish(0, false, 0, &format!("{topic}/a"), "behind");
+        });
+        let packets = all(c, 2);
+        let heads: Vec<u8> = packets.iter().map(|p| p.head & 0xF0).collect();
+        assert_eq!(heads, [0x90, 0x30, 0xB0], "{topic}: SUBACK, the message, UNSUBACK");
+        assert_eq!(publishes(&packets, version(topic))[0].payload, "between", "{topic}");
+    });
+}
+
+/// A window that is full opens by acknowledgements that stand behind the UNSUBSCRIBE.
+#[test]
+fn an_unsubscribe_does_not_wait_for_a_client_without_room() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    // Receive Maximum 1.
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "c", true, &[0x21, 0, 1]);
+    c.in_one_write(|c| {
+        c.send_subscribe("a", 1);
+        for id in 1..=3 {
+            c.publish(1, false, id, "a", "mine");
+        }
+        c.send_unsubscribe("a");
+        c.send(0xC0, &[]);
+    });
+    let packets = all(&mut c, 6);
+    let count = |head: u8| packets.iter().filter(|p| p.head & 0xF0 == head).count();
+    assert_eq!((count(0x90), count(PUBACK), count(0xB0), count(0xD0)), (1, 3, 1, 1), "{packets:02x?}");
+    assert_eq!(count(0x30), 1, "as many as it takes");
+}
+
+#[test]
+fn answers_come_whatever_becomes_of_their_subject() {
+    for filter in ["$share/g/a", "$queue/a", "a", "$replay/earliest/a", "$replay/last:5/a"] {
+        let plain = filter.strip_prefix("$replay/earliest/").or(filter.strip_prefix("$replay/last:5/")).unwrap_or(filter);
+        everywhere(|c, topic, send| {
+            send(c, &|c| {
+                c.send_subscribe(filter, 1);
+                c.send_unsubscribe(plain);
+                c.publish(1, false, 7, "b", "x");
+                c.send(0xC0, &[]);
+            });
+            let mut heads: Vec<u8> = all(c, 4).iter().map(|p| p.head & 0xF0).collect();
+            heads.sort_unstable();
+            assert_eq!(heads, [PUBACK, 0x90, 0xB0, 0xD0], "{filter} {topic}");
+        });
+    }
+}
