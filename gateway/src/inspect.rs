@@ -1,6 +1,6 @@
-//! `weir log`: a data directory that no gateway runs on, verified and printed.
+//! `weir log`: a data directory that no gateway runs on, verified, printed and repaired.
 //!
-//! Invariant: changes nothing but the lock that it takes; exit code 1 means that something acknowledged cannot be read.
+//! Invariant: only `repair` changes anything but the lock that it takes; exit code 1 of `verify` means that something acknowledged cannot be read.
 //! Must not know: a gateway.
 
 use crate::gateway::stored;
@@ -27,6 +27,15 @@ pub enum Log {
     Verify(Verify),
     /// Print the messages of the log, oldest first.
     Cat(Cat),
+    /// Write a damaged state store anew from what of it can be read, so that the gateway starts. Says what is lost; the old files stay beside it.
+    Repair(Repair),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Repair {
+    /// The data directory; no gateway may run on it.
+    #[arg(long, value_name = "DIR", default_value = "weir-data")]
+    data: PathBuf,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -57,7 +66,27 @@ impl Log {
         match self {
             Self::Verify(v) => v.run(),
             Self::Cat(c) => c.run(),
+            Self::Repair(r) => r.run(),
         }
+    }
+}
+
+impl Repair {
+    fn run(&self) -> Result<(), String> {
+        let repaired = weir_log::repair::repair(&self.data).map_err(|e| e.to_string())?;
+        repaired.lost.iter().for_each(|lost| println!("{lost}"));
+        match repaired.aside {
+            None => println!(
+                "state: {} values, and nothing to repair; damaged streams need no repair, the gateway starts on them",
+                repaired.values
+            ),
+            Some(aside) => println!(
+                "state: {} values are kept, and sessions, groups or retained messages that stood in the damaged places are lost or older than they were; the old files are in {}",
+                repaired.values,
+                aside.display()
+            ),
+        }
+        Ok(())
     }
 }
 
@@ -107,6 +136,10 @@ fn verify(source: &Source, bar: &ProgressBar) -> Result<u64, String> {
                 sum.ends = Some((start, b.end().0));
             }
             Found::Head { name, why } => say(format!("{name}: {why}")),
+            Found::Missing { name } => {
+                sum.damaged += 1;
+                say(format!("{name} is missing: a segment began there"));
+            }
             Found::Damage(d) => {
                 sum.damaged += 1;
                 say(d.to_string());
@@ -146,6 +179,10 @@ impl Cat {
                 }
                 Found::Damage(d) => {
                     eprintln!("weir: {d}");
+                    true
+                }
+                Found::Missing { name } => {
+                    eprintln!("weir: {name} is missing: a segment began there");
                     true
                 }
                 Found::File { .. } | Found::Torn { .. } => true,

@@ -6,13 +6,13 @@
 
 use crate::{
     Damage, Durability, Failure, Offset, OpenError, PartitionId, Stall,
-    batch::Batch,
+    batch::{Batch, BatchHead},
     index::{Building, Indexed},
     pending::{Pending, Room, Standing},
     record::RECORD_BYTES_MIN,
     recovery,
     ring::Ring,
-    segment::{self, BATCHES_AT, BLOCK, BeginError, Limits, Segment, SegmentHead, Segments},
+    segment::{self, BATCHES_AT, BLOCK, BeginError, HeadError, Limits, Segment, SegmentHead, Segments},
     storage::{File, Name, Storage},
 };
 use parking_lot::RwLock;
@@ -104,6 +104,7 @@ impl<S: Storage> Appender<S> {
             match name {
                 Name::Segment(base) => bases.push(base),
                 Name::Index(base) => drop(indexes.insert(base)),
+                Name::Damaged(_) => {}
                 // Prepared and never used.
                 Name::Spare(_) => storage.remove(name).map_err(OpenError::io(format!("removing {here}/{name}")))?,
             }
@@ -123,19 +124,49 @@ impl<S: Storage> Appender<S> {
         }
         let ring = Ring::new(o.limits.ring_bytes);
         let (mut segments, mut headless) = (Vec::new(), Vec::new());
+        // What the newest file held if it cannot be read, or is not there.
+        let mut beyond: Option<Damage> = None;
         for (i, base) in bases.iter().enumerate() {
             let indexed = if indexes.contains(base) { Indexed::Sealed } else { Indexed::Missing };
-            match (open_segment(&*storage, *base, o, indexed, &ring), bases.get(i + 1)) {
+            let log_id = segments.last().map(|s: &Arc<Segment<S::File>>| s.head.log_id);
+            match (open_segment(&*storage, *base, o, log_id, indexed, &ring), bases.get(i + 1)) {
                 (Ok(segment), _) => segments.push(Arc::new(segment)),
                 // A sealed one costs what is in it.
                 (Err(OpenError::Damaged { file, at, .. }), Some(next)) if o.gaps_allowed => {
                     headless.push(Damage { file, at, range: *base..*next });
                 }
+                (Err(OpenError::Damaged { file, at, what }), None) if o.gaps_allowed => {
+                    let aside = Name::Damaged(*base);
+                    eprintln!("{file}: {what}; it is kept as {aside}, and the log goes on behind what it can have held");
+                    storage.rename(Name::Segment(*base), aside).map_err(OpenError::io(format!("renaming {file}")))?;
+                    storage.sync_names().map_err(OpenError::io(format!("renaming {file}")))?;
+                    beyond = Some(Damage { file: format!("{here}/{aside}"), at, range: *base..end_of_lost(*base, o) });
+                }
                 (Err(e), _) => return Err(e),
             }
         }
-        let Some(active) = segments.last().cloned() else { return Self::create(storage, o) };
+        let Some(active) = segments.last().cloned() else {
+            headless.extend(beyond);
+            return Self::create(storage, o, headless);
+        };
+        let successor = segment::successor(&active).map_err(OpenError::io(format!("reading {}", active.name)))?;
+        if let Some(next) = successor.filter(|next| beyond.is_none() && *next > active.head.base) {
+            if !o.gaps_allowed {
+                return Err(OpenError::Missing { partition: here, end: next, named: next.plus(1) });
+            }
+            let file = format!("{here}/{}", Name::Segment(next));
+            eprintln!("{file}: the newest segment is missing; the log goes on behind what it can have held");
+            beyond = Some(Damage { file, at: 0, range: next..end_of_lost(next, o) });
+        }
         let mut found = recovery::scan(&active, o.gaps_allowed)?;
+        let known_end = beyond.is_none();
+        if let Some(beyond) = beyond {
+            if found.end < beyond.range.start {
+                found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..beyond.range.start });
+            }
+            found.end = beyond.range.end;
+            found.gaps.push(beyond);
+        }
         // Behind batches that are not synced there must be zeros: of an old record of equal size nothing would tell a new one that a power cut took.
         let stale = o.durability == Durability::Os && found.stale;
         let clean = o.clean && found.gaps.is_empty() && o.named <= found.end && !stale;
@@ -147,7 +178,9 @@ impl<S: Storage> Appender<S> {
             found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..o.named });
             found.end = o.named;
         }
-        if o.unsynced && !clean {
+        // A file that has rotted in one place may have rotted where a torn batch seems to stand.
+        let unsure = o.unsynced || active.remade && o.gaps_allowed;
+        if unsure && !clean && known_end {
             // Who read them has seen their offsets. The header of a segment is synced before its first batch, so no other had begun.
             let end = found.end.plus(u64::from(o.limits.segment_bytes).saturating_sub(found.at) / RECORD_BYTES_MIN);
             found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..end });
@@ -185,19 +218,21 @@ impl<S: Storage> Appender<S> {
         Ok(appender)
     }
 
-    fn create(storage: Arc<S>, o: &Opening) -> Result<Self, OpenError> {
+    /// Begins a log behind what `gaps` says is lost of it.
+    fn create(storage: Arc<S>, o: &Opening, mut gaps: Vec<Damage>) -> Result<Self, OpenError> {
         let here = storage.describe();
-        let mut gaps = Vec::new();
-        if o.named > Offset(0) {
+        let lost = gaps.iter().map(|gap| gap.range.end).max().unwrap_or_default();
+        if o.named > lost {
             if !o.gaps_allowed {
                 return Err(OpenError::Missing { partition: here, end: Offset(0), named: o.named });
             }
-            gaps.push(Damage { file: here.clone(), at: 0, range: Offset(0)..o.named });
+            gaps.push(Damage { file: here.clone(), at: 0, range: lost..o.named });
         }
+        let first = o.named.max(lost);
         let head = SegmentHead {
             salt: (o.random)(),
             log_id: (o.random)(),
-            base: o.named,
+            base: first,
             partition: o.partition,
             segment_bytes: o.limits.segment_bytes,
             created_ms: o.now_ms,
@@ -218,7 +253,7 @@ impl<S: Storage> Appender<S> {
             at: BATCHES_AT,
             tail: Vec::new(),
             room: Room::default(),
-            next: o.named,
+            next: first,
             time_ms: 0,
             failed: false,
             sync_took: Duration::ZERO,
@@ -253,12 +288,26 @@ impl<S: Storage> Appender<S> {
             ..self.active.head
         };
         let begun = segment::create(&*self.storage, head, &self.segments.spares, &self.segments.ring)?;
+        self.note_successor();
         self.active.file.finish();
         self.active = Arc::new(begun);
         self.segments.push(self.active.clone());
         self.at = BATCHES_AT;
         self.tail.clear();
         Ok(())
+    }
+
+    /// Before anything is written to the next segment: if that is missing at a start, it is missed.
+    fn note_successor(&self) {
+        if self.next == self.active.head.base {
+            // The next one has taken its name.
+            return;
+        }
+        let written = segment::write_successor(&self.active, self.next);
+        let synced = written.and_then(|()| if self.durability == Durability::Disk { self.active.file.sync_data() } else { Ok(()) });
+        if let Err(e) = synced {
+            eprintln!("{}: noting the segment behind it: {e}; if that is lost, nobody can tell", self.active.name);
+        }
     }
 
     /// Where the next batch will stand, unless a new segment is begun for it.
@@ -400,6 +449,13 @@ impl<S: Storage> Appender<S> {
     }
 }
 
+/// One past the greatest offset that can have been given out in a segment that begins at `base` and cannot be read.
+fn end_of_lost(base: Offset, o: &Opening) -> Offset {
+    // After a stop in order the end is known.
+    let most = if o.clean && o.named >= base { 0 } else { u64::from(o.limits.segment_bytes) / RECORD_BYTES_MIN };
+    o.named.max(base.plus(most))
+}
+
 /// Cuts a sealed segment where it ends.
 fn give_back<F: File>(sealed: &Segment<F>, bytes: u64) {
     if let Err(e) = sealed.file.truncate(bytes) {
@@ -411,6 +467,7 @@ fn open_segment<S: Storage>(
     storage: &S,
     base: Offset,
     o: &Opening,
+    log_id: Option<u64>,
     indexed: Indexed,
     ring: &Arc<Ring>,
 ) -> Result<Segment<S::File>, OpenError> {
@@ -419,12 +476,45 @@ fn open_segment<S: Storage>(
     let file = storage.open(Name::Segment(base)).map_err(OpenError::io(format!("opening {name}")))?;
     let mut bytes = vec![0; BLOCK as usize];
     let n = file.read_at(&mut bytes, 0).map_err(OpenError::io(format!("reading {name}")))?;
-    let head = SegmentHead::parse(bytes.get(..n).unwrap_or_default()).map_err(damaged)?;
+    let (head, remade) = match SegmentHead::parse(bytes.get(..n).unwrap_or_default()) {
+        Ok(head) => (head, false),
+        Err(HeadError::Version(n)) => return Err(OpenError::Version { file: name, version: n }),
+        Err(e @ HeadError::Damaged(_)) => {
+            let head = made_again(&file, base, log_id, o)
+                .map_err(OpenError::io(format!("reading {name}")))?
+                .ok_or_else(|| damaged(e.to_string()))?;
+            file.write_at(&[io::IoSlice::new(&head.encode())], 0).map_err(OpenError::io(format!("writing {name}")))?;
+            file.sync_data().map_err(OpenError::io(format!("syncing {name}")))?;
+            eprintln!(
+                "{name}: {e}: the file is damaged at byte 0. The header was made again from the first batch, and no batch is lost by it"
+            );
+            (head, true)
+        }
+    };
     if head.base != base {
         return Err(damaged(format!("its header says it begins at record {}", head.base)));
     }
     if head.partition != o.partition {
         return Err(damaged(format!("its header says it belongs to partition {}, not {}", head.partition.0, o.partition.0)));
     }
-    Ok(Segment::new(head, file, name, None, indexed, ring.clone()))
+    let mut segment = Segment::new(head, file, name, None, indexed, ring.clone());
+    segment.remade = remade;
+    Ok(segment)
+}
+
+/// The header of a segment whose first batch is whole and begins where the file's name says; its salt stands in that batch too. Only old bytes of another
+/// segment could pass for it, and those have other offsets. What the header said of the log's life is its neighbours' to say.
+fn made_again<F: File>(file: &F, base: Offset, log_id: Option<u64>, o: &Opening) -> io::Result<Option<SegmentHead>> {
+    let mut bytes = vec![0; file.bytes()?.saturating_sub(BATCHES_AT) as usize];
+    let n = file.read_at(&mut bytes, BATCHES_AT)?;
+    bytes.truncate(n);
+    let first = segment::salt_of_first(&bytes, base).and_then(|salt| BatchHead::parse(&bytes, salt));
+    Ok(first.map(|head| SegmentHead {
+        salt: head.salt,
+        log_id: log_id.unwrap_or_else(o.random),
+        base,
+        partition: o.partition,
+        segment_bytes: o.limits.segment_bytes.max((BATCHES_AT as usize + n) as u32),
+        created_ms: head.time_ms,
+    }))
 }

@@ -102,6 +102,12 @@ impl BatchHead {
         b
     }
 
+    /// The salt of the header at the front of `b`, if it looks like one.
+    pub(crate) fn salt_of(b: &[u8]) -> Option<u64> {
+        let salt = b.get(8..16)?.try_into().map(u64::from_le_bytes).ok()?;
+        b.starts_with(&MAGIC).then_some(salt)
+    }
+
     /// Reads a header that belongs to the segment with `salt`. Checks no CRC: that needs the records.
     #[must_use]
     pub fn parse(b: &[u8], salt: u64) -> Option<Self> {

@@ -19,7 +19,9 @@ pub(crate) fn claim(directory: &Path) -> Result<fs::File, OpenError> {
     for entry in fs::read_dir(directory).map_err(io("reading"))? {
         found.push(entry.map_err(io("reading"))?.file_name().to_string_lossy().into_owned());
     }
-    let foreign = found.iter().find(|f| !["lock", "state", "streams", "lost+found"].contains(&f.as_str()));
+    // `state.new` and `state.damaged-N` are of a repair.
+    let ours = |f: &str| ["lock", "state", "streams", "lost+found"].contains(&f) || f.starts_with("state.");
+    let foreign = found.iter().find(|f| !ours(f));
     if let Some(foreign) = foreign {
         return Err(OpenError::Foreign { directory: directory.into(), found: foreign.clone() });
     }

@@ -96,7 +96,7 @@ const INDEX_CACHE_BYTES: usize = 64 << 20;
 pub const STATE: PartitionId = PartitionId(u32::MAX);
 /// The state store is read by key, not followed: its ring only bridges a commit.
 const STATE_RING_BYTES: usize = 1 << 20;
-const CLEAN: &[u8] = b"clean";
+pub(crate) const CLEAN: &[u8] = b"clean";
 
 /// A stream to open, or to create.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ impl Options {
 }
 
 /// A clock before 1970 counts as 0.
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
@@ -159,6 +159,16 @@ pub struct LogEngine<S: Storage> {
     torn_bytes: u64,
     /// Of the data directory.
     _lock: Option<fs::File>,
+}
+
+/// The partitions of a stream.
+pub(crate) fn stream_key(name: &str) -> Vec<u8> {
+    format!("stream/{name}").into_bytes()
+}
+
+/// u8 format 1, u32 id of the first partition, u32 how many.
+pub(crate) fn stream_value(first: u32, count: u32) -> Vec<u8> {
+    [&[1][..], &first.to_le_bytes(), &count.to_le_bytes()].concat()
 }
 
 /// Where a partition begins since retention took what was before.
@@ -225,7 +235,7 @@ impl Quarantined {
     }
 }
 
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
@@ -318,8 +328,7 @@ impl<S: Storage> LogEngine<S> {
         let mut puts = vec![(CLEAN.to_vec(), None)];
         for (stream, first) in &plan {
             if !streams.contains_key(stream.name.as_bytes()) {
-                let value = [&[1][..], &first.to_le_bytes(), &stream.partitions.to_le_bytes()].concat();
-                puts.push((format!("stream/{}", stream.name).into_bytes(), Some(value)));
+                puts.push((stream_key(&stream.name), Some(stream_value(*first, stream.partitions))));
             }
         }
         for (p, _, durability, appender) in &opened {

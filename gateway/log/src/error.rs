@@ -132,6 +132,11 @@ pub enum OpenError {
         at: u64,
         what: String,
     },
+    /// A file that another version of the program wrote.
+    Version {
+        file: String,
+        version: u16,
+    },
     /// A durable value names records that the log does not hold.
     Missing {
         partition: String,
@@ -170,13 +175,17 @@ impl fmt::Display for OpenError {
                 "{} is not a Weir data directory: it holds {found}. Choose an empty or a new directory with --data",
                 directory.display()
             ),
+            Self::Version { file, version } => {
+                write!(f, "{file} has format version {version}, and this program reads version 1: start the program that wrote it")
+            }
             Self::Damaged { file, at, what } => write!(
                 f,
-                "{file} is damaged at byte {at}: {what}. What is behind it was acknowledged, so nothing is cut: restore the file from a copy"
+                "{file} is damaged at byte {at}: {what}. What is behind it was acknowledged, so nothing is cut: restore the file from a copy, or keep what can be read with \
+                 weir log repair"
             ),
             Self::Missing { partition, end, named } => write!(
                 f,
-                "partition {partition} ends at offset {end}, but records up to {named} were acknowledged: its newest segment is missing or cut. Restore it from a copy"
+                "partition {partition} ends at offset {end}, but records up to {named} were acknowledged: its newest segment is missing or cut. Restore it from a copy, or keep what is there with weir log repair"
             ),
             Self::Streams { name, stored, wanted } => {
                 write!(f, "stream {name} has {stored} partitions on disk and {wanted} are asked for: a topic would change its partition")

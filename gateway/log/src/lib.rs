@@ -20,6 +20,7 @@ pub mod reader;
 mod readers;
 pub mod record;
 mod recovery;
+pub mod repair;
 mod ring;
 mod seek;
 pub mod segment;

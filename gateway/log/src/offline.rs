@@ -4,12 +4,12 @@
 //! Must not know: what a record means.
 
 use crate::{
-    Batch, Damage, Offset, OpenError,
+    Batch, Damage, Offset, OpenError, PartitionId,
     batch::{self, BatchHead},
     claim::claim,
     pending::Standing,
     recovery,
-    segment::{BATCHES_AT, SegmentHead},
+    segment::{self, BATCHES_AT, BLOCK, SUCCESSOR_AT, SegmentHead},
     storage::Name,
 };
 use std::{
@@ -44,6 +44,10 @@ pub enum Found {
     },
     /// Acknowledged records that cannot be read.
     Damage(Damage),
+    /// A file that begins behind the last one, and is not there. What was in it nobody knows.
+    Missing {
+        name: String,
+    },
     /// A batch that was begun and never acknowledged, at the end.
     Torn {
         name: String,
@@ -97,6 +101,20 @@ impl Offline {
 }
 
 impl Source {
+    /// Which partition its files belong to, if one of them says so.
+    pub(crate) fn partition(&self) -> Result<Option<PartitionId>, OpenError> {
+        for base in &self.bases {
+            let path = self.path.join(Name::Segment(*base).to_string());
+            let mut head = vec![0; BLOCK as usize];
+            let read = fs::File::open(&path).and_then(|mut file| std::io::Read::read(&mut file, &mut head));
+            let n = read.map_err(OpenError::io(format!("reading {}", path.display())))?;
+            if let Ok(head) = SegmentHead::parse(head.get(..n).unwrap_or_default()) {
+                return Ok(Some(head.partition));
+            }
+        }
+        Ok(None)
+    }
+
     /// Gives what is in it. `false` from `each`: enough.
     pub fn read(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), OpenError> {
         let mut expected = self.bases.first().copied().unwrap_or_default();
@@ -123,18 +141,26 @@ impl Source {
 /// One file; gives where it ends, `None`: enough.
 fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut dyn FnMut(Found) -> bool) -> Option<Offset> {
     let damage = |at: usize, range| Found::Damage(Damage { file: name.to_owned(), at: at as u64, range });
-    let head = match SegmentHead::parse(bytes) {
-        Ok(head) => head,
-        Err(why) => {
-            // How much was in the last one, nobody knows.
-            let end = next.unwrap_or(base.plus(1));
-            return (each(Found::Head { name: name.to_owned(), why }) && each(damage(0, base..end))).then_some(end);
+    let salt = match SegmentHead::parse(bytes) {
+        Ok(head) => head.salt,
+        Err(e) => {
+            if !each(Found::Head { name: name.to_owned(), why: e.to_string() }) {
+                return None;
+            }
+            let batches = bytes.get(BATCHES_AT as usize..).unwrap_or_default();
+            let Some(salt) = segment::salt_of_first(batches, base) else {
+                // How much was in the last one, nobody knows.
+                let end = next.unwrap_or(base.plus(1));
+                return each(damage(0, base..end)).then_some(end);
+            };
+            // The next start makes the header again.
+            salt
         }
     };
     let (mut at, mut end) = (BATCHES_AT as usize, base);
     loop {
         let here = bytes.get(at..).unwrap_or_default();
-        if let Some((batch, starts)) = batch::check(here, head.salt, base).filter(|(h, _)| h.first == end) {
+        if let Some((batch, starts)) = batch::check(here, salt, base).filter(|(h, _)| h.first == end) {
             let len = batch.len as usize;
             let raw = here.get(..len).unwrap_or_default().to_vec();
             let standing = Standing { at: at as u64, segment_base: base, first: batch.first };
@@ -143,7 +169,7 @@ fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut
             if !each(Found::Batch(Batch::sealed((raw, 0), starts, Vec::new(), standing, batch.time_ms))) {
                 return None;
             }
-        } else if let Some((later_at, later)) = recovery::look_ahead(bytes, at, head.salt, base, end) {
+        } else if let Some((later_at, later)) = recovery::look_ahead(bytes, at, salt, base, end) {
             if !each(damage(at, end..later)) {
                 return None;
             }
@@ -155,7 +181,12 @@ fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut
     if let Some(next) = next.filter(|next| *next > end) {
         return each(damage(at, end..next)).then_some(next);
     }
-    let torn = BatchHead::parse(bytes.get(at..).unwrap_or_default(), head.salt).filter(|h| h.first == end && next.is_none());
+    let successor = segment::parse_successor(bytes.get(SUCCESSOR_AT as usize..).unwrap_or_default(), salt);
+    if let Some(missing) = successor.filter(|after| next.is_none() && *after > base) {
+        let name = name.replace(&Name::Segment(base).to_string(), &Name::Segment(missing).to_string());
+        return each(Found::Missing { name }).then_some(end);
+    }
+    let torn = BatchHead::parse(bytes.get(at..).unwrap_or_default(), salt).filter(|h| h.first == end && next.is_none());
     match torn {
         Some(h) => each(Found::Torn { name: name.to_owned(), at: at as u64, bytes: u64::from(h.len) }).then_some(end),
         None => Some(end),

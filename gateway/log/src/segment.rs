@@ -3,7 +3,7 @@
 //! Invariant: a file with a segment's name has a whole header (it is written and synced under a spare's name first).
 //! Must not know: what a record means, or who appends.
 //!
-//! Header, little-endian, in the first 4,096 bytes; batches begin at 12,288 (the two blocks between are for tail copies):
+//! Header, little-endian, in the first 4,096 bytes; batches begin at 12,288:
 //!
 //! | at | field |
 //! |---|---|
@@ -13,6 +13,13 @@
 //! | 24 | u64 base offset |
 //! | 32 | u32 partition, u32 `segment_bytes` |
 //! | 40 | u64 created (ms), u32 CRC of 0..48, zeros |
+//!
+//! The block behind it, from byte 4,096 on, is the successor's, written when the next segment begins; one with another salt is of an earlier use of the file:
+//!
+//! | at | field |
+//! |---|---|
+//! | 0 | magic `WEIN`, u32 CRC of 8..24 |
+//! | 8 | u64 `salt` of this segment, u64 base offset of the next |
 
 use crate::{
     Durability, Offset, PartitionId, ReadError,
@@ -25,7 +32,7 @@ use crate::{
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
-    io,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -92,19 +99,19 @@ impl SegmentHead {
     }
 
     /// Reads a header; the error says what is wrong with it.
-    pub fn parse(b: &[u8]) -> Result<Self, String> {
-        let b: &[u8; 52] = b.get(..52).and_then(|b| b.try_into().ok()).ok_or("shorter than a segment header")?;
+    pub fn parse(b: &[u8]) -> Result<Self, HeadError> {
+        let b: &[u8; 52] = b.get(..52).and_then(|b| b.try_into().ok()).ok_or(HeadError::Damaged("shorter than a segment header"))?;
         let word = |at: usize| u64::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]]);
         let half = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         if b[..4] != *b"WEIS" {
-            return Err("not a segment of a Weir log".into());
+            return Err(HeadError::Damaged("not a segment of a Weir log"));
+        }
+        if half(48) != crc(&b[..48]) {
+            return Err(HeadError::Damaged("the header's checksum is wrong"));
         }
         let version = u16::from_le_bytes([b[4], b[5]]);
         if version != 1 {
-            return Err(format!("segment format version {version}; this program reads version 1"));
-        }
-        if half(48) != crc(&b[..48]) {
-            return Err("the header's checksum is wrong".into());
+            return Err(HeadError::Version(version));
         }
         Ok(Self {
             salt: word(8),
@@ -115,6 +122,60 @@ impl SegmentHead {
             created_ms: word(40),
         })
     }
+}
+
+/// Why a segment's header cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    Damaged(&'static str),
+    /// Whole, and written by another version of the program.
+    Version(u16),
+}
+
+impl fmt::Display for HeadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(what) => f.write_str(what),
+            Self::Version(n) => write!(f, "segment format version {n}; this program reads version 1"),
+        }
+    }
+}
+
+/// The salt of a segment, from the first of its batches, which must be whole and begin at `base`.
+pub(crate) fn salt_of_first(batches: &[u8], base: Offset) -> Option<u64> {
+    let salt = BatchHead::salt_of(batches)?;
+    crate::batch::check(batches, salt, base).filter(|(head, _)| head.first == base).map(|(head, _)| head.salt)
+}
+
+/// Where the base offset of the next segment stands.
+pub(crate) const SUCCESSOR_AT: u64 = BLOCK;
+const SUCCESSOR_BYTES: usize = 24;
+
+/// Notes in a segment which one comes after it: if that file is missing at a start, it is missed. Not synced.
+pub(crate) fn write_successor<F: File>(segment: &Segment<F>, next: Offset) -> io::Result<()> {
+    let mut b = vec![0; BLOCK as usize];
+    b[..4].copy_from_slice(b"WEIN");
+    b[8..16].copy_from_slice(&segment.head.salt.to_le_bytes());
+    b[16..24].copy_from_slice(&next.0.to_le_bytes());
+    let sum = crc(&b[8..24]);
+    b[4..8].copy_from_slice(&sum.to_le_bytes());
+    segment.file.write_at(&[io::IoSlice::new(&b)], SUCCESSOR_AT)
+}
+
+/// The base offset of the next segment, if one has begun.
+pub(crate) fn successor<F: File>(segment: &Segment<F>) -> io::Result<Option<Offset>> {
+    let mut b = [0; SUCCESSOR_BYTES];
+    let n = segment.file.read_at(&mut b, SUCCESSOR_AT)?;
+    Ok(parse_successor(b.get(..n).unwrap_or_default(), segment.head.salt))
+}
+
+/// Reads the block of the successor, of which `b` is the beginning.
+pub(crate) fn parse_successor(b: &[u8], salt: u64) -> Option<Offset> {
+    let b: &[u8; SUCCESSOR_BYTES] = b.get(..SUCCESSOR_BYTES)?.try_into().ok()?;
+    let word = |at: usize| b[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+    let sum = b[4..8].try_into().map_or(0, u32::from_le_bytes);
+    let whole = b[..4] == *b"WEIN" && sum == crc(&b[8..24]) && word(8) == salt;
+    whole.then(|| Offset(word(16)))
 }
 
 /// Where reading can begin: a record, and the batch around it.
@@ -147,6 +208,8 @@ pub struct Segment<F> {
     ring: Arc<Ring>,
     /// Its blocks had been written before its first batch.
     pub(crate) prepared: bool,
+    /// Its header was damaged at this start.
+    pub(crate) remade: bool,
 }
 
 /// Bytes read for a record that an index names: most are shorter.
@@ -163,6 +226,7 @@ impl<F: File> Segment<F> {
             indexed: RwLock::new(indexed),
             ring,
             prepared: false,
+            remade: false,
         }
     }
 

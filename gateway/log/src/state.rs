@@ -437,7 +437,7 @@ impl<S: Storage> Inner<S> {
     }
 }
 
-fn tag(meta: &[u8]) -> u32 {
+pub(crate) fn tag(meta: &[u8]) -> u32 {
     meta.first_chunk::<4>().map_or(0, |b| u32::from_le_bytes(*b))
 }
 

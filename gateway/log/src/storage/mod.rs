@@ -24,6 +24,8 @@ pub enum Name {
     Index(Offset),
     /// `spare-N`: a prepared file of no meaning.
     Spare(u32),
+    /// `%020d.damaged`: a segment that cannot be read at all, kept for whoever looks into it. The log does not touch it again.
+    Damaged(Offset),
 }
 
 impl fmt::Display for Name {
@@ -32,6 +34,7 @@ impl fmt::Display for Name {
             Self::Segment(base) => write!(f, "{base:020}.log"),
             Self::Index(base) => write!(f, "{base:020}.idx"),
             Self::Spare(n) => write!(f, "spare-{n}"),
+            Self::Damaged(base) => write!(f, "{base:020}.damaged"),
         }
     }
 }
@@ -43,6 +46,7 @@ impl Name {
         let name = match text.split_once('.') {
             Some((n, "log")) => Self::Segment(Offset(n.parse().ok()?)),
             Some((n, "idx")) => Self::Index(Offset(n.parse().ok()?)),
+            Some((n, "damaged")) => Self::Damaged(Offset(n.parse().ok()?)),
             _ => Self::Spare(text.strip_prefix("spare-")?.parse().ok()?),
         };
         (name.to_string() == text).then_some(name)

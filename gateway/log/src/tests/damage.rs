@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     Fetch, Select, Wanted,
-    storage::{Name, sim::SimStorage},
+    storage::{Name, Storage, sim::SimStorage},
 };
 use std::ops::Range;
 
@@ -127,4 +127,131 @@ fn recovery_of_random_bytes() {
     }
     println!("{seed} rounds, {opened} opened");
     assert!(opened > 20, "{opened} of {seed}");
+}
+
+/// A log of several segments, written in single records; gives its end and the base of the newest file.
+fn several(storage: &Arc<SimStorage>) -> (Offset, Offset) {
+    let mut a = open(storage, true);
+    while a.segments().len() < 4 || a.next().0 % 50 != 7 {
+        a.commit(pending(&[message(a.next().0, 700)]), 1_000).expect("commits");
+    }
+    (a.next(), a.segments().infos().expect("lists").last().expect("some").base)
+}
+
+fn tolerant(clean: bool, named: Offset) -> Opening {
+    Opening { gaps_allowed: true, ..opening(clean, named) }
+}
+
+#[test]
+fn a_damaged_head_is_made_again_and_no_batch_is_lost() {
+    for byte in [0, 5, 9, 20, 30, 44, 50] {
+        for (state, clean) in [(false, false), (false, true), (true, false)] {
+            seed_random(byte as u64);
+            let storage = Arc::new(SimStorage::new(1));
+            let (end, newest) = several(&storage);
+            storage.damage(Name::Segment(newest), byte);
+            storage.damage(Name::Segment(Offset(0)), byte);
+            let what = format!("byte {byte}, state store {state}, clean {clean}");
+            // In a file that has rotted nobody knows whether something was acknowledged behind its last whole batch, unless it was ended in order.
+            let gap = !state && !clean;
+            let mut last = end;
+            for clean in [clean, false] {
+                let o = Opening { gaps_allowed: !state, ..opening(clean, end) };
+                let a = Appender::open(storage.clone(), &o).expect("opens");
+                assert!(if gap { a.next() > end } else { a.next() == end }, "{what}: goes on at {}, ended at {end}", a.next());
+                let (all, lost) = read(&a, Arc::new(crate::Everything));
+                assert_eq!(all.len() as u64, end.0, "{what}");
+                assert_eq!(lost.len(), usize::from(gap), "{what}: {lost:?}");
+                assert!(last == end || last == a.next(), "{what}: a second start changes nothing");
+                last = a.next();
+            }
+        }
+    }
+}
+
+/// The newest file is not a segment at all, is empty, belongs to another partition, or is gone.
+#[test]
+fn a_newest_file_that_cannot_be_read_is_set_aside_and_the_log_goes_on_behind_it() {
+    type Spoil<'a> = &'a dyn Fn(&SimStorage, Name);
+    let spoil: [Spoil<'_>; 4] = [
+        &|disk, name| disk.scribble(name, 0, &[b'x'; 20_000]),
+        &|disk, name| drop(disk.create(name, 0).expect("creates")),
+        &|disk, name| {
+            let other = SimStorage::new(9);
+            let alien = Opening { partition: PartitionId(77), ..opening(true, Offset(0)) };
+            let mut a = Appender::open(Arc::new(other.clone()), &alien).expect("opens");
+            a.commit(pending(&[message(1, 700)]), 5).expect("commits");
+            let mut bytes = vec![0; 64 * 1024];
+            crate::storage::File::read_at(&other.open(Name::Segment(Offset(0))).expect("opens"), &mut bytes, 0).expect("reads");
+            disk.scribble(name, 0, &bytes);
+        },
+        &|disk, name| disk.remove(name).expect("it was there"),
+    ];
+    for (how, spoil) in spoil.iter().enumerate() {
+        for clean in [false, true] {
+            seed_random(how as u64);
+            let storage = Arc::new(SimStorage::new(how as u64));
+            let (end, newest) = several(&storage);
+            spoil(&storage, Name::Segment(newest));
+            storage.sync_names().expect("syncs");
+            // In order, the end is known; else something may name less than there was.
+            let named = if clean { end } else { Offset(3) };
+            let mut a = Appender::open(storage.clone(), &tolerant(clean, named)).expect("opens");
+            let what = format!("way {how}, clean {clean}");
+            assert!(if clean { a.next() == end } else { a.next() > end }, "{what}: goes on at {}, ended at {end}", a.next());
+            let next = a.next();
+            assert_eq!(a.gaps().iter().map(|gap| gap.range.clone()).collect::<Vec<_>>(), [newest..next], "{what}");
+            let aside = storage.names().expect("lists").contains(&Name::Damaged(newest));
+            assert_eq!(aside, how < 3, "{what}: kept for whoever looks into it");
+            a.commit(pending(&[message(next.0, 50)]), 1_000).expect("commits");
+            drop(a);
+            for _ in 0..2 {
+                let a = Appender::open(storage.clone(), &tolerant(false, next)).expect("opens again");
+                let (all, lost) = read(&a, Arc::new(crate::Everything));
+                assert_eq!((all.len() as u64, a.next()), (newest.0 + 1, next.plus(1)), "{what}");
+                assert_eq!(lost, [newest..next], "{what}: readers are told");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_of_one_file_that_cannot_be_read_begins_behind_it() {
+    seed_random(1);
+    let storage = Arc::new(SimStorage::new(1));
+    let mut a = open(&storage, true);
+    a.commit(pending(&[message(0, 700)]), 5).expect("commits");
+    drop(a);
+    storage.scribble(Name::Segment(Offset(0)), 0, &[7; 30_000]);
+    let a = Appender::open(storage.clone(), &tolerant(false, Offset(1))).expect("opens");
+    assert!(a.next() > Offset(1) && a.gaps().len() == 1);
+    assert_eq!(a.segments().start(), a.next());
+}
+
+/// Where there are no gaps, a missing file is refused and not passed over.
+#[test]
+fn a_missing_newest_segment_of_the_state_store_is_refused() {
+    seed_random(1);
+    let storage = Arc::new(SimStorage::new(1));
+    let (_, newest) = several(&storage);
+    storage.remove(Name::Segment(newest)).expect("it was there");
+    let error = Appender::open(storage, &opening(false, Offset(0))).err().expect("refused").to_string();
+    assert!(error.contains("missing") && error.contains("weir log repair"), "{error}");
+}
+
+#[test]
+fn a_segment_of_another_version_is_refused_and_not_set_aside() {
+    seed_random(1);
+    let storage = Arc::new(SimStorage::new(1));
+    let (_, newest) = several(&storage);
+    let mut head =
+        crate::segment::SegmentHead { salt: 1, log_id: 2, base: newest, partition: PartitionId(3), segment_bytes: 65_536, created_ms: 4 }
+            .encode();
+    head[4] = 2;
+    let sum = crate::record::crc(&head[..48]);
+    head[48..52].copy_from_slice(&sum.to_le_bytes());
+    storage.scribble(Name::Segment(newest), 0, &head);
+    let error = Appender::open(storage.clone(), &tolerant(false, Offset(0))).err().expect("refused").to_string();
+    assert!(error.contains("version 2"), "{error}");
+    assert!(storage.names().expect("lists").contains(&Name::Segment(newest)));
 }

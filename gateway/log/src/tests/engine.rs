@@ -4,7 +4,7 @@ use super::*;
 use crate::{AppendError, Engine, Everything, Fetch, FileEngine, OpenError, Options, Put, Receipt, Stream, Wake, Wanted, Watermark};
 use parking_lot::{Condvar, Mutex};
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -368,5 +368,66 @@ fn whatever_is_asked_after_the_stop_is_answered() {
     for _ in 0..4 {
         let (what, failed) = rx.recv_timeout(Duration::from_secs(10)).expect("an answer");
         assert!(failed, "{what}");
+    }
+}
+
+/// Spoils the state store in every way, repairs it, and finds everything that was not in the spoiled place.
+#[test]
+fn a_state_store_that_is_refused_is_repaired_from_what_can_be_read() {
+    type Spoil = fn(&Path, &[PathBuf]);
+    let ways: [(&str, Spoil); 4] = [
+        ("a middle of a file", |_, files| {
+            let mut bytes = std::fs::read(&files[1]).expect("reads");
+            bytes[30_000..30_100].fill(7);
+            std::fs::write(&files[1], bytes).expect("writes");
+        }),
+        ("a file that is none", |_, files| std::fs::write(&files[1], b"no segment").expect("writes")),
+        ("a missing file", |_, files| std::fs::remove_file(&files[1]).expect("removes")),
+        ("a missing newest file", |_, files| std::fs::remove_file(files.last().expect("some")).expect("removes")),
+    ];
+    for (what, spoil) in ways {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = open(dir.path());
+        let bell = Arc::new(Bell::default());
+        let receipt = engine.append(P, &mut message(1, 100), &(bell.clone() as Arc<dyn Wake>)).expect("room");
+        wait_for(&engine, &bell, receipt);
+        let state = dir.path().join("data/state");
+        let files = || {
+            let mut files: Vec<_> = std::fs::read_dir(&state).expect("lists").map(|e| e.expect("an entry").path()).collect();
+            files.retain(|f| f.extension().is_some_and(|e| e == "log"));
+            files.sort();
+            files
+        };
+        let mut n = 0u32;
+        while files().len() < 4 {
+            let key = format!("c/{n:05}");
+            let put = [Put { key: key.as_bytes(), tag: n, value: Some(&[n as u8; 700]) }];
+            while engine.state().put(&put, &(bell.clone() as Arc<dyn Wake>)).is_err() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            n += 1;
+        }
+        engine.stop();
+        drop(engine);
+        spoil(&state, &files());
+        let refused = FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new()).err().expect("refused").to_string();
+        assert!(refused.contains("weir log repair"), "{what}: {refused}");
+        let repaired = crate::repair::repair(&dir.path().join("data")).expect("repairs");
+        assert!(!repaired.lost.is_empty() && repaired.aside.as_ref().is_some_and(|aside| aside.is_dir()), "{what}: {repaired:?}");
+        let mut kept = 0;
+        let mut each = |key: &[u8], _: u32, value: &[u8]| {
+            if let Some(n) = std::str::from_utf8(key).ok().and_then(|k| k.strip_prefix("c/")?.parse::<u32>().ok()) {
+                assert_eq!(value, [n as u8; 700], "{what}: {n}");
+                kept += 1;
+            }
+            Vec::new()
+        };
+        let engine = FileEngine::open(&options(dir.path()), &mut each).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(kept > n / 3 && kept <= n, "{what}: {kept} of {n} kept");
+        assert_eq!(read_all(&engine).len(), 1, "{what}: the stream is still the stream");
+        engine.stop();
+        drop(engine);
+        // A second time there is nothing to do.
+        assert!(crate::repair::repair(&dir.path().join("data")).expect("reads").aside.is_none(), "{what}");
     }
 }

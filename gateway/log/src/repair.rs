@@ -1,0 +1,158 @@
+//! A state store that cannot be opened, written anew from what of it can be read.
+//!
+//! Invariant: the old files stay, under another name; the new ones take their place in one step. A store that can be opened is not changed.
+
+use crate::{
+    AppendError, Durability, Kind, Limits, Offset, OpenError, Put, Receipt,
+    appender::{Appender, Opening},
+    engine::{self, STATE},
+    offline::{Found, Offline, Source},
+    pending::Pending,
+    state::{Directory, tag},
+    storage::FileStorage,
+};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// What is put at once.
+const PUT_BYTES: usize = 256 * 1024;
+/// Where the new store is written, below the data directory.
+const NEW: &str = "state.new";
+
+/// What was done.
+#[derive(Debug)]
+pub struct Repaired {
+    /// What cannot be read, with file and byte.
+    pub lost: Vec<String>,
+    /// Values that were kept.
+    pub values: usize,
+    /// Where the old files are; `None`: nothing was to be repaired.
+    pub aside: Option<PathBuf>,
+}
+
+type Values = BTreeMap<Vec<u8>, (u32, Vec<u8>)>;
+
+/// Repairs the state store of a data directory that no gateway runs on.
+///
+/// # Errors
+/// The directory is in use, or holds no log; the new files cannot be written. Nothing has changed then.
+pub fn repair(directory: &Path) -> Result<Repaired, OpenError> {
+    let log = Offline::open(directory)?;
+    let state = directory.join("state");
+    let Some((source, streams)) = log.sources.split_first() else {
+        return Ok(Repaired { lost: Vec::new(), values: 0, aside: None });
+    };
+    let (mut values, lost) = read(source)?;
+    if lost.is_empty() {
+        return Ok(Repaired { lost, values: values.len(), aside: None });
+    }
+    // The goodbye of the last run may be older than what is lost.
+    values.remove(engine::CLEAN);
+    name_streams(streams, &mut values)?;
+    let new = directory.join(NEW);
+    write(&new, &values)?;
+    let aside = put_in_place(&state, &new)?;
+    Ok(Repaired { lost, values: values.len(), aside: Some(aside) })
+}
+
+/// The newest value of each key that can be read, and what cannot.
+fn read(source: &Source) -> Result<(Values, Vec<String>), OpenError> {
+    let (mut values, mut lost) = (Values::new(), Vec::new());
+    source.read(&mut |found| {
+        match found {
+            Found::Batch(batch) => batch.iter().for_each(|r| match r.kind {
+                Kind::Tombstone => drop(values.remove(r.key)),
+                _ => drop(values.insert(r.key.to_vec(), (tag(r.meta), r.value.to_vec()))),
+            }),
+            Found::Head { name, why } => lost.push(format!("{name}: {why}")),
+            Found::Missing { name } => lost.push(format!("{name} is missing")),
+            Found::Damage(damage) => lost.push(damage.to_string()),
+            Found::File { .. } | Found::Torn { .. } => {}
+        }
+        true
+    })?;
+    Ok((values, lost))
+}
+
+/// A stream whose name is lost would get other partitions: its own are what its files say.
+fn name_streams(streams: &[Source], values: &mut Values) -> Result<(), OpenError> {
+    let mut found: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
+    for source in streams {
+        let Some((name, number)) = source.name.split_once('/') else { continue };
+        let (Ok(number), Some(partition)) = (number.parse::<u32>(), source.partition()?) else { continue };
+        let known = found.entry(name).or_insert((partition.0.saturating_sub(number), 0));
+        known.1 = known.1.max(number + 1);
+    }
+    for (name, (first, count)) in found {
+        values.entry(engine::stream_key(name)).or_insert_with(|| (0, engine::stream_value(first, count)));
+    }
+    Ok(())
+}
+
+fn write(new: &Path, values: &Values) -> Result<(), OpenError> {
+    let io = |what: &str| OpenError::io(format!("{what} {}", new.display()));
+    if new.exists() {
+        // Of a repair that was broken off.
+        fs::remove_dir_all(new).map_err(io("removing"))?;
+    }
+    let storage = Arc::new(FileStorage::new(new, Durability::Disk).map_err(io("creating"))?);
+    let mut appender = Appender::open(storage, &opening())?;
+    let mut directory = Directory::default();
+    let (mut puts, mut bytes) = (Vec::new(), 0);
+    for (key, (tag, value)) in values {
+        if bytes + key.len() + value.len() > PUT_BYTES {
+            commit(&mut appender, &mut directory, &std::mem::take(&mut puts))?;
+            bytes = 0;
+        }
+        bytes += key.len() + value.len();
+        puts.push(Put { key, tag: *tag, value: Some(value) });
+    }
+    commit(&mut appender, &mut directory, &puts)
+}
+
+fn commit(appender: &mut Appender<FileStorage>, directory: &mut Directory, puts: &[Put<'_>]) -> Result<(), OpenError> {
+    if puts.is_empty() {
+        return Ok(());
+    }
+    let mut pending = Pending::default();
+    let put = directory.put(puts, |records| {
+        pending.push(records);
+        Ok(Receipt(0))
+    });
+    put.map_err(|e: AppendError| OpenError::Io { what: "writing the state store anew".into(), error: io::Error::other(e.to_string()) })?;
+    appender.commit(pending, engine::now_ms())?;
+    Ok(())
+}
+
+fn opening() -> Opening {
+    Opening {
+        partition: STATE,
+        limits: Limits::default(),
+        clean: false,
+        named: Offset(0),
+        start: Offset(0),
+        gaps_allowed: false,
+        durability: Durability::Disk,
+        unsynced: false,
+        now_ms: engine::now_ms(),
+        random: engine::random,
+    }
+}
+
+/// Puts the new files in the place of the old ones, in one step: at any moment there is a store, and it is a whole one. Gives the old ones' new name.
+fn put_in_place(state: &Path, new: &Path) -> Result<PathBuf, OpenError> {
+    let io = |what: &str| OpenError::io(format!("{what} {}", state.display()));
+    let names = (1..).map(|n| state.with_file_name(format!("state.damaged-{n}")));
+    let aside = names.into_iter().find(|path| !path.exists()).unwrap_or_default();
+    let cwd = rustix::fs::CWD;
+    let exchanged = rustix::fs::renameat_with(cwd, new, cwd, state, rustix::fs::RenameFlags::EXCHANGE);
+    exchanged.map_err(|e| io("exchanging the new files with those in")(e.into()))?;
+    fs::rename(new, &aside).map_err(io("renaming the old files of"))?;
+    let parent = state.parent().unwrap_or(Path::new("."));
+    fs::File::open(parent).and_then(|d| d.sync_all()).map_err(io("syncing the directory of"))?;
+    Ok(aside)
+}
