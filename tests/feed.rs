@@ -187,6 +187,59 @@ async fn who_comes_again_misses_nothing_after_sigkill_too() {
     }
 }
 
+/// A browser that wants two frames a second and every record is told all that there is each time, in as many messages as that takes.
+#[tokio::test]
+async fn a_pace_without_conflation_falls_behind_by_no_more_than_its_pause() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut browser = Browser::subscribed(&weir, json!({"filter": "#", "snapshot": false, "rate_max": 2})).await;
+    browser.expect("start").await;
+    // Twelve messages of 1,000 records: with a pause after each they took six seconds.
+    let mut p = Publisher::new(&weir);
+    tokio::task::spawn_blocking(move || (0..12_000).for_each(|n| p.0.publish(0, false, 0, &format!("t/{}", n % 9), &n.to_string())))
+        .await
+        .unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(3), browser.records(12_000)).await.expect("all of it soon after");
+    assert!(told.iter().map(|(offset, _)| *offset).eq(told[0].0..told[0].0 + 12_000), "each once, in order");
+}
+
+/// While others publish, `start` says where the snapshot stands, and every record from there on is told.
+#[tokio::test]
+async fn a_snapshot_stands_where_start_says() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Publisher::new(&weir);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let publisher = tokio::task::spawn_blocking(move || {
+        let mut n = 0;
+        while stopped.try_recv().is_err() {
+            p.publish(&format!("t/{}", n % 50), &n.to_string());
+            n += 1;
+        }
+    });
+    let mut browser = Browser::open(&weir).await;
+    for id in 1..=150 {
+        browser.subscribe(json!({"id": id, "filter": "t/#", "snapshot": true})).await;
+        let mut of_it = async || loop {
+            let told = browser.next().await;
+            if told["id"] == id {
+                return told;
+            }
+        };
+        let start = of_it().await;
+        assert_eq!((&start["type"], &start["snapshot"]), (&"start".into(), &true.into()), "{start}");
+        let position = start["position"].as_u64().unwrap();
+        let snapshot = of_it().await;
+        assert_eq!((&snapshot["type"], snapshot["position"].as_u64()), (&"snapshot".into(), Some(position)), "{snapshot}");
+        assert!(records(&snapshot).all(|r| r["offset"].as_u64() < Some(position)));
+        let first = of_it().await;
+        assert_eq!(records(&first).next().unwrap()["offset"], position, "the first record behind it");
+        browser.say(&json!({"type": "unsubscribe", "id": id}).to_string()).await;
+    }
+    stop.send(()).unwrap();
+    publisher.await.unwrap();
+}
+
 /// 400 messages of 20 topics as fast as they go, beside a browser that takes two frames a second.
 #[tokio::test]
 async fn the_newest_of_each_topic_stands_for_those_it_thinned() {

@@ -181,3 +181,83 @@ fn what_no_member_acknowledges_becomes_a_dead_letter_and_the_group_goes_on() {
     assert_eq!(got, [1, 2]);
     drop(weir);
 }
+
+/// A member that is unsubscribed, or a gateway that is killed, before most of what the member was given has left: that was not sent, and dies of nothing.
+#[test]
+fn what_was_never_sent_does_not_count_as_a_delivery() {
+    const MESSAGES: u32 = 120;
+    for killed in [false, true] {
+        let dir = dir();
+        let ports = [free_port(), free_port(), free_port()];
+        let start = || {
+            let mut command = command(&binary(), dir.path(), ports);
+            command.args(["--max-deliveries", "3"]);
+            Weir::spawn(command, ports)
+        };
+        let mut weir = start();
+        let mut keeps = Raw::connect(weir.mqtt, Version::V5, "keeps the group");
+        assert_eq!(keeps.subscribe("$share/g/jobs/#", 1), 1);
+        drop(keeps);
+        let mut publisher = Raw::connect_with(weir.mqtt, Version::V311, "publisher", true, &[]);
+        let body = "x".repeat(300_000);
+        for n in 0..MESSAGES {
+            publisher.publish(1, false, n as u16 + 1, "jobs/1", &format!("{n:04}{body}"));
+            publisher.expect_ack(PUBACK, n as u16 + 1);
+        }
+        // It reads nothing: a few messages fit into the socket, the others wait for it in the gateway.
+        for n in 0..4 {
+            let mut deaf = Raw::connect_with(weir.mqtt, Version::V5, &format!("deaf {n}"), true, &[0x11, 0, 0, 0, 60]);
+            deaf.send_subscribe("$share/g/jobs/#", 1);
+            std::thread::sleep(Duration::from_millis(700));
+            if killed {
+                weir.kill();
+                weir = start();
+            } else {
+                deaf.send_unsubscribe("$share/g/jobs/#");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        let mut dead = Raw::connect(weir.mqtt, Version::V5, "dead");
+        let mut body = vec![0, 9, 16, 0x26, 0, 4];
+        body.extend(b"from\0\x08earliest");
+        body[2] = body.len() as u8 - 3;
+        body.extend(b"\0\x07$dead/#\0");
+        dead.send(0x82, &body);
+        let mut whole = Raw::connect(weir.mqtt, Version::V5, "keeps the group");
+        let mut got = BTreeSet::new();
+        while let Some(p) = whole.next(Duration::from_secs(2)) {
+            let p = p.publish(Version::V5);
+            whole.ack(PUBACK, p.id);
+            got.insert(p.payload[..4].parse::<u32>().unwrap());
+        }
+        let mut died = BTreeSet::new();
+        while let Some(p) = dead.next(Duration::from_millis(500)) {
+            if p.head & 0xF0 == 0x30 {
+                died.insert(p.publish(Version::V5).payload[..4].parse::<u32>().unwrap());
+            }
+        }
+        let what = format!("killed {killed}: {} came, {} died", got.len(), died.len());
+        assert_eq!(got.union(&died).count(), MESSAGES as usize, "{what}");
+        assert!(died.len() < MESSAGES as usize / 2, "{what}; only what fits into a socket was ever sent");
+    }
+}
+
+/// An acknowledgement counts, also right behind an UNSUBSCRIBE.
+#[test]
+fn what_was_sent_before_an_unsubscribe_may_be_acknowledged_behind_it() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut a = member(weir.mqtt, Version::V5, "a");
+    let mut b = member(weir.mqtt, Version::V5, "b");
+    publish(weir.mqtt, 0..20);
+    let ids: Vec<u16> = (0..10).map(|_| a.expect_publish().id).collect();
+    a.in_one_write(|a| {
+        a.send_unsubscribe(FILTER);
+        ids[..7].iter().for_each(|id| a.ack(PUBACK, *id));
+    });
+    assert_eq!(a.read().head, 0xB0);
+    assert_eq!(drain(&mut b, Version::V5).len(), 10, "its own");
+    // What it did not acknowledge is the other's when it goes.
+    drop(a);
+    assert_eq!(drain(&mut b, Version::V5).len(), 3);
+}

@@ -130,19 +130,32 @@ impl Subscription {
             return Ok(());
         }
         loop {
-            let mut busy = false;
-            for nth in 0..self.cursors.len() {
-                busy |= self.step(nth).await?;
-            }
+            let busy = self.drain().await?;
             if self.cursors.iter().all(|c| c.channel.is_none() && c.until.is_none_or(|until| c.next >= until)) {
                 return Ok(());
             }
             match self.wish.pace.filter(|_| busy && !self.wish.latest_only) {
                 Some(pace) => tokio::time::sleep(pace).await,
-                None if busy => tokio::task::yield_now().await,
+                None if busy => {}
                 None if tokio::time::timeout(POSITION_EVERY, self.bell.notified()).await.is_err() => self.tell_positions().await?,
                 None => {}
             }
+        }
+    }
+
+    /// Tells all that there is now, however many messages it takes: with a pause after each, whoever gets more than one in that time would fall behind without bound. False: there was nothing.
+    async fn drain(&mut self) -> Result<bool, End> {
+        let mut any = false;
+        loop {
+            let mut busy = false;
+            for nth in 0..self.cursors.len() {
+                busy |= self.step(nth).await?;
+            }
+            if !busy {
+                return Ok(any);
+            }
+            any = true;
+            tokio::task::yield_now().await;
         }
     }
 
@@ -217,10 +230,17 @@ impl Subscription {
         let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
         (c.next, c.told, c.until, c.replay) =
             (next, next, until, if snapshot { Offset(0) } else { c.channel.as_ref().map_or(end, |c| c.said()) });
+        // Taken before it is said where it stands: nothing may come between.
+        let taken = if snapshot { Some(self.take_snapshot(nth).await?) } else { None };
+        let next = taken.as_ref().map_or(next, |(snapshot, _)| snapshot.position);
+        let Some(c) = self.cursors.get(nth) else { return Ok(()) };
         let end = until.unwrap_or(if matches!(self.wish.start, Start::At(_)) { next } else { end.max(next) });
         let text = frame::start(&c.head, next..end, snapshot, recovered, lost.as_ref());
         self.say(text).await?;
-        if snapshot { self.snapshot(nth).await } else { Ok(()) }
+        match taken {
+            Some((snapshot, pages)) => self.tell_snapshot(nth, &snapshot, pages).await,
+            None => Ok(()),
+        }
     }
 
     /// Where one goes on that was here before.
@@ -342,7 +362,13 @@ impl Subscription {
 
     /// Tells the newest of each topic below a position; the cursor is there afterwards.
     async fn snapshot(&mut self, nth: usize) -> Result<(), End> {
-        let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
+        let (snapshot, pages) = self.take_snapshot(nth).await?;
+        self.tell_snapshot(nth, &snapshot, pages).await
+    }
+
+    /// Reads what is shared of a snapshot, or its first parts; the cursor is at its position afterwards.
+    async fn take_snapshot(&mut self, nth: usize) -> Result<(Arc<Snapshot>, Pages), End> {
+        let Some(c) = self.cursors.get(nth) else { return Err(End::Gone) };
         let (partition, channel) = (c.tail.partition.id, c.channel.clone());
         let below = match &channel {
             // Where the next frame begins.
@@ -367,8 +393,13 @@ impl Subscription {
             }
             None => Arc::new(pages.collect().await?),
         };
+        let Some(c) = self.cursors.get_mut(nth) else { return Err(End::Gone) };
         (c.next, c.told, c.thinned) = (parts.position, parts.position, 0);
-        let head = c.head.clone();
+        Ok((parts, pages))
+    }
+
+    async fn tell_snapshot(&mut self, nth: usize, parts: &Snapshot, mut pages: Pages) -> Result<(), End> {
+        let Some(head) = self.cursors.get(nth).map(|c| c.head.clone()) else { return Ok(()) };
         for (i, part) in parts.parts.iter().enumerate() {
             let done = pages.is_done() && i + 1 == parts.parts.len();
             self.say(frame::snapshot(&head, parts.position, done, part)).await?;

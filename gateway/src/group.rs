@@ -40,8 +40,10 @@ pub(crate) enum Command {
     Join { peer: Arc<Peer>, id: SubscribeId, sid: u64, credit: usize, from: Vec<Offset> },
     /// The member of this peer is done with it.
     Settle(u64, Place),
-    /// The connection of a member is gone, and had not sent these.
-    Gone(u64, Arc<HashSet<(SubscribeId, Place)>>),
+    /// The member of this peer was sent these.
+    Sent(u64, Vec<Place>),
+    /// The connection of a member is gone.
+    Gone(u64),
     /// A session is a subscriber no more.
     Unshare(u64),
 }
@@ -238,8 +240,18 @@ impl Home {
                 if self.group.settle(peer, place) {
                     self.touch();
                 }
+                let ended = |m: &Member| !self.subscribers.contains(&m.sid);
+                if self.members.get(&peer).is_some_and(ended) && self.group.is_idle(peer) {
+                    self.gone(peer);
+                }
             }
-            Command::Gone(peer, unsent) => self.gone(peer, &unsent),
+            Command::Sent(peer, places) => {
+                let sent = places.into_iter().filter(|place| self.group.sent(peer, *place)).count();
+                if sent > 0 {
+                    self.touch();
+                }
+            }
+            Command::Gone(peer) => self.gone(peer),
             Command::Unshare(sid) => {
                 self.subscribers.remove(&sid);
                 let members: Vec<u64> = self.members.iter().filter(|(_, m)| m.sid == sid).map(|(peer, _)| *peer).collect();
@@ -247,15 +259,18 @@ impl Home {
                 for (peer, id) in self.joining.extract_if(.., |(peer, _)| members.contains(&peer.id)) {
                     peer.tell(|m| m.shared.push(id));
                 }
-                members.into_iter().for_each(|peer| self.gone(peer, &HashSet::new()));
+                // What they were sent they may still acknowledge.
+                let idle: Vec<u64> = members.into_iter().filter(|peer| self.group.retire(*peer)).collect();
+                idle.into_iter().for_each(|peer| self.gone(peer));
+                self.touch();
             }
         }
     }
 
-    fn gone(&mut self, peer: u64, unsent: &HashSet<(SubscribeId, Place)>) {
+    fn gone(&mut self, peer: u64) {
         self.joining.retain(|(p, _)| p.id != peer);
-        if let Some(member) = self.members.remove(&peer) {
-            self.group.leave(peer, |place| !unsent.contains(&(member.id, *place)));
+        if self.members.remove(&peer).is_some() {
+            self.group.leave(peer);
             self.touch();
         }
     }

@@ -23,8 +23,16 @@ pub type Place = (PartitionId, Offset);
 struct Member {
     id: u64,
     credit: usize,
-    /// With how often each was given, this time too.
-    pending: BTreeMap<Place, u32>,
+    pending: BTreeMap<Place, Pending>,
+}
+
+/// A record on its way to a member.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    /// How often it was sent to anybody.
+    deliveries: u32,
+    /// This member was sent it.
+    sent: bool,
 }
 
 #[derive(Debug, Default)]
@@ -61,19 +69,44 @@ impl Group {
     }
 
     pub fn join(&mut self, id: u64, credit: usize) {
-        if !self.members.iter().any(|m| m.id == id) {
-            self.members.push_back(Member { id, credit: credit.clamp(1, CREDIT_MAX), pending: BTreeMap::new() });
+        let credit = credit.clamp(1, CREDIT_MAX);
+        match self.members.iter_mut().find(|m| m.id == id) {
+            Some(member) => member.credit = credit,
+            None => self.members.push_back(Member { id, credit, pending: BTreeMap::new() }),
         }
     }
 
-    /// What it had is owed again, at once; what was not sent does not count.
-    pub fn leave(&mut self, id: u64, sent: impl Fn(&Place) -> bool) {
+    /// What it had is owed again, at once.
+    pub fn leave(&mut self, id: u64) {
         if let Some(i) = self.members.iter().position(|m| m.id == id)
             && let Some(m) = self.members.remove(i)
         {
             self.pending -= m.pending.len();
-            self.owed.extend(m.pending.into_iter().map(|(place, n)| (place, n - u32::from(!sent(&place)))));
+            self.owed.extend(m.pending.into_iter().map(|(place, p)| (place, p.deliveries)));
         }
+    }
+
+    /// The member is given nothing more, and what it was not sent is owed again. What it was sent it may still acknowledge. True: there is nothing of that.
+    pub fn retire(&mut self, id: u64) -> bool {
+        let Some(member) = self.members.iter_mut().find(|m| m.id == id) else { return true };
+        member.credit = 0;
+        let (sent, unsent): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut member.pending).into_iter().partition(|(_, p)| p.sent);
+        member.pending = sent;
+        self.pending -= unsent.len();
+        self.owed.extend(unsent.into_iter().map(|(place, p)| (place, p.deliveries)));
+        self.is_idle(id)
+    }
+
+    /// Nothing is on its way to this member.
+    #[must_use]
+    pub fn is_idle(&self, id: u64) -> bool {
+        self.members.iter().find(|m| m.id == id).is_none_or(|m| m.pending.is_empty())
+    }
+
+    /// The member was sent it: that counts. True: it is its own, and was not counted yet.
+    pub fn sent(&mut self, id: u64, place: Place) -> bool {
+        let pending = self.members.iter_mut().find(|m| m.id == id).and_then(|m| m.pending.get_mut(&place)).filter(|p| !p.sent);
+        pending.map(|p| *p = Pending { deliveries: p.deliveries + 1, sent: true }).is_some()
     }
 
     #[must_use]
@@ -95,7 +128,7 @@ impl Group {
 
     /// The next record of a partition that matches: gives it to the member whose turn it is. `None`: nobody has room, offer it again.
     pub fn offer(&mut self, place: Place) -> Option<u64> {
-        let id = self.give(place, 1)?;
+        let id = self.give(place, 0)?;
         self.passed(place.0, Offset(place.1.0 + 1));
         Some(id)
     }
@@ -114,7 +147,7 @@ impl Group {
             self.dying.insert(place, deliveries);
             return Some((place, Owed::Dead { deliveries }));
         }
-        let id = self.give(place, deliveries + 1)?;
+        let id = self.give(place, deliveries)?;
         self.owed.pop_first();
         Some((place, Owed::To(id)))
     }
@@ -135,7 +168,7 @@ impl Group {
         }
         let i = self.members.iter().position(|m| m.pending.len() < m.credit)?;
         let mut member = self.members.remove(i)?;
-        member.pending.insert(place, deliveries);
+        member.pending.insert(place, Pending { deliveries, sent: false });
         self.pending += 1;
         let id = member.id;
         self.members.push_back(member);
@@ -143,8 +176,9 @@ impl Group {
     }
 
     /// Every record that was given or is owed, with how often it was sent.
-    fn open(&self) -> impl Iterator<Item = (&Place, &u32)> {
-        self.owed.iter().chain(&self.dying).chain(self.members.iter().flat_map(|m| &m.pending))
+    fn open(&self) -> impl Iterator<Item = (&Place, u32)> {
+        let pending = self.members.iter().flat_map(|m| m.pending.iter().map(|(place, p)| (place, p.deliveries)));
+        self.owed.iter().chain(&self.dying).map(|(place, n)| (place, *n)).chain(pending)
     }
 
     /// u8 format 2; LEB128: partitions: count, each partition and next; what is pending, owed or dying: count, each partition, offset, deliveries.
@@ -156,7 +190,7 @@ impl Group {
         self.next.iter().for_each(|(p, next)| [u64::from(p.0), next.0].iter().for_each(|n| put(&mut b, *n)));
         let open: BTreeMap<_, _> = self.open().collect();
         put(&mut b, open.len() as u64);
-        open.iter().for_each(|((p, at), n)| [u64::from(p.0), at.0, u64::from(**n)].iter().for_each(|n| put(&mut b, *n)));
+        open.iter().for_each(|((p, at), n)| [u64::from(p.0), at.0, u64::from(*n)].iter().for_each(|n| put(&mut b, *n)));
         b
     }
 
@@ -200,7 +234,7 @@ mod tests {
         let given: Vec<_> = (5..10).map(|n| g.offer((P, Offset(n)))).collect();
         assert_eq!(given, [Some(1), Some(2), Some(1), Some(2), None]);
         assert!(g.settle(2, (P, Offset(6))) && !g.settle(2, (P, Offset(6))) && !g.settle(2, (P, Offset(5))));
-        g.leave(1, |_| true);
+        g.leave(1);
         assert_eq!(g.next_owed(0), Some(((P, Offset(5)), Owed::To(2))));
         assert_eq!(g.next_owed(0), None, "no room");
         assert_eq!((g.owes(), g.next(P), g.needs(P)), (true, Some(Offset(9)), Some(Offset(5))));
@@ -222,16 +256,22 @@ mod tests {
             if round == 0 {
                 assert_eq!((g.offer(poison), g.offer(unsent)), (Some(0), Some(0)));
             }
+            assert!(g.sent(round, poison) && !g.sent(round, poison));
             // The counts outlive the process.
             let value = g.value();
-            g.leave(round, |place| *place == poison);
-            if round == 1 {
-                g = Group::decode(&value).expect("its own value");
+            match round {
+                0 => g.leave(round),
+                1 => g = Group::decode(&value).expect("its own value"),
+                _ => {
+                    assert!(!g.retire(round), "it may still acknowledge what it was sent");
+                    assert_eq!(g.next_owed(3), None, "nobody has room");
+                    g.leave(round);
+                }
             }
         }
         g.join(9, 5);
         assert_eq!(g.next_owed(3), Some((poison, Owed::Dead { deliveries: 3 })));
-        assert_eq!(g.next_owed(3), Some((unsent, Owed::To(9))), "sent once at most, in the round that crashed");
+        assert_eq!(g.next_owed(3), Some((unsent, Owed::To(9))), "never sent");
         assert_eq!(g.needs(P), Some(Offset(0)), "it is kept until it is buried");
         assert!(Group::decode(&g.value()).is_some_and(|g| g.owed.contains_key(&poison)));
         g.bury(poison);
@@ -241,7 +281,9 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Do {
         Join(u64),
-        Leave(u64, bool),
+        Leave(u64),
+        Retire(u64),
+        Sent(u64, usize),
         Settle(u64, usize),
         Offer,
         Owed,
@@ -252,7 +294,9 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Do>> {
         let one = prop_oneof![
             (0..3u64).prop_map(Do::Join),
-            (0..3u64, any::<bool>()).prop_map(|(m, sent)| Do::Leave(m, sent)),
+            (0..3u64).prop_map(Do::Leave),
+            (0..3u64).prop_map(Do::Retire),
+            (0..3u64, 0..4usize).prop_map(|(m, i)| Do::Sent(m, i)),
             (0..3u64, 0..4usize).prop_map(|(m, i)| Do::Settle(m, i)),
             Just(Do::Offer),
             Just(Do::Owed),
@@ -272,7 +316,16 @@ mod tests {
             for step in steps {
                 match step {
                     Do::Join(m) => g.join(m, 2),
-                    Do::Leave(m, sent) => g.leave(m, |_| sent),
+                    Do::Leave(m) => g.leave(m),
+                    Do::Retire(m) => {
+                        g.retire(m);
+                        let unsent = g.members.iter().filter(|x| x.id == m).any(|x| x.pending.values().any(|p| !p.sent));
+                        prop_assert!(!unsent);
+                    }
+                    Do::Sent(m, i) => {
+                        let had = g.members.iter().find(|x| x.id == m).and_then(|x| x.pending.keys().nth(i).copied());
+                        had.map(|place| g.sent(m, place));
+                    }
                     Do::Settle(m, i) => {
                         let had = g.members.iter().find(|x| x.id == m).and_then(|x| x.pending.keys().nth(i).copied());
                         if let Some(place) = had {
@@ -307,7 +360,7 @@ mod tests {
                 let pending: Vec<_> = g.open().map(|(place, _)| *place).collect();
                 prop_assert_eq!(pending.iter().collect::<BTreeSet<_>>().len(), pending.len());
                 prop_assert_eq!(g.pending, g.members.iter().map(|m| m.pending.len()).sum::<usize>());
-                prop_assert!(g.members.iter().all(|m| m.pending.len() <= m.credit));
+                prop_assert!(g.members.iter().all(|m| m.pending.len() <= m.credit || m.credit == 0));
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     group::{self, Groups},
     tail::Command,
 };
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 use weir_bridge::filters::Filters;
 use weir_core::{
     ids::{Now, Offset, Receipt, SubscribeId},
@@ -61,12 +61,14 @@ impl Driver {
                 if let Some((sid, credit)) = self.phase.session().map(|s| (s.sid(), s.credit())) {
                     let (peer, from) = (self.peer.clone(), self.appended_ends());
                     Groups::tell(&self.gateway, &filter, group::Command::Join { peer, id, sid, credit, from });
-                    self.shared.push(filter);
+                    if !self.shared.contains(&filter) {
+                        self.shared.push(filter);
+                    }
                 }
             }
             Action::Unshare(filter, sid) => {
                 self.gateway.interests.remove(&filter);
-                self.shared.retain(|f| *f != filter);
+                // It stays a member until it has acknowledged what it was sent: its end is told as that of the others.
                 Groups::tell(&self.gateway, &filter, group::Command::Unshare(sid));
             }
             Action::Settle(filter, p, at) => Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at))),
@@ -154,14 +156,23 @@ impl Driver {
     }
 
     pub(super) fn leave_groups(&mut self) {
-        if self.shared.is_empty() {
-            return self.given.clear();
-        }
-        let mut unsent: HashSet<_> = std::mem::take(&mut self.given).into_iter().collect();
-        unsent.extend(self.feeding.unsent());
-        let unsent = Arc::new(unsent);
+        self.given.clear();
         for filter in std::mem::take(&mut self.shared) {
-            Groups::tell(&self.gateway, &filter, group::Command::Gone(self.peer.id, unsent.clone()));
+            Groups::tell(&self.gateway, &filter, group::Command::Gone(self.peer.id));
+        }
+    }
+
+    /// Tells groups what of theirs was sent.
+    pub(super) fn tell_sent(&mut self) {
+        let mut sent = std::mem::take(&mut self.sent);
+        let Some(session) = self.phase.session() else { return };
+        while let Some((id, _)) = sent.first().copied() {
+            let (places, rest): (Vec<_>, Vec<_>) = sent.into_iter().partition(|(of, _)| *of == id);
+            sent = rest;
+            if let Some(filter) = session.shared_filter(id) {
+                let places = places.into_iter().map(|(_, place)| place).collect();
+                Groups::tell(&self.gateway, filter, group::Command::Sent(self.peer.id, places));
+            }
         }
     }
 

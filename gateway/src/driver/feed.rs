@@ -87,21 +87,6 @@ impl Held {
     }
 }
 
-impl Feeding {
-    /// What groups gave and the session has not sent.
-    pub fn unsent(&self) -> Vec<(SubscribeId, Place)> {
-        let (p, given) = match self {
-            Self::Fetching(Feed::Shared(p, given), _) => (p, &given[..]),
-            Self::Held(held) => match &held.kind {
-                Feed::Shared(p, given) => (p, given.get(held.index as usize..).unwrap_or_default()),
-                _ => return Vec::new(),
-            },
-            _ => return Vec::new(),
-        };
-        given.iter().map(|(id, at)| (*id, (*p, *at))).collect()
-    }
-}
-
 impl Driver {
     /// Gives the session records while there is room: what must be sent again, then retained pages, then what is new.
     pub(super) fn feed(&mut self, now: Now) {
@@ -212,7 +197,11 @@ impl Driver {
     fn send_given(&mut self, now: Now, id: SubscribeId, (p, at): Place, record: Option<Record<'_>>) -> bool {
         let r = record.as_ref().and_then(stored);
         let place = r.as_ref().map(|r| ((p, at), r.topic));
-        self.give(place, |session, out| session.deliver_shared(now, id, p, at, r.as_ref(), out)).is_some()
+        let given = self.give(place, |session, out| session.deliver_shared(now, id, p, at, r.as_ref(), out)).is_some();
+        if given {
+            self.sent.push((id, (p, at)));
+        }
+        given
     }
 
     /// Gives the session a record of the nth partition. `None`: there is no room for it; else whether it was sent.

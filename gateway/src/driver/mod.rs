@@ -121,6 +121,8 @@ pub(crate) struct Driver {
     filters: Option<Arc<Filters>>,
     /// Records that groups gave, to be read and sent.
     given: VecDeque<(SubscribeId, Place)>,
+    /// Records of groups that were sent, and whose groups do not know it yet.
+    sent: Vec<(SubscribeId, Place)>,
     /// Shared filters whose groups this connection is a member of.
     shared: Vec<Box<str>>,
     /// The partition to look at first.
@@ -186,6 +188,7 @@ impl Driver {
             dense: true,
             filters: None,
             given: VecDeque::new(),
+            sent: Vec::new(),
             shared: Vec::new(),
             turn: 0,
             entered: false,
@@ -484,6 +487,7 @@ impl Driver {
         self.advance(now);
         self.watermarks(now);
         self.feed(now);
+        self.tell_sent();
         self.act(now);
     }
 

@@ -323,7 +323,7 @@ impl Session {
 
     /// The group's record is done with.
     fn settle_shared(&mut self, id: SubscribeId, partition: PartitionId, offset: Offset) {
-        if let Some((filter, _)) = self.subscriptions.shared_by_id(id) {
+        if let Some(filter) = self.shared_filter(id) {
             self.actions.push_back(Action::Settle(filter.into(), partition, offset));
         }
     }

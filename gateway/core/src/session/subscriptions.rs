@@ -55,6 +55,8 @@ pub(super) struct Subscriptions {
     pub all: BTreeMap<Box<str>, Subscription>,
     /// With `$share/GROUP/` in front: the group reads, the session is one of its members.
     pub shared: BTreeMap<Box<str>, Subscription>,
+    /// Shared ones that were unsubscribed from while messages of theirs were in flight: their acknowledgements count.
+    ended: Vec<(SubscribeId, Box<str>)>,
     next_id: u32,
     /// Filters of `all` that are new, until every tail has answered with a start.
     pub starting: BTreeMap<SubscribeId, Box<str>>,
@@ -301,7 +303,12 @@ impl Session {
                 }
                 self.paging.retain(|p| &*p.filter != filter);
                 reasons.push(ReasonCode::SUCCESS.0);
-            } else if self.subscriptions.shared.remove(filter).is_some() {
+            } else if let Some(gone) = self.subscriptions.shared.remove(filter) {
+                let in_flight = |id: SubscribeId| self.outbound.window.iter().any(|f| f.shared == Some(id));
+                self.subscriptions.ended.retain(|(id, _)| in_flight(*id));
+                if in_flight(gone.id) {
+                    self.subscriptions.ended.push((gone.id, filter.into()));
+                }
                 self.actions.push_back(Action::Unshare(filter.into(), self.sid));
                 reasons.push(ReasonCode::SUCCESS.0);
             } else {
@@ -374,6 +381,13 @@ impl Session {
         for filter in std::mem::take(&mut self.subscriptions.shared).into_keys() {
             self.actions.push_back(Action::Unshare(filter, self.sid));
         }
+    }
+
+    /// The filter of a shared subscription, also of one that has ended with messages in flight.
+    #[must_use]
+    pub fn shared_filter(&self, id: SubscribeId) -> Option<&str> {
+        let ended = self.subscriptions.ended.iter().find(|(of, _)| *of == id).map(|(_, filter)| &**filter);
+        self.subscriptions.shared_by_id(id).map(|(filter, _)| filter).or(ended)
     }
 
     /// The shared filters of the session.
