@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that proves Weir works. `./test.sh fast` (two minutes) is for every commit; `./test.sh` is what CI runs; `./test.sh nightly` is the same with
-# more rounds of SIGKILL, more seeds, longer random input and 1,000 lives of each stress of the log (WEIR_ROUNDS, WEIR_SEEDS, WEIR_FUZZ_SECONDS, WEIR_STRESS_LIVES), about an hour.
+# more rounds of SIGKILL, more seeds, longer random input, 1,000 lives of each stress of the log and an hour of random clients against their model (WEIR_ROUNDS,
+# WEIR_SEEDS, WEIR_FUZZ_SECONDS, WEIR_STRESS_LIVES, WEIR_MODEL_SECONDS), about three hours.
 # Output goes to the terminal and to target/test.log; the last line counts what passed and what failed.
 set -u
 cd "$(dirname "$0")"
@@ -8,7 +9,8 @@ mode=${1:-full}
 case "$mode" in
   fast) export WEIR_STRESS_SECONDS="${WEIR_STRESS_SECONDS:-2}" ;;
   full) ;;
-  nightly) export WEIR_STRESS_LIVES="${WEIR_STRESS_LIVES:-1000}"
+  nightly)
+    export WEIR_STRESS_LIVES="${WEIR_STRESS_LIVES:-1000}" WEIR_MODEL_SECONDS="${WEIR_MODEL_SECONDS:-3600}"
     export WEIR_ROUNDS="${WEIR_ROUNDS:-100}" WEIR_SEEDS="${WEIR_SEEDS:-3000}" WEIR_FUZZ_SECONDS="${WEIR_FUZZ_SECONDS:-600}" ;;
   *) echo "usage: ./test.sh [fast|nightly]" >&2; exit 2 ;;
 esac

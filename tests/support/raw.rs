@@ -154,6 +154,11 @@ impl Raw {
         body
     }
 
+    /// False: the connection is broken.
+    pub fn try_ack(&mut self, head: u8, id: u16) -> bool {
+        self.try_send(head, &id.to_be_bytes())
+    }
+
     pub fn ack(&mut self, head: u8, id: u16) {
         self.send(head, &id.to_be_bytes());
     }
