@@ -2,6 +2,7 @@
 # Everything that proves Weir works. `./test.sh fast` (two minutes) is for every commit; `./test.sh` is what CI runs; `./test.sh nightly` is the same with
 # more rounds of SIGKILL, more seeds, longer random input, 1,000 lives of each stress of the log and an hour of random clients against their model (WEIR_ROUNDS,
 # WEIR_SEEDS, WEIR_FUZZ_SECONDS, WEIR_STRESS_LIVES, WEIR_MODEL_SECONDS), about three hours.
+# `full` also runs the log's threads in orders that a scheduler chooses.
 # Output goes to the terminal and to target/test.log; the last line counts what passed and what failed.
 set -u
 cd "$(dirname "$0")"
@@ -51,6 +52,7 @@ if [ "$mode" = fast ]; then
   if [ -d target/npm ]; then step "types of the page" types; else echo "== types of the page: not checked, for tests/install.sh did not run"; fi
   step "arrows between crates" cargo test --locked -p weir-tests --test arrows
 else
+  step "schedules of the log's threads" cargo test --locked -p weir-log --lib --features schedules -- schedules::
   step "peers" ./tests/install.sh
   step "types of the page" types
   step "build" cargo build --locked -p weir

@@ -4,6 +4,7 @@
 //! before the sync of the one before returned (`recovery.rs` decides by this).
 //! Must not know: who waits, clocks, or threads. So a simulation drives it from one seed.
 
+use crate::sync::RwLock;
 use crate::{
     Damage, Durability, Failure, Offset, OpenError, PartitionId, Stall,
     batch::{Batch, BatchHead},
@@ -15,7 +16,6 @@ use crate::{
     segment::{self, BATCHES_AT, BLOCK, BeginError, HeadError, Limits, Segment, SegmentHead, Segments},
     storage::{File, Name, Storage},
 };
-use parking_lot::RwLock;
 use std::{
     collections::HashSet,
     io,

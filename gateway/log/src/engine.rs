@@ -3,6 +3,10 @@
 //! Invariant: one process per data directory; what `open` refuses it refuses before it has changed anything.
 //! Must not know: MQTT. No path or file is in the trait.
 
+use crate::sync::{
+    Mutex,
+    thread::{self, JoinHandle},
+};
 use crate::{
     AppendError, Batch, Damage, Durability, Fetch, Fetched, Follow, Memory, Nobody, Observe, Offset, OpenError, PartitionId, Put,
     ReadError, Receipt, Records, Span, Stall, Wake, Watermark,
@@ -20,7 +24,6 @@ use crate::{
     state::{self, Directory, State, StateStore},
     storage::{FileStorage, Storage},
 };
-use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
     fs,
@@ -28,7 +31,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    thread::{self, JoinHandle},
     time::{SystemTime, UNIX_EPOCH},
 };
 

@@ -16,6 +16,7 @@
 //! | … | dictionary, sorted: varint bytes shared with the key before (0 at a restart), varint rest, rest, varint place in the postings, varint count |
 //! | … | postings: positions in the segment, ascending, as varint differences |
 
+use crate::sync::{Mutex, RwLock};
 use crate::{
     Batch, Kind, Offset, ReadError,
     batch::parse,
@@ -24,7 +25,6 @@ use crate::{
     segment::{BATCHES_AT, Scan, Segment},
     storage::{File, Name, Storage},
 };
-use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{BTreeMap, HashMap},
     io,

@@ -27,6 +27,7 @@ pub mod segment;
 mod spares;
 pub mod state;
 pub mod storage;
+mod sync;
 #[cfg(test)]
 mod tests;
 

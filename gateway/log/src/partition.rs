@@ -9,6 +9,11 @@
 //! then everybody who waits is woken. Whoever registers for a wake-up and then looks at the watermark misses nothing.
 //! Must not know: keys, or what a waiter waits for.
 
+use crate::sync::{
+    Condvar, Mutex,
+    atomic::{AtomicU64, Ordering},
+    thread::{self, JoinHandle},
+};
 use crate::{
     AppendError, Batch, Commit, Durability, Failure, Memory, Observe, Offset, PartitionId, Receipt, Records, Span, Stall, Wake, Watermark,
     appender::{Appender, CommitError},
@@ -19,15 +24,10 @@ use crate::{
     segment::{BLOCK, Limits, Segments},
     storage::Storage,
 };
-use parking_lot::{Condvar, Mutex};
 use std::{
     mem,
     panic::{self, AssertUnwindSafe},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -472,7 +472,7 @@ impl<S: Storage> Partition<S> {
         if self.is_stepped() && self.step() {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
 
     pub fn span(&self) -> Span {

@@ -3,12 +3,14 @@
 //! Invariant: every job is called once, and told whether it still may read: what comes after the stop may not. A job that panics takes no thread with it.
 
 use crate::ReadError;
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{
+    Condvar, Mutex,
+    thread::{self, JoinHandle},
+};
 use std::{
     collections::VecDeque,
     panic::{self, AssertUnwindSafe},
     sync::Arc,
-    thread::{self, JoinHandle},
     time::Duration,
 };
 

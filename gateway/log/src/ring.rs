@@ -6,8 +6,8 @@
 //! Invariant: what is here is durable, dense and in order; what a follower has yet to take stays.
 //! Must not know: what is in the batches, who writes them.
 
+use crate::sync::{Condvar, Mutex};
 use crate::{Batch, Follow, Offset, Wake};
-use parking_lot::{Condvar, Mutex};
 use std::{collections::VecDeque, sync::Arc};
 
 /// Of one read: the lock is held while they are found.

@@ -21,6 +21,10 @@
 //! | 0 | magic `WEIN`, u32 CRC of 8..24 |
 //! | 8 | u64 `salt` of this segment, u64 base offset of the next |
 
+use crate::sync::{
+    Mutex, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
 use crate::{
     Durability, Offset, PartitionId, ReadError,
     batch::{BATCH_HEAD, BatchHead},
@@ -30,15 +34,7 @@ use crate::{
     spares::{Spare, Spares, is_fast},
     storage::{File, Name, Storage},
 };
-use parking_lot::{Mutex, RwLock};
-use std::{
-    fmt, io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 pub const BLOCK: u64 = 4096;
 /// Where the first batch begins.

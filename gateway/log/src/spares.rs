@@ -3,18 +3,18 @@
 //! Invariant: no name of a spare is used twice in one run, so a file that one thread takes cannot be another's by the time it is renamed. A spare is held open: beginning a
 //! segment with it needs no descriptor. A retired file's new name is durable before the file is used again; a prepared one has all its blocks on the device.
 
+use crate::sync::{
+    Mutex,
+    atomic::{AtomicU32, Ordering},
+};
 use crate::{
     segment::Segment,
     storage::{File, Name, Storage, aligned},
 };
-use parking_lot::Mutex;
 use std::{
     cell::Cell,
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 

@@ -8,6 +8,10 @@
 //! points at are appended again, version and tag kept, and the segment goes when the copies are durable. Tombstones of the oldest
 //! segment delete nothing any more and go with it.
 
+use crate::sync::{
+    Condvar, Mutex,
+    thread::{self, JoinHandle},
+};
 use crate::{
     AppendError, Kind, Nobody, Offset, ReadError, Receipt, Records, Stall, Wake, Watermark,
     batch::parse,
@@ -19,11 +23,9 @@ use crate::{
     segment::{BATCHES_AT, Limits, Scan, Segment, Segments},
     storage::{File, Name, Storage},
 };
-use parking_lot::{Condvar, Mutex};
 use std::{
     collections::{BinaryHeap, HashMap},
     sync::Arc,
-    thread::{self, JoinHandle},
     time::Duration,
 };
 

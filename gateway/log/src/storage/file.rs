@@ -6,8 +6,8 @@
 //! Invariant: an error of the operating system is passed on as it is, never retried.
 
 use super::{File, Identity, Name, Storage};
+use crate::sync::Mutex;
 use crate::{Durability, segment::BLOCK};
-use parking_lot::Mutex;
 use std::{
     fs, io,
     os::{

@@ -11,7 +11,7 @@
 //! Not modelled: sectors that rot by themselves (tests flip bits by hand), a sync that lies, two processes.
 
 use super::{File, Identity, Name, Storage};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{Hash, Hasher},

@@ -10,6 +10,8 @@ mod newest;
 mod os;
 mod pending;
 mod ring;
+#[cfg(feature = "schedules")]
+mod schedules;
 mod seek;
 mod state;
 mod stepped;
