@@ -147,3 +147,22 @@ fn whoever_waits_hears_of_a_writer_that_panics() {
     assert!(partition.append_leading(&mut message(1, 100), &who).is_err());
     partition.stop();
 }
+
+/// A new segment takes a create and two syncs more than a batch: the caller has other things to do.
+#[test]
+fn what_begins_a_segment_is_left_to_the_writer() {
+    let partition = start(&Arc::new(SimStorage::new(4)));
+    let (who, rung) = told();
+    for n in 0..14 {
+        let before = partition.segments.len();
+        let receipt = partition.append_leading(&mut message(n, 12_000), &who).expect("room");
+        while durable(&partition) < receipt.0 {
+            std::thread::yield_now();
+        }
+        if partition.segments.len() > before {
+            rung.recv_timeout(Duration::from_secs(10)).expect("the writer wakes whoever waits");
+        }
+    }
+    assert!(partition.segments.len() > 2);
+    assert!(rung.try_recv().is_err(), "the others were written when the call returned");
+}
