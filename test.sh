@@ -57,7 +57,7 @@ else
   step "types of the page" types
   step "build" cargo build --locked -p weir
   step "examples" cargo build --locked -p weir-tests -p weir-core --examples
-  step "system tests" cargo test --locked -p weir-tests --tests -- --test-threads 2
+  step "system tests" cargo test --locked -p weir-tests --tests --no-fail-fast -- --test-threads 2
 fi
 printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" -eq 0 ]
