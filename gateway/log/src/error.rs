@@ -176,7 +176,7 @@ impl fmt::Display for OpenError {
                 directory.display()
             ),
             Self::Version { file, version } => {
-                write!(f, "{file} has format version {version}, and this program reads version 1: start the program that wrote it")
+                write!(f, "{file}: segment format version {version}; this program reads version 1. Start the program that wrote it")
             }
             Self::Damaged { file, at, what } => write!(
                 f,

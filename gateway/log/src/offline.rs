@@ -9,7 +9,7 @@ use crate::{
     claim::claim,
     pending::Standing,
     recovery,
-    segment::{self, BATCHES_AT, BLOCK, SUCCESSOR_AT, SegmentHead},
+    segment::{self, BATCHES_AT, BLOCK, HeadError, SUCCESSOR_AT, SegmentHead},
     storage::Name,
 };
 use std::{
@@ -148,7 +148,8 @@ fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut
                 return None;
             }
             let batches = bytes.get(BATCHES_AT as usize..).unwrap_or_default();
-            let Some(salt) = segment::salt_of_first(batches, base) else {
+            let ours = matches!(e, HeadError::Damaged(_));
+            let Some(salt) = segment::salt_of_first(batches, base).filter(|_| ours) else {
                 // How much was in the last one, nobody knows.
                 let end = next.unwrap_or(base.plus(1));
                 return each(damage(0, base..end)).then_some(end);
