@@ -462,11 +462,11 @@ impl Driver {
             rest.drain(..used.min(rest.len()));
             self.rest = rest;
             self.end_pass(now);
+            // What they append may be durable already, and nobody says so again; a violation is to be told.
+            self.work(now);
             if used == 0 {
                 break;
             }
-            // What they append may be durable already, and nobody says so again.
-            self.work(now);
         }
         self.tell();
     }
