@@ -62,16 +62,19 @@ pub fn repair(directory: &Path) -> Result<Repaired, OpenError> {
 /// The newest value of each key that can be read, and what cannot.
 fn read(source: &Source) -> Result<(Values, Vec<String>), OpenError> {
     let (mut values, mut lost) = (Values::new(), Vec::new());
+    // A damaged header alone loses nothing: the next start makes it again.
+    let mut damaged_head = None;
     source.read(&mut |found| {
         match found {
             Found::Batch(batch) => batch.iter().for_each(|r| match r.kind {
                 Kind::Tombstone => drop(values.remove(r.key)),
                 _ => drop(values.insert(r.key.to_vec(), (tag(r.meta), r.value.to_vec()))),
             }),
-            Found::Head { name, why } => lost.push(format!("{name}: {why}")),
+            Found::Head { name, why } => damaged_head = Some(format!("{name}: {why}")),
             Found::Missing { name } => lost.push(format!("{name} is missing")),
-            Found::Damage(damage) => lost.push(damage.to_string()),
-            Found::File { .. } | Found::Torn { .. } => {}
+            Found::Damage(damage) => lost.extend(damaged_head.take().into_iter().chain([damage.to_string()])),
+            Found::File { .. } => damaged_head = None,
+            Found::Torn { .. } => {}
         }
         true
     })?;

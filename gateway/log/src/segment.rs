@@ -127,7 +127,7 @@ impl SegmentHead {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadError {
     Damaged(&'static str),
-    /// Whole, and written by another version of the program.
+    /// Written by another version of the program.
     Version(u16),
 }
 

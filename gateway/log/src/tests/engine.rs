@@ -431,3 +431,17 @@ fn a_state_store_that_is_refused_is_repaired_from_what_can_be_read() {
         assert!(crate::repair::repair(&dir.path().join("data")).expect("reads").aside.is_none(), "{what}");
     }
 }
+
+#[test]
+fn a_repair_leaves_a_state_store_whose_header_alone_has_rotted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    open(dir.path()).stop();
+    let file = dir.path().join("data/state/00000000000000000000.log");
+    let mut bytes = std::fs::read(&file).expect("reads");
+    bytes[16] ^= 1;
+    std::fs::write(&file, &bytes).expect("writes");
+    let repaired = crate::repair::repair(&dir.path().join("data")).expect("reads");
+    assert!(repaired.lost.is_empty() && repaired.aside.is_none(), "{repaired:?}");
+    assert_eq!(std::fs::read(&file).expect("reads"), bytes);
+    open(dir.path()).stop();
+}
