@@ -31,6 +31,54 @@ fn the_page_loads_from_its_own_origin_only() {
     assert!(http_get(weir.http, "/readyz").contains("404"), "the admin port's paths are not here");
 }
 
+async fn open(weir: &Weir) -> Socket {
+    let mut request = format!("ws://127.0.0.1:{}/mqtt", weir.http).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "mqtt".parse().unwrap());
+    let (socket, response) = connect_async(request).await.unwrap();
+    assert_eq!(response.headers()["sec-websocket-protocol"], "mqtt");
+    socket
+}
+
+/// These bytes come next, in any number of messages.
+async fn expect(socket: &mut Socket, wanted: &[u8]) {
+    let mut bytes = Vec::new();
+    while bytes.len() < wanted.len() {
+        let message = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.expect("bytes").unwrap().unwrap();
+        bytes.extend_from_slice(&message.into_data());
+    }
+    assert_eq!(bytes, wanted);
+}
+
+/// `tests/order.rs` has the whole of it, over TCP.
+#[tokio::test]
+async fn packets_over_websocket_take_effect_in_the_order_sent() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for together in [true, false] {
+        for _ in 0..20 {
+            let mut socket = open(&weir).await;
+            let packets: [&[u8]; 5] = [
+                b"\x30\x04\x00\x01a0",
+                b"\x82\x06\x00\x01\x00\x01a\x01",
+                b"\x30\x04\x00\x01a1",
+                b"\xA2\x05\x00\x02\x00\x01a",
+                b"\x32\x06\x00\x01a\x00\x032",
+            ];
+            socket.send(Message::binary(&b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x3C\x00\x01w"[..])).await.unwrap();
+            expect(&mut socket, b"\x20\x02\x00\x00").await;
+            if together {
+                socket.send(Message::binary(packets.concat())).await.unwrap();
+            } else {
+                for packet in packets {
+                    socket.send(Message::binary(packet)).await.unwrap();
+                }
+            }
+            let suback_message_unsuback_puback = b"\x90\x03\x00\x01\x01\x30\x04\x00\x01a1\xB0\x02\x00\x02\x40\x02\x00\x03";
+            expect(&mut socket, suback_message_unsuback_puback).await;
+        }
+    }
+}
+
 /// CONNECT, SUBSCRIBE, and a PUBLISH cut over three messages; the other side is mosquitto_pub.
 #[tokio::test]
 async fn mqtt_over_websocket() {
@@ -38,20 +86,8 @@ async fn mqtt_over_websocket() {
     let weir = Weir::start(dir.path());
     let address = format!("ws://127.0.0.1:{}/mqtt", weir.http);
     assert!(connect_async(&address).await.is_err(), "without the subprotocol");
-    let mut request = address.into_client_request().unwrap();
-    request.headers_mut().insert("sec-websocket-protocol", "mqtt".parse().unwrap());
-    let (mut socket, response) = connect_async(request).await.unwrap();
-    assert_eq!(response.headers()["sec-websocket-protocol"], "mqtt");
+    let mut socket = open(&weir).await;
     socket.send(Message::binary(&b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x3C\x00\x01w\x82\x06\x00\x01\x00\x01a\x01"[..])).await.unwrap();
-    let mut bytes = Vec::new();
-    let mut expect = async |socket: &mut Socket, wanted: &[u8]| {
-        while bytes.len() < wanted.len() {
-            let message = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.expect("bytes").unwrap().unwrap();
-            bytes.extend_from_slice(&message.into_data());
-        }
-        assert_eq!(bytes, wanted);
-        bytes.clear();
-    };
     expect(&mut socket, b"\x20\x02\x00\x00\x90\x03\x00\x01\x01").await;
     publish(&weir, "a", "hi");
     expect(&mut socket, b"\x32\x07\x00\x01a\x00\x01hi").await;

@@ -109,19 +109,22 @@ fn a_retained_message_before_a_subscribe_comes_as_retained() {
 
 #[test]
 fn a_message_between_subscribe_and_unsubscribe_is_delivered_and_none_behind() {
-    everywhere(|c, topic, send| {
-        send(c, &|c| {
-            c.send_subscribe(&format!("{topic}/+"), 0);
-            c.publish(0, false, 0, &format!("{topic}/a"), "between");
-            c.publish(0, false, 0, &format!("{topic}/b/c"), "of another topic");
-            c.send_unsubscribe(&format!("{topic}/+"));
-            c.publish(0, false, 0, &format!("{topic}/a"), "behind");
+    for group in ["", "$share/g/", "$queue/"] {
+        everywhere(|c, topic, send| {
+            let filter = format!("{group}{topic}/+");
+            send(c, &|c| {
+                c.send_subscribe(&filter, 0);
+                c.publish(0, false, 0, &format!("{topic}/a"), "between");
+                c.publish(0, false, 0, &format!("{topic}/b/c"), "of another topic");
+                c.send_unsubscribe(&filter);
+                c.publish(0, false, 0, &format!("{topic}/a"), "behind");
+            });
+            let packets = all(c, 2);
+            let heads: Vec<u8> = packets.iter().map(|p| p.head & 0xF0).collect();
+            assert_eq!(heads, [0x90, 0x30, 0xB0], "{filter}: SUBACK, the message, UNSUBACK");
+            assert_eq!(publishes(&packets, version(topic))[0].payload, "between", "{filter}");
         });
-        let packets = all(c, 2);
-        let heads: Vec<u8> = packets.iter().map(|p| p.head & 0xF0).collect();
-        assert_eq!(heads, [0x90, 0x30, 0xB0], "{topic}: SUBACK, the message, UNSUBACK");
-        assert_eq!(publishes(&packets, version(topic))[0].payload, "between", "{topic}");
-    });
+    }
 }
 
 /// A window that is full opens by acknowledgements that stand behind the UNSUBSCRIBE.

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Gone(u64),
     /// A session is a subscriber no more.
     Unshare(u64),
+    /// Answered with `Mail::groups_reached` when its members were given everything before these offsets, or none of them has room.
+    Reach(Arc<Peer>, Vec<Offset>),
 }
 
 /// All groups, by `GROUP/FILTER`.
@@ -71,18 +73,19 @@ impl Groups {
         }
     }
 
-    /// Tells the group of a shared filter, which begins with its first `Join`.
-    pub fn tell(gateway: &Arc<Gateway>, shared_filter: &str, command: Command) {
-        let Some(name) = name(shared_filter) else { return };
+    /// Tells the group of a shared filter, which begins with its first `Join`. False: there is none.
+    pub fn tell(gateway: &Arc<Gateway>, shared_filter: &str, command: Command) -> bool {
+        let Some(name) = name(shared_filter) else { return false };
         match gateway.groups.0.entry(name.clone()) {
             // It cannot end meanwhile: it leaves the map under the same lock, and only when nothing was sent.
-            Entry::Occupied(o) => drop(o.get().send(command)),
+            Entry::Occupied(o) => o.get().send(command).is_ok(),
             Entry::Vacant(v) if matches!(command, Command::Join { .. }) => {
                 let tx = Home::spawn(gateway.clone(), name, None, HashSet::new());
-                let _ = tx.send(command);
+                let taken = tx.send(command).is_ok();
                 v.insert(tx);
+                taken
             }
-            Entry::Vacant(_) => {}
+            Entry::Vacant(_) => false,
         }
     }
 }
@@ -113,6 +116,8 @@ enum Reading {
     /// Of the nth partition.
     Fetching(usize),
     Found(Found),
+    /// The log could not be read.
+    Failed,
 }
 
 /// One group at home: its task.
@@ -134,6 +139,10 @@ struct Home {
     burials: Burials,
     /// Who waits for the value to be durable, and since which put.
     joining: Vec<(Arc<Peer>, SubscribeId)>,
+    /// Who waits until the group has come to these offsets.
+    reaching: Vec<(Arc<Peer>, Vec<Offset>)>,
+    /// Per partition, up to where the tail has offered.
+    offered: Vec<Offset>,
     put: Option<Receipt>,
     /// The value is to be put then.
     dirty: Option<Instant>,
@@ -156,7 +165,6 @@ impl Home {
         let peer = gateway.peer();
         let filter: Box<str> = name.split_once('/').map_or("", |(_, filter)| filter).into();
         Self {
-            gateway,
             name,
             select: Arc::new(Filters::new([filter.clone()])),
             filter,
@@ -171,10 +179,13 @@ impl Home {
             reading: Reading::Idle,
             burials: Burials::default(),
             joining: Vec::new(),
+            reaching: Vec::new(),
+            offered: vec![Offset(0); gateway.partitions.len()],
             put: None,
             dirty: None,
             draining: false,
             checkpoint: None,
+            gateway,
         }
     }
 
@@ -194,6 +205,7 @@ impl Home {
             }
             self.read_mail();
             if self.subscribers.is_empty() && self.members.is_empty() && !self.draining {
+                self.answer_reached(false);
                 self.delete();
                 self.leave();
                 let gateway = self.gateway.clone();
@@ -204,6 +216,8 @@ impl Home {
                 continue;
             }
             self.feed();
+            let goes_on = !self.draining && !matches!(self.reading, Reading::Failed) && self.group.has_room() && !self.group.owes();
+            self.answer_reached(goes_on);
             self.bury();
             self.answer();
             if self.draining && self.members.is_empty() {
@@ -252,6 +266,14 @@ impl Home {
                 }
             }
             Command::Gone(peer) => self.gone(peer),
+            Command::Reach(peer, to) => {
+                for ((nth, tail), to) in self.gateway.tails.iter().enumerate().zip(&to) {
+                    if self.offered[nth] < *to {
+                        let _ = tail.send(tail::Command::Reach(self.peer.clone(), *to));
+                    }
+                }
+                self.reaching.push((peer, to));
+            }
             Command::Unshare(sid) => {
                 self.subscribers.remove(&sid);
                 let members: Vec<u64> = self.members.iter().filter(|(_, m)| m.sid == sid).map(|(peer, _)| *peer).collect();
@@ -269,6 +291,7 @@ impl Home {
 
     fn gone(&mut self, peer: u64) {
         self.joining.retain(|(p, _)| p.id != peer);
+        self.reaching.retain(|(p, _)| p.id != peer);
         if self.members.remove(&peer).is_some() {
             self.group.leave(peer);
             self.touch();
@@ -306,6 +329,11 @@ impl Home {
                 self.dirty = Some(Instant::now());
             }
         }
+        for (p, at) in mail.offered {
+            if let Some(nth) = self.gateway.partitions.iter().position(|q| *q == p) {
+                self.offered[nth] = at.max(self.offered[nth]);
+            }
+        }
         if let Some(fetched) = mail.fetched {
             self.fetched(fetched);
         }
@@ -337,6 +365,7 @@ impl Home {
             Err(e) => {
                 // Nothing is passed over: its members hear no more from this partition until the gateway starts again.
                 tracing::error!(group = &*self.name, "reading the log: {e}");
+                self.reading = Reading::Failed;
             }
         }
     }
@@ -361,6 +390,23 @@ impl Home {
             let given = std::mem::take(&mut member.given);
             member.peer.tell(|m| m.given.extend(given));
         }
+    }
+
+    /// Answers those whose offsets were reached. Who is far behind is not waited for, and nobody is when what is given has no taker.
+    fn answer_reached(&mut self, goes_on: bool) {
+        let due =
+            |home: &Self, to: &[Offset]| !goes_on || home.is_ready() && !to.iter().enumerate().any(|(nth, to)| home.is_before(nth, *to));
+        let (reached, waiting) = std::mem::take(&mut self.reaching).into_iter().partition(|(_, to)| due(self, to));
+        self.reaching = waiting;
+        reached.into_iter().for_each(|(peer, to): (Arc<Peer>, _)| peer.tell(|m| m.groups_reached.push(to)));
+    }
+
+    /// It will soon be at `to` in the nth partition, and is not yet.
+    fn is_before(&self, nth: usize, to: Offset) -> bool {
+        let Some(reader) = self.readers.get(nth) else { return false };
+        let id = weir_log::PartitionId(self.gateway.partitions[nth].0);
+        let is_far = reader.next.0 < self.gateway.engine.recent_start(id).0;
+        reader.next < to && !is_far && !(reader.is_live() && self.offered[nth] >= to)
     }
 
     fn give(&mut self, member: u64, place: Place) {

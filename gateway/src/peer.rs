@@ -22,6 +22,8 @@ pub(crate) struct Mail {
     pub started: Vec<(SubscribeId, PartitionId, Offset)>,
     /// Tails that have offered everything before this offset.
     pub offered: Vec<(PartitionId, Offset)>,
+    /// Offsets that groups have come to.
+    pub groups_reached: Vec<Vec<Offset>>,
     /// Shared subscriptions whose groups are durable.
     pub shared: Vec<SubscribeId>,
     /// Records that groups gave.

@@ -71,7 +71,9 @@ impl Driver {
                 // It stays a member until it has acknowledged what it was sent: its end is told as that of the others.
                 Groups::tell(&self.gateway, &filter, group::Command::Unshare(sid));
             }
-            Action::Settle(filter, p, at) => Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at))),
+            Action::Settle(filter, p, at) => {
+                Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at)));
+            }
             Action::Close(cause) => {
                 if let Some(client_id) = &self.client_id {
                     self.gateway.events.closed(&self.gateway, client_id, cause);

@@ -94,6 +94,8 @@ pub(crate) struct Driver {
     filters_changed: bool,
     /// Tails that were asked to say when they have offered everything up to there, and whether they have.
     reached: Vec<(PartitionId, Offset, bool)>,
+    /// Groups that were asked the same.
+    groups: Option<Box<order::Groups>>,
     /// There was no room for what was to be sent last.
     stuck: bool,
     pub out: Out,
@@ -172,6 +174,7 @@ impl Driver {
             blocked: false,
             filters_changed: false,
             reached: Vec::new(),
+            groups: None,
             stuck: false,
             out: Out::default(),
             asked: Asked::default(),
@@ -509,6 +512,7 @@ impl Driver {
         for (p, at) in mail.offered {
             self.reached.iter_mut().filter(|(q, asked, _)| *q == p && at >= *asked).for_each(|(_, _, offered)| *offered = true);
         }
+        mail.groups_reached.iter().for_each(|at| self.group_reached(at));
         if let Some(e) = mail.unread {
             self.unreadable(now, &e);
         }

@@ -4,11 +4,17 @@
 //! after. What it publishes before an UNSUBSCRIBE is sent to it first, as far as the client has room for it.
 
 use super::{Driver, Phase, feed::Feeding, log_id};
-use crate::tail::Command;
+use crate::{group, tail::Command};
 use weir_core::{
     ids::{Now, Offset},
-    packet::Packet,
+    packet::{Packet, Unsubscribe},
 };
+
+/// Groups that were asked to say when they have come to what the connection appended.
+pub(super) struct Groups {
+    ends: Vec<Offset>,
+    left: usize,
+}
 
 impl Driver {
     /// Must this packet wait for what those before it began? It is looked at again whenever something has happened.
@@ -21,7 +27,7 @@ impl Driver {
                 self.phase.session().is_some_and(|s| s.is_starting())
             }
             Packet::Subscribe(_) => self.waits_to_append(now),
-            Packet::Unsubscribe(_) => self.waits_to_append(now) || self.waits_for_its_own(),
+            Packet::Unsubscribe(u) => self.waits_to_append(now) || self.waits_for_its_own() || self.waits_for_groups(u),
             _ => false,
         }
     }
@@ -69,5 +75,28 @@ impl Driver {
             }
         }
         waits
+    }
+
+    /// A group may be about to give what this connection published to it.
+    fn waits_for_groups(&mut self, u: &Unsubscribe<'_>) -> bool {
+        let ends = self.appended_ends();
+        if self.groups.as_ref().is_none_or(|asked| asked.ends != ends) {
+            let shared = u.filters.iter().map(|(filter, _)| filter).filter(|f| self.shared.iter().any(|s| **s == **f));
+            let reach = || group::Command::Reach(self.peer.clone(), ends.clone());
+            let left = shared.filter(|filter| group::Groups::tell(&self.gateway, filter, reach())).count();
+            self.groups = Some(Box::new(Groups { ends, left }));
+        }
+        let asked = self.groups.as_ref().is_some_and(|asked| asked.left > 0);
+        let on_the_way = !self.stuck && (!self.given.is_empty() || !matches!(self.feeding, Feeding::Idle));
+        if !asked && !on_the_way {
+            self.groups = None;
+        }
+        asked || on_the_way
+    }
+
+    pub(super) fn group_reached(&mut self, at: &[Offset]) {
+        if let Some(asked) = self.groups.as_mut().filter(|asked| asked.ends == at) {
+            asked.left = asked.left.saturating_sub(1);
+        }
     }
 }
