@@ -40,6 +40,32 @@ fn numbers(range: std::ops::Range<u16>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
 }
 
+/// The reader stops reading while others publish, so that its inbox and its socket fill.
+#[test]
+fn a_slow_replay_at_qos_0_beside_a_publisher_misses_nothing_of_the_past() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let payload = |n: u16| format!("{n} {}", "x".repeat(1_000));
+    let past = 20_000;
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "publisher", true, &[]);
+    for n in 0..past {
+        p.publish(0, false, 0, "r/a", &payload(n));
+    }
+    p.publish(1, false, 1, "r/a", &payload(past));
+    p.expect_ack(PUBACK, 1);
+    let mut reader = Raw::connect_with(weir.mqtt, Version::V5, "reader", true, &[]);
+    reader.subscribe("$replay/earliest/r/a", 0);
+    for n in past + 1..past + 300 {
+        p.publish(0, false, 0, "r/a", &payload(n));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let got: Vec<u16> = std::iter::from_fn(|| reader.next(Duration::from_secs(1)))
+        .map(|packet| packet.publish(Version::V5).payload.split(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(got[..=usize::from(past)], (0..=past).collect::<Vec<_>>());
+    assert!(got.is_sorted_by(|a, b| a < b), "what came live is behind it, in order");
+}
+
 #[test]
 fn weir_sub_begins_where_it_is_told() {
     let dir = dir();
