@@ -208,7 +208,12 @@ impl Work {
                     Ok(_) => break,
                     Err(AppendError::Full) => tokio::time::sleep(Duration::from_millis(5)).await,
                     Err(AppendError::Stopping) => return false,
-                    Err(e @ (AppendError::Failed(_) | AppendError::TooLarge { .. })) => self.gateway.state_failed(&e),
+                    Err(e @ AppendError::TooLarge { .. }) => {
+                        // What the log has stays there: nothing below it is retired.
+                        tracing::error!("a checkpoint that the state store does not take: {e}; retention waits for it");
+                        return false;
+                    }
+                    Err(e @ AppendError::Failed(_)) => self.gateway.state_failed(&e),
                 }
             }
         }

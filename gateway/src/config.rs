@@ -3,7 +3,7 @@
 //! Invariant: a key that nothing reads is an error that names the nearest one that something reads; `weir.toml` in the root says the defaults.
 //! Must not know: what the settings do.
 
-use crate::{Limits, Options, Retention, api::process::SettingInfo};
+use crate::{ClientLimits, Limits, Options, Retention, api::process::SettingInfo};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use figment::{
@@ -13,7 +13,7 @@ use figment::{
     value::{Dict, Map, Value},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{borrow::Cow, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use weir_log::Durability;
 
 /// Bytes, as in `8GiB`.
@@ -141,6 +141,75 @@ struct Events {
     sys_interval: Age,
 }
 
+/// A number with a least and a greatest value: what lies outside is an error that says both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+struct Within<const MIN: u64, const MAX: u64>(u64);
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Within<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let n = u64::deserialize(d)?;
+        if (MIN..=MAX).contains(&n) { Ok(Self(n)) } else { Err(de::Error::custom(format!("{n} is not between {MIN} and {MAX}"))) }
+    }
+}
+
+/// The log's keys hold names with a prefix in front.
+const NAME_BYTES_MAX: u64 = weir_core::session::KEY_BYTES_MAX as u64;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Clients {
+    client_id_bytes: Within<23, NAME_BYTES_MAX>,
+    topic_bytes: Within<1, NAME_BYTES_MAX>,
+    topic_levels: Within<1, 1_024>,
+    will_bytes: Size,
+    user_properties: u32,
+    user_properties_bytes: Size,
+    subscriptions: u32,
+    shared_subscriptions: u32,
+    session_bytes: Size,
+    keep_alive: Age,
+    session_expiry: Age,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        let l = ClientLimits::default();
+        let seconds = |s: u64| Age(Some(Duration::from_secs(s)));
+        Self {
+            client_id_bytes: Within(l.client_id_bytes as u64),
+            topic_bytes: Within(l.topic_bytes as u64),
+            topic_levels: Within(l.topic_levels as u64),
+            will_bytes: Size(l.will_bytes as u64),
+            user_properties: l.user_properties as u32,
+            user_properties_bytes: Size(l.user_properties_bytes as u64),
+            subscriptions: l.subscriptions as u32,
+            shared_subscriptions: l.shared_subscriptions as u32,
+            session_bytes: Size(l.session_bytes as u64),
+            keep_alive: seconds(l.keep_alive_s.into()),
+            session_expiry: seconds(l.session_expiry_s.into()),
+        }
+    }
+}
+
+impl From<Clients> for ClientLimits {
+    fn from(c: Clients) -> Self {
+        Self {
+            client_id_bytes: c.client_id_bytes.0 as usize,
+            topic_bytes: c.topic_bytes.0 as usize,
+            topic_levels: c.topic_levels.0 as usize,
+            will_bytes: c.will_bytes.0 as usize,
+            user_properties: c.user_properties as usize,
+            user_properties_bytes: c.user_properties_bytes.0 as usize,
+            subscriptions: c.subscriptions as usize,
+            shared_subscriptions: c.shared_subscriptions as usize,
+            session_bytes: c.session_bytes.0 as usize,
+            keep_alive_s: c.keep_alive.0.map_or(0, |age| age.as_secs().clamp(1, u16::MAX.into()) as u16),
+            session_expiry_s: c.session_expiry.0.map_or(u32::MAX, |age| age.as_secs().clamp(1, u32::MAX.into()) as u32),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Diagnostics {
@@ -154,6 +223,7 @@ pub struct Config {
     log: Log,
     groups: Groups,
     events: Events,
+    limits: Clients,
     diagnostics: Diagnostics,
 }
 
@@ -166,6 +236,7 @@ impl Default for Config {
             log: Log { data: "weir-data".into(), durability: Durable::Disk, retention_bytes: Size(8 << 30), retention_age: Age(None) },
             groups: Groups { max_deliveries: 20 },
             events: Events { retention_age: days(7), sys_interval: Age(Some(Duration::from_secs(10))) },
+            limits: Clients::default(),
             diagnostics: Diagnostics { log_level: "info".into() },
         }
     }
@@ -378,6 +449,8 @@ impl Config {
 /// What is taken without a restart.
 const LIVE: [&str; 5] =
     ["log.retention_bytes", "log.retention_age", "groups.max_deliveries", "events.retention_age", "diagnostics.log_level"];
+/// All keys of this section too, for connections that begin later.
+const LIVE_SECTION: &str = "limits.";
 
 /// What was read again.
 pub struct Reread {
@@ -394,7 +467,7 @@ pub struct Reread {
 pub fn reread(before: &[SettingInfo], now: &[SettingInfo]) -> Reread {
     let mut reread = Reread { settings: Vec::new(), taken: Vec::new(), waits: Vec::new() };
     for (before, now) in before.iter().zip(now) {
-        let live = LIVE.contains(&now.key.as_str());
+        let live = LIVE.contains(&now.key.as_str()) || now.key.starts_with(LIVE_SECTION);
         if before.value != now.value {
             (if live { &mut reread.taken } else { &mut reread.waits }).push(now.key.clone());
         }
@@ -420,6 +493,7 @@ impl From<Config> for Options {
                 messages: Retention { bytes: Some(c.log.retention_bytes.0).filter(|bytes| *bytes > 0), age: c.log.retention_age.0 },
                 events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0 },
                 max_deliveries: c.groups.max_deliveries,
+                client: Arc::new(c.limits.into()),
             },
             sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()).map(|every| every.max(SYS_INTERVAL_MIN)),
             settings: Vec::new(),

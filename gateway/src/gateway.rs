@@ -15,6 +15,7 @@ use crate::{
     offline::Offline,
     peer::Peer,
     rates::Rates,
+    refusals::Refusals,
     retention::Retention,
     tail, tcp,
 };
@@ -33,6 +34,7 @@ use tokio::{
 };
 use weir_core::{
     ids::{Now, PartitionId},
+    limits::{Limit, Limits as ClientLimits},
     message::{Message, Stored, partition_of},
     retained::Retained,
     topic::{SYSTEM_STREAM, is_system},
@@ -61,6 +63,7 @@ pub(crate) struct Gateway {
     /// Where it listens, once it does.
     pub about: OnceLock<GatewayInfo>,
     pub totals: Totals,
+    refusals: Refusals,
     pub metrics: Arc<Metrics>,
     /// Sessions in the store.
     stored: AtomicU64,
@@ -84,13 +87,15 @@ pub(crate) struct Gateway {
 }
 
 /// What can be changed while it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// How much of messages is kept, and of events and `$SYS/broker`.
     pub messages: Retention,
     pub events: Retention,
     /// How often a member of a group may leave a message unacknowledged before it goes to `$dead/GROUP/TOPIC`; 0: for ever.
     pub max_deliveries: u32,
+    /// Of each client.
+    pub client: Arc<ClientLimits>,
 }
 
 /// What `Gateway` is made of.
@@ -156,6 +161,7 @@ impl Gateway {
             boot: p.boot,
             about: OnceLock::new(),
             totals: Totals::default(),
+            refusals: Refusals::default(),
             metrics: p.metrics,
             stored: AtomicU64::new(p.stored),
             peers: DashMap::new(),
@@ -214,6 +220,16 @@ impl Gateway {
             peer.tell(|m| m.drain = true);
         }
         peer
+    }
+
+    pub fn client_limits(&self) -> Arc<ClientLimits> {
+        self.limits.read().client.clone()
+    }
+
+    /// A client has met a limit.
+    pub fn refused(&self, limit: Limit, client_id: &str) {
+        self.totals.add(limit.into(), 1);
+        self.refusals.say(limit, client_id);
     }
 
     /// The connection that has a client's session.

@@ -375,7 +375,8 @@ impl Home {
         if !self.is_ready() {
             return;
         }
-        let deliveries_max = self.gateway.limits.read().max_deliveries;
+        // Dead letters have no dead letters: who reads them and does not acknowledge is given them for ever.
+        let deliveries_max = if self.filter.starts_with("$dead/") { 0 } else { self.gateway.limits.read().max_deliveries };
         while let Some((place, owed)) = self.group.next_owed(deliveries_max) {
             match owed {
                 Owed::To(member) => self.give(member, place),
@@ -504,7 +505,15 @@ impl Home {
             }
             Err(AppendError::Full) => false,
             Err(AppendError::Stopping) => true,
-            Err(e) => self.gateway.state_failed(&e),
+            Err(e @ AppendError::TooLarge { .. }) => {
+                tracing::error!(
+                    group = &*self.name,
+                    "the place of a group that the state store does not take: {e}; after a restart its members get again what it has passed"
+                );
+                self.dirty = None;
+                true
+            }
+            Err(e @ AppendError::Failed(_)) => self.gateway.state_failed(&e),
         }
     }
 

@@ -29,6 +29,7 @@ mod metrics;
 mod offline;
 mod peer;
 pub mod rates;
+pub(crate) mod refusals;
 mod retention;
 mod run;
 #[cfg(test)]
@@ -42,3 +43,4 @@ mod websocket;
 pub use gateway::Limits;
 pub use retention::Retention;
 pub use run::{Hooks, Options, Reloaded, RunError, run};
+pub use weir_core::limits::Limits as ClientLimits;

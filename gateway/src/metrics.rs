@@ -18,7 +18,7 @@ use std::{
     },
 };
 use weir_bridge::feed::{Counts as Told, Feed};
-use weir_core::session::Counts;
+use weir_core::{limits::Limit, session::Counts};
 use weir_log::{Commit, Observe, PartitionId, STATE, Watermark};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ names! {
     LagMax Gauge "weir_session_lag_records_max" "Records between the slowest connected session and the end of the log.";
     Dropped Counter "weir_dropped_messages_total" "Messages that were not sent to a subscriber: QoS 0 while it was behind, too large for it, expired.";
     Lost Counter "weir_lost_records_total" "Records that retention or damage took before a reader had come to them, once per reader.";
-    Refused Counter "weir_refused_total" "Connections that were refused, connections closed for a violation of the protocol, publishes to topics of the gateway's own.";
+    Refused Counter "weir_refused_total" "Connections that were refused, connections closed for a violation of the protocol, publishes to topics of the gateway's own, and what was asked beyond a limit, by its key in [limits].";
     DeadLetters Counter "weir_dead_letters_total" "Messages that no member of a group acknowledged, now under $dead/GROUP/TOPIC.";
     EventsDropped Counter "weir_events_dropped_total" "Events under $SYS/events that were not written: too many at once, or the log has failed.";
     Panics Counter "weir_panics_total" "Connections that ended with a bug in the gateway.";
@@ -134,10 +134,31 @@ totals! {
     Connect Refused "reason" "connect";
     Violation Refused "reason" "violation";
     Topic Refused "reason" "topic";
+    ClientIdBytes Refused "reason" "client_id_bytes";
+    TopicBytes Refused "reason" "topic_bytes";
+    TopicLevels Refused "reason" "topic_levels";
+    WillBytes Refused "reason" "will_bytes";
+    UserProperties Refused "reason" "user_properties";
+    UserPropertiesBytes Refused "reason" "user_properties_bytes";
+    Subscriptions Refused "reason" "subscriptions";
+    SharedSubscriptions Refused "reason" "shared_subscriptions";
+    SessionBytes Refused "reason" "session_bytes";
     DeadLetters DeadLetters;
     EventsDropped EventsDropped;
     Panics Panics;
 }
+
+macro_rules! by_limit {
+    ($($name:ident)*) => {
+        impl From<Limit> for Total {
+            fn from(limit: Limit) -> Self {
+                match limit { $(Limit::$name => Self::$name),* }
+            }
+        }
+    };
+}
+
+by_limit! { ClientIdBytes TopicBytes TopicLevels WillBytes UserProperties UserPropertiesBytes Subscriptions SharedSubscriptions SessionBytes }
 
 /// Messages from clients, of any QoS.
 pub const RECEIVED: &[Total] = &[Total::In0, Total::In1, Total::In2];

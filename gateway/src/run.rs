@@ -133,7 +133,7 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     let (engine, found) = tokio::task::block_in_place(|| open(options, metrics.clone()))?;
     metrics.partitions(engine.partitions());
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), options.limits, wall_ms))?;
+    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), options.limits.clone(), wall_ms))?;
     let about = GatewayInfo {
         version: env!("CARGO_PKG_VERSION").into(),
         started_ms: wall_ms(),

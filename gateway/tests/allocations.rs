@@ -68,7 +68,7 @@ fn nothing_is_allocated_per_message() {
         admin: free(),
         data: directory.path().join("data"),
         durability: weir_log::Durability::Disk,
-        limits: weir::Limits { messages: all, events: all, max_deliveries: 0 },
+        limits: weir::Limits { messages: all, events: all, max_deliveries: 0, client: std::sync::Arc::default() },
         sys_interval: None,
         settings: Vec::new(),
         allow_anonymous: false,

@@ -13,6 +13,7 @@ use std::{
 use weir_core::{
     codec::{Decoded, decode},
     ids::{Now, Offset, PartitionId},
+    limits::Limits,
     packet::{Packet, Version},
     session::{
         Cause, ConnectRequest, Event, Session,
@@ -58,10 +59,12 @@ fn value(nth: usize, client_id: &str) -> Vec<u8> {
     let now = Now { monotonic_ms: 0, wall_ms: 1_790_000_000_000 };
     let (connect, subscribe) = (connect(client_id), subscribe(&format!("site/{nth}/+")));
     let Packet::Connect(c) = packet(&connect) else { panic!("a CONNECT") };
-    let request = ConnectRequest::read(&c).expect("a request");
+    // Whatever day it is.
+    let limits = std::sync::Arc::new(Limits { session_expiry_s: u32::MAX, ..Limits::default() });
+    let request = ConnectRequest::read(&c, &limits).expect("a request");
     let mut session = Session::new(client_id, 0);
     let partitions = [Partition { id: PartitionId(0), stream: "default".into(), number: 0, system: false, end: Offset(0) }];
-    let joining = Joining { sid: nth as u64 + 1, boot: 0, partitions: &partitions, resumed: false, in_store: false };
+    let joining = Joining { sid: nth as u64 + 1, boot: 0, partitions: &partitions, resumed: false, in_store: false, limits: &limits };
     let mut out = Vec::new();
     session.connect(now, &request, &joining, &mut out);
     session.packet(now, packet(&subscribe), &mut out).expect("no violation");

@@ -40,10 +40,16 @@ fn publish(id: u16) -> Vec<u8> {
 fn session(filter: Option<&str>, out: &mut Vec<u8>) -> Result<Session, Box<dyn Error>> {
     let connect = [&[0x10, 18][..], &text("MQTT"), &[4, 2, 0, 0], &text("a-name")].concat();
     let Packet::Connect(c) = packet(&connect)?.0 else { return Err("a CONNECT".into()) };
-    let request = ConnectRequest::read(&c).map_err(|_| "a request")?;
+    let limits = std::sync::Arc::default();
+    let request = ConnectRequest::read(&c, &limits).map_err(|_| "a request")?;
     let mut session = Session::new("a-name", 0);
     let partitions = [Partition { id: P, stream: "default".into(), number: 0, system: false, end: Offset(0) }];
-    session.connect(NOW, &request, &Joining { sid: 1, boot: 0, partitions: &partitions, resumed: false, in_store: false }, out);
+    session.connect(
+        NOW,
+        &request,
+        &Joining { sid: 1, boot: 0, partitions: &partitions, resumed: false, in_store: false, limits: &limits },
+        out,
+    );
     if let Some(filter) = filter {
         let body = [&[0, 1][..], &text(filter), &[1]].concat();
         let subscribe = [&[0x82, body.len() as u8][..], &body].concat();

@@ -157,13 +157,15 @@ impl World {
             }
         };
         let Ok(Decoded::Packet(Packet::Connect(c), _)) = decode(&bytes, self.version, 1 << 20) else { panic!("a CONNECT") };
-        let request = ConnectRequest::read(&c).expect("a request");
+        let limits = std::sync::Arc::default();
+        let request = ConnectRequest::read(&c, &limits).expect("a request");
         let joining = Joining {
             sid: self.now,
             boot: 1,
             partitions: &[connect::Partition { id: P, stream: "default".into(), number: 0, system: false, end: Offset(50) }],
             resumed: self.stored.is_some(),
             in_store: self.stored.is_some(),
+            limits: &limits,
         };
         self.session.connect(self.now(), &request, &joining, &mut self.out);
     }

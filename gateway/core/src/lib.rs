@@ -11,6 +11,7 @@ mod fuzz;
 pub mod group;
 pub mod ids;
 pub mod interest;
+pub mod limits;
 pub mod message;
 pub mod packet;
 pub mod property;

@@ -60,6 +60,13 @@ pub fn is_system(topic: &str) -> bool {
     topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// A topic that clients do not publish to: the gateway's own, its dead letters, and the words in front of subscriptions of another kind.
+#[must_use]
+pub fn is_reserved(topic: &str) -> bool {
+    const WORDS: [&str; 5] = ["$SYS", "$dead", "$replay", "$share", "$queue"];
+    topic.starts_with('$') && WORDS.contains(&topic.split_once('/').map_or(topic, |(first, _)| first))
+}
+
 /// Group and filter of a shared subscription. `$queue/FILTER` is a group of the name `$queue`.
 #[must_use]
 pub fn shared(filter: &str) -> Option<(&str, &str)> {

@@ -24,8 +24,8 @@ pub const RECORD_HEAD: usize = 16;
 pub(crate) const RECORD_BYTES_MIN: u64 = RECORD_HEAD as u64 + 2 + 2 + 1;
 /// Bytes of a record that the batch CRC covers.
 pub const RECORD_SEAL: usize = 12;
-/// Keys longer than this cannot be stored: prefixed keys of the state store must fit in a u16 with room to spare.
-pub const KEY_BYTES_MAX: usize = 65_000;
+/// Keys longer than this cannot be stored: their length is a u16. Names that others make keys of with a prefix must leave room for it.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 /// Meta is a few fixed fields.
 pub const META_BYTES_MAX: usize = 1_024;
 

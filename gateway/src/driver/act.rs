@@ -74,6 +74,7 @@ impl Driver {
             Action::Settle(filter, p, at) => {
                 Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at)));
             }
+            Action::Refused(limit) => self.gateway.refused(limit, self.client_id.as_deref().unwrap_or("?")),
             Action::Close(cause) => {
                 if let Some(client_id) = &self.client_id {
                     self.gateway.events.closed(&self.gateway, client_id, cause);

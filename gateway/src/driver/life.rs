@@ -117,7 +117,8 @@ impl Driver {
             end: end(*id),
         });
         let partitions: Vec<_> = joined.collect();
-        let joining = Joining { sid: self.gateway.sid(), boot: self.gateway.boot, partitions: &partitions, resumed, in_store };
+        let limits = &self.gateway.client_limits();
+        let joining = Joining { sid: self.gateway.sid(), boot: self.gateway.boot, partitions: &partitions, resumed, in_store, limits };
         session.connect(now, request, &joining, self.out.end());
         self.gateway.events.connected(
             &self.gateway,

@@ -413,7 +413,7 @@ impl Driver {
         self.submit(now);
         if matches!(self.phase, Phase::FirstPacket { .. }) {
             if matches!(v.reason, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION | ReasonCode::CLIENT_IDENTIFIER_NOT_VALID) {
-                refuse(Refusal { version: Version::V311, reason: v.reason }, self.out.end());
+                refuse(Refusal { version: Version::V311, reason: v.reason, limit: None }, self.out.end());
             }
             self.close = Some(Cause::Violation(v));
             self.leave();
@@ -430,8 +430,13 @@ impl Driver {
             return self.leave();
         };
         self.version = c.version;
-        match ConnectRequest::read(&c) {
-            Err(refusal) => self.refuse(refusal.reason),
+        match ConnectRequest::read(&c, &self.gateway.client_limits()) {
+            Err(refusal) => {
+                if let Some(limit) = refusal.limit {
+                    self.gateway.refused(limit, c.client_id);
+                }
+                self.refuse(refusal.reason);
+            }
             Ok(mut request) => {
                 if request.client_id.is_empty() {
                     request.assign(format!("weir-{:x}", self.gateway.sid()));
@@ -451,7 +456,7 @@ impl Driver {
         let client_id = self.client_id.as_deref().unwrap_or("?");
         self.gateway.events.refused(&self.gateway, client_id, self.address.map(|a| a.to_string()), reason);
         tracing::info!(client = client_id, %reason, "{statement}");
-        refuse(Refusal { version: self.version, reason }, self.out.end());
+        refuse(Refusal { version: self.version, reason, limit: None }, self.out.end());
         self.close = Some(Cause::Violation(Violation { reason, statement }));
         self.leave();
     }

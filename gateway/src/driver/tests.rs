@@ -38,7 +38,7 @@ fn gateway(engine: Arc<dyn Engine>, boot: u64) -> (Arc<Gateway>, UnboundedReceiv
         stored: 0,
         boots,
         boot,
-        limits: Limits { messages: KEEP, events: KEEP, max_deliveries: 0 },
+        limits: Limits { messages: KEEP, events: KEEP, max_deliveries: 0, client: Arc::default() },
         wall_ms: || 0,
     });
     (Arc::new(gateway), due)

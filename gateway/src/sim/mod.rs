@@ -146,7 +146,7 @@ impl World {
         engine.read_at_once(true);
         self.audit(&*engine);
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let limits = crate::gateway::Limits { messages: self.retention, events: self.retention, max_deliveries: 3 };
+        let limits = crate::gateway::Limits { messages: self.retention, events: self.retention, max_deliveries: 3, client: Arc::default() };
         let gateway = assemble(engine.clone(), found, metrics, limits, wall_ms).expect("begins");
         engine.read_at_once(false);
         let keeper = Keeper::start(gateway.clone());

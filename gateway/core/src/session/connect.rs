@@ -4,8 +4,8 @@
 //! Must not know: who else is connected.
 
 use super::{
-    Action, Cause, Event, INFLIGHT_MAX, KEY_BYTES_MAX, Life, Outbound, OwnedWill, PACKET_BYTES_MAX, PartitionReader, RECEIVE_MAXIMUM,
-    Session, Subscriptions, Violation, aliases,
+    Action, Cause, Event, INFLIGHT_MAX, Life, Outbound, OwnedWill, PACKET_BYTES_MAX, PartitionReader, RECEIVE_MAXIMUM, Session,
+    Subscriptions, Violation, aliases,
     exchanges::Exchanges,
     held::Held,
     inbound::{Inbound, Reply, Until},
@@ -15,9 +15,10 @@ use crate::{
     codec::encode,
     fanout::Reader,
     ids::{Now, Offset, PartitionId},
+    limits::{Limit, Limits},
     packet::{ConnAck, Connect, Packet, ReasonCode, Version},
     property::{Properties, PropertiesBuf, Property},
-    topic::{has_controls, is_system},
+    topic::{has_controls, is_reserved},
 };
 use std::sync::Arc;
 
@@ -37,6 +38,10 @@ pub struct ConnectRequest {
     position: bool,
     will: Option<Box<OwnedWill>>,
     assigned: bool,
+    /// What it asked for, where it gets less.
+    asked_expiry_s: u32,
+    /// It has another keep-alive than it asked for.
+    told_keep_alive: bool,
 }
 
 /// A CONNECT that is refused.
@@ -44,6 +49,8 @@ pub struct ConnectRequest {
 pub struct Refusal {
     pub version: Version,
     pub reason: ReasonCode,
+    /// What it met.
+    pub limit: Option<Limit>,
 }
 
 /// Appends the CONNACK that says no.
@@ -59,22 +66,41 @@ pub fn refuse(refusal: Refusal, out: &mut Vec<u8>) {
     encode(&Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::default() }), refusal.version, out);
 }
 
+/// Seconds of a session, `u32::MAX` for one without an end, where it may have so many.
+pub(super) fn within(expiry_s: u32, max_s: u32) -> u32 {
+    expiry_s.min(max_s)
+}
+
 pub(super) fn session_expiry(properties: Properties<'_>) -> Option<u32> {
     properties.iter().find_map(|p| if let Property::SessionExpiryInterval(s) = p { Some(s) } else { None })
 }
 
 impl ConnectRequest {
-    pub fn read(c: &Connect<'_>) -> Result<Self, Refusal> {
-        let refusal = |reason| Refusal { version: c.version, reason };
+    pub fn read(c: &Connect<'_>, limits: &Limits) -> Result<Self, Refusal> {
+        let refusal = |reason| Refusal { version: c.version, reason, limit: None };
+        let over = |reason, limit| Refusal { version: c.version, reason, limit: Some(limit) };
         // A session of a client without a name could never be found again [MQTT-3.1.3-8 (3.1.1)].
-        if c.client_id.is_empty() && c.version == Version::V311 && !c.clean_start
-            || c.client_id.len() > KEY_BYTES_MAX
-            || has_controls(c.client_id)
-        {
+        if c.client_id.is_empty() && c.version == Version::V311 && !c.clean_start || has_controls(c.client_id) {
             return Err(refusal(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID));
         }
-        if c.will.is_some_and(|w| is_system(w.topic) || w.topic.len() > KEY_BYTES_MAX) {
-            return Err(refusal(ReasonCode::TOPIC_NAME_INVALID));
+        if let Some(limit) = limits.refuses_client_id(c.client_id) {
+            return Err(over(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, limit));
+        }
+        if let Some(limit) = limits.refuses_properties(c.properties) {
+            return Err(over(ReasonCode::QUOTA_EXCEEDED, limit));
+        }
+        if let Some(will) = c.will {
+            if is_reserved(will.topic) {
+                return Err(refusal(ReasonCode::TOPIC_NAME_INVALID));
+            }
+            if let Some(limit) = limits.refuses_name(will.topic) {
+                return Err(over(ReasonCode::TOPIC_NAME_INVALID, limit));
+            }
+            let bytes = will.topic.len() + will.properties.raw().len() + will.payload.len();
+            let over_bytes = (bytes > limits.will_bytes).then_some(Limit::WillBytes);
+            if let Some(limit) = over_bytes.or_else(|| limits.refuses_properties(will.properties)) {
+                return Err(over(ReasonCode::QUOTA_EXCEEDED, limit));
+            }
         }
         let mut request = Self {
             version: c.version,
@@ -89,6 +115,8 @@ impl ConnectRequest {
             position: wants_position(c.properties),
             will: c.will.map(|w| Box::new(OwnedWill::of(&w))),
             assigned: false,
+            asked_expiry_s: 0,
+            told_keep_alive: false,
         };
         for property in c.properties.iter() {
             match property {
@@ -99,6 +127,14 @@ impl ConnectRequest {
                 Property::AuthenticationMethod(_) => return Err(refusal(ReasonCode::BAD_AUTHENTICATION_METHOD)),
                 _ => {}
             }
+        }
+        request.asked_expiry_s = request.expiry_s;
+        request.expiry_s = within(request.expiry_s, limits.session_expiry_s);
+        // Version 3.1.1 cannot be told of another time [MQTT-3.1.2-21].
+        let longer = limits.keep_alive_s > 0 && (c.keep_alive_s == 0 || c.keep_alive_s > limits.keep_alive_s);
+        if c.version == Version::V5 && longer {
+            request.keep_alive_s = limits.keep_alive_s;
+            request.told_keep_alive = true;
         }
         Ok(request)
     }
@@ -134,6 +170,7 @@ pub struct Joining<'a> {
     pub resumed: bool,
     /// The store has a value of this client id.
     pub in_store: bool,
+    pub limits: &'a Arc<Limits>,
 }
 
 impl Session {
@@ -153,6 +190,7 @@ impl Session {
             self.lost.clear();
             self.readers.clear();
         }
+        self.limits = joining.limits.clone();
         self.version = request.version;
         self.expiry_s = request.expiry_s;
         self.boot = joining.boot;
@@ -233,6 +271,12 @@ impl Session {
                 .push(Property::ReceiveMaximum(RECEIVE_MAXIMUM))
                 .push(Property::TopicAliasMaximum(aliases::TOPIC_ALIASES_MAX))
                 .push(Property::MaximumPacketSize(PACKET_BYTES_MAX as u32));
+            if request.expiry_s != request.asked_expiry_s {
+                properties.push(Property::SessionExpiryInterval(request.expiry_s));
+            }
+            if request.told_keep_alive {
+                properties.push(Property::ServerKeepAlive(request.keep_alive_s));
+            }
             if request.assigned {
                 properties.push(Property::AssignedClientIdentifier(&self.client_id));
             }

@@ -3,13 +3,14 @@
 //! Invariant: an acknowledgement leaves only when its receipt, and every one before it, is durable (P1) [MQTT-4.6.0-2].
 //! Must not know: how anything becomes durable.
 
-use super::{Append, Paging, RECEIVE_MAXIMUM, Session, Violation, exchanges::Exchanges};
+use super::{Action, Append, Paging, RECEIVE_MAXIMUM, Session, Violation, exchanges::Exchanges};
 use crate::{
     ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId},
+    limits::Limit,
     message::{Message, Topic},
     packet::{PacketId, Publish, Qos, ReasonCode, Version},
     property::Property,
-    topic::is_system,
+    topic::is_reserved,
 };
 use std::collections::VecDeque;
 
@@ -191,20 +192,23 @@ impl Session {
     #[inline]
     pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>, out: &mut Vec<u8>) -> Result<Option<Append<'a>>, Violation> {
         self.counts.received[p.qos as usize] += 1;
+        if let Some(limit) = self.limits.refuses_name(p.topic) {
+            return self.refuse_limit(p, limit, ReasonCode::TOPIC_NAME_INVALID, out);
+        }
+        if let Some(limit) = self.limits.refuses_properties(p.properties) {
+            return self.refuse_limit(p, limit, ReasonCode::QUOTA_EXCEEDED, out);
+        }
         let mut topic = Topic::Borrowed(p.topic);
         for property in p.properties.iter() {
             match property {
                 Property::SubscriptionIdentifier(_) => {
                     return Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-3.3.4-6: a subscription identifier from a client"));
                 }
-                Property::TopicAlias(alias) if p.topic.len() <= super::KEY_BYTES_MAX => {
+                Property::TopicAlias(alias) => {
                     topic = Topic::Shared(self.aliases_in.resolve(alias, p.topic)?);
                 }
                 _ => {}
             }
-        }
-        if p.topic.len() > super::KEY_BYTES_MAX {
-            return Err(Violation::new(ReasonCode::TOPIC_NAME_INVALID, "a topic name above 65,000 bytes"));
         }
         let in_flight = self.inbound.publishes() + self.exchanges.len();
         let known = p.qos == Qos::ExactlyOnce && p.packet_id.is_some_and(|id| self.exchanges.is_open(id));
@@ -214,8 +218,9 @@ impl Session {
                 "MQTT-3.3.4-9: more messages in flight than the receive maximum",
             ));
         }
-        if is_system(&topic) {
-            self.refuse_topic(p)?;
+        if is_reserved(&topic) {
+            self.counts.refused_topic += 1;
+            self.refuse_publish(p, ReasonCode::NOT_AUTHORIZED, "MQTT-3.3.5-2: a topic of the gateway's own")?;
             self.release(out);
             return Ok(None);
         }
@@ -247,15 +252,29 @@ impl Session {
         self.inbound.nobody();
     }
 
-    /// `$SYS` is the gateway's own. Version 5 is told; 3.1.1 has no way to be told but the end of its connection [MQTT-3.3.5-2].
-    fn refuse_topic(&mut self, p: &Publish<'_>) -> Result<(), Violation> {
-        self.counts.refused_topic += 1;
+    /// Version 5 is told of a limit; 3.1.1 has no way to be told but the end of its connection.
+    #[cold]
+    fn refuse_limit<'a>(
+        &mut self,
+        p: &Publish<'_>,
+        limit: Limit,
+        reason: ReasonCode,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Append<'a>>, Violation> {
+        self.actions.push_back(Action::Refused(limit));
+        self.refuse_publish(p, reason, limit.key())?;
+        self.release(out);
+        Ok(None)
+    }
+
+    /// Version 5 is told; 3.1.1 has no way to be told but the end of its connection [MQTT-3.3.5-2]. QoS 0 waits for no answer.
+    fn refuse_publish(&mut self, p: &Publish<'_>, reason: ReasonCode, statement: &'static str) -> Result<(), Violation> {
         match p.packet_id {
             Some(id) if self.version == Version::V5 => {
                 let reply = if p.qos == Qos::ExactlyOnce { Reply::Received } else { Reply::Publish };
-                self.inbound.push(Until::Ready, reply(id, ReasonCode::NOT_AUTHORIZED));
+                self.inbound.push(Until::Ready, reply(id, reason));
             }
-            Some(_) => return Err(Violation::new(ReasonCode::NOT_AUTHORIZED, "MQTT-3.3.5-2: $SYS topics are the gateway's own")),
+            Some(_) => return Err(Violation::new(reason, statement)),
             None => {}
         }
         Ok(())

@@ -32,6 +32,7 @@ use crate::{
     codec::{disconnect_reason, encode},
     fanout::Reader,
     ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId, Watermark},
+    limits::{Limit, Limits},
     message::{Message, Release, hash},
     packet::{Ack, Disconnect, Packet, PacketId, ReasonCode, Version},
     property::Properties,
@@ -41,18 +42,18 @@ use exchanges::Exchanges;
 use held::Held;
 use inbound::{Inbound, Reply};
 use outbound::Outbound;
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
 use subscriptions::Subscriptions;
 
 /// Inbound messages of QoS 1 that wait for the disk, and of QoS 2 that are not released; version 5 is told (Receive Maximum), 3.1.1 is not read beyond it.
 pub const RECEIVE_MAXIMUM: u16 = 1_024;
 /// Outbound messages of QoS 1 and 2 on the way to one client: each costs 32 bytes, and the client may set less.
 pub const INFLIGHT_MAX: usize = 1_024;
-/// Subscriptions of one session: its value holds them all and must stay far below a record's limit.
-pub const SUBSCRIPTIONS_MAX: usize = 10_000;
-/// Levels of a filter: the trie is walked recursively.
-pub const FILTER_LEVELS_MAX: usize = 128;
-/// Topics, filters and client ids are keys of the log, some with a prefix.
+/// Topics, filters and client ids are keys of the log, of 65,535 bytes at most, some with a prefix.
 pub const KEY_BYTES_MAX: usize = 65_000;
 /// A packet becomes one record, and a record must fit several times in a segment.
 pub const PACKET_BYTES_MAX: usize = 8 << 20;
@@ -196,6 +197,8 @@ pub enum Action {
     Unshare(Box<str>, u64),
     /// The record that the group gave is done with.
     Settle(Box<str>, PartitionId, Offset),
+    /// Count that a limit was met.
+    Refused(Limit),
     /// Close the socket once what was written is sent; the session goes on to its end.
     Close(Cause),
     /// The session has ended: whoever waits for the client id may have it.
@@ -310,7 +313,11 @@ pub struct Session {
     will_receipt: Option<(PartitionId, Receipt)>,
     gave_up: bool,
     counts: Counts,
+    limits: Arc<Limits>,
 }
+
+/// Of sessions that nobody is connected to.
+static DEFAULT_LIMITS: LazyLock<Arc<Limits>> = LazyLock::new(Arc::default);
 
 impl Session {
     /// A session that nobody has connected to yet.
@@ -351,6 +358,7 @@ impl Session {
             will_receipt: None,
             gave_up: false,
             counts: Counts::default(),
+            limits: DEFAULT_LIMITS.clone(),
         }
     }
 
@@ -460,12 +468,12 @@ impl Session {
                 Ok(note)
             }
             Packet::Subscribe(s) => {
-                self.subscribe(now, &s);
+                self.subscribe(now, &s)?;
                 self.release(out);
                 Ok(None)
             }
             Packet::Unsubscribe(u) => {
-                self.unsubscribe(&u);
+                self.unsubscribe(&u)?;
                 self.release(out);
                 Ok(None)
             }
@@ -498,7 +506,7 @@ impl Session {
             if self.expiry_s == 0 && expiry_s != 0 {
                 return Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-3.14.2-2: session expiry set in DISCONNECT only"));
             }
-            self.expiry_s = expiry_s;
+            self.expiry_s = connect::within(expiry_s, self.limits.session_expiry_s);
         }
         let will = d.reason == ReasonCode::DISCONNECT_WITH_WILL;
         self.close(now, Cause::Disconnect { will }, out);

@@ -19,6 +19,9 @@ use std::{
 /// Ranges told one by one; beyond them the last one grows over what lies between.
 const LOST_MAX: usize = 16;
 
+/// Of an acknowledgement without its properties: head, packet id, reason and two lengths.
+const ACK_BYTES_MAX: usize = 12;
+
 /// Later times cannot be written.
 const YEAR_10000_MS: u64 = 253_402_300_800_000;
 
@@ -53,7 +56,9 @@ impl Session {
         if let Some((p, offset)) = place.filter(|_| self.position) {
             self.push_place(p, offset, &mut properties);
         }
-        properties
+        // A longer acknowledgement than the client takes says less [MQTT-3.4.2-2, MQTT-3.7.2-2].
+        let fits = properties.as_properties().raw().len() + ACK_BYTES_MAX <= self.outbound.packet_bytes_max;
+        if fits { properties } else { PropertiesBuf::default() }
     }
 
     fn push_place(&self, p: PartitionId, offset: Offset, to: &mut PropertiesBuf) {

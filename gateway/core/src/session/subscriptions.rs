@@ -5,7 +5,7 @@
 //! Must not know: windows, packet ids, or how a record was found.
 
 use super::{
-    Action, Begin, FILTER_LEVELS_MAX, KEY_BYTES_MAX, Paging, SUBSCRIPTIONS_MAX, Session,
+    Action, Begin, Paging, Session, Violation,
     begin::{plain, replay},
     inbound::{Reply, Subscribed, Until},
     position::{asked, wants_position},
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     codec::encode,
     ids::{Now, Offset, PartitionId, SubscribeId},
+    limits::Limit,
     message::Stored,
     packet::{Packet, PacketId, Qos, ReasonCode, SubAck, Subscribe, SubscriptionOptions, Unsubscribe, Version},
     property::{Properties, PropertiesBuf, Property},
@@ -101,6 +102,11 @@ impl Subscriptions {
         self.all.len() + self.shared.len()
     }
 
+    /// Of all filters, in the session's value.
+    fn bytes(&self) -> usize {
+        self.all.keys().chain(self.shared.keys()).map(|filter| weight(filter)).sum()
+    }
+
     fn of_kind(&mut self, filter: &str) -> &mut BTreeMap<Box<str>, Subscription> {
         if shared(filter).is_some() { &mut self.shared } else { &mut self.all }
     }
@@ -170,11 +176,17 @@ struct Asked {
 struct Refused {
     reason: ReasonCode,
     words: String,
+    limit: Option<Limit>,
+}
+
+/// Bytes of a filter in the session's value.
+fn weight(filter: &str) -> usize {
+    filter.len() + 16
 }
 
 /// Where it is to begin; `None`: now.
 fn begin(from: Option<&str>, filter: &str, now: Now) -> Result<Option<Begin>, Refused> {
-    let refused = |reason, words| Refused { reason, words };
+    let refused = |reason, words| Refused { reason, words, limit: None };
     let begin = from.map_or(Ok(None), |from| Begin::parse(from, now.wall_ms));
     let begin = begin.map_err(|e| refused(ReasonCode::IMPLEMENTATION_SPECIFIC, e.to_string()))?;
     if begin.is_some() && shared(filter).is_some() {
@@ -184,16 +196,19 @@ fn begin(from: Option<&str>, filter: &str, now: Now) -> Result<Option<Begin>, Re
 }
 
 impl Session {
-    pub(super) fn subscribe(&mut self, now: Now, s: &Subscribe<'_>) {
+    pub(super) fn subscribe(&mut self, now: Now, s: &Subscribe<'_>) -> Result<(), Violation> {
+        self.fits_answer(s.filters.iter().count())?;
         let identifier = s.properties.iter().find_map(|p| if let Property::SubscriptionIdentifier(n) = p { Some(n) } else { None });
         let (position, from) = (wants_position(s.properties), asked(s.properties, "from"));
         let (mut reasons, mut answers, mut why) = (Vec::new(), 0, String::new());
+        let mut bytes = self.subscriptions.bytes();
         let mut ack = Subscribed { bytes: Vec::new(), new: Vec::new(), retained: Vec::new() };
         for (whole, options) in s.filters.iter() {
             let (from, filter) = replay(whole).map_or((from, whole), |(from, filter)| (Some(from), filter));
-            let begin = match self.refuse_filter(filter).map_or_else(|| begin(from, filter, now), Err) {
+            let begin = match self.refuse_filter(filter, &mut bytes).map_or_else(|| begin(from, filter, now), Err) {
                 Ok(begin) => begin,
                 Err(refused) => {
+                    self.actions.extend(refused.limit.map(Action::Refused));
                     reasons.push(if self.version == Version::V5 { refused.reason.0 } else { ReasonCode::UNSPECIFIED.0 });
                     why = refused.words;
                     continue;
@@ -231,6 +246,16 @@ impl Session {
             n => Until::Started(n),
         };
         self.inbound.push(until, Reply::Subscribe(Box::new(ack)));
+        Ok(())
+    }
+
+    /// An answer that the client does not take is not sent, and without one it would wait for ever [MQTT-3.1.2-24].
+    fn fits_answer(&self, filters: usize) -> Result<(), Violation> {
+        let reasons = vec![0; filters];
+        let fits = self.outbound.packet_bytes_max > filters + 10
+            || self.suback(PacketId::MIN, &reasons, "").len() <= self.outbound.packet_bytes_max;
+        let statement = "MQTT-3.1.2-24: a maximum packet size that leaves no room for the answer to so many filters";
+        if fits { Ok(()) } else { Err(Violation::new(ReasonCode::PACKET_TOO_LARGE, statement)) }
     }
 
     /// A change of the session is acknowledged when its value is durable, if it has one.
@@ -257,14 +282,35 @@ impl Session {
         if bytes.len() > self.outbound.packet_bytes_max { encoded(Properties::default()) } else { bytes }
     }
 
-    fn refuse_filter(&self, filter: &str) -> Option<Refused> {
-        if filter.len() > KEY_BYTES_MAX || filter.split('/').count() > FILTER_LEVELS_MAX || !filter_is_valid(filter) {
-            let words = format!("a filter above {KEY_BYTES_MAX} bytes or {FILTER_LEVELS_MAX} levels, or none behind $replay/FROM/");
-            return Some(Refused { reason: ReasonCode::TOPIC_FILTER_INVALID, words });
+    /// `bytes`: of the filters of the session, with those of this packet.
+    fn refuse_filter(&self, filter: &str, bytes: &mut usize) -> Option<Refused> {
+        if !filter_is_valid(filter) {
+            return Some(Refused {
+                reason: ReasonCode::TOPIC_FILTER_INVALID,
+                words: "a filter that is not well formed, or none behind $replay/FROM/".into(),
+                limit: None,
+            });
         }
-        let known = self.subscriptions.all.contains_key(filter) || self.subscriptions.shared.contains_key(filter);
-        let full = self.subscriptions.len() >= SUBSCRIPTIONS_MAX && !known;
-        full.then(|| Refused { reason: ReasonCode::QUOTA_EXCEEDED, words: format!("more than {SUBSCRIPTIONS_MAX} subscriptions") })
+        let over =
+            |reason, limit: Limit| Some(Refused { reason, words: format!("more than limits.{} allows", limit.key()), limit: Some(limit) });
+        if let Some(limit) = self.limits.refuses_name(filter) {
+            return over(ReasonCode::TOPIC_FILTER_INVALID, limit);
+        }
+        if self.subscriptions.all.contains_key(filter) || self.subscriptions.shared.contains_key(filter) {
+            return None;
+        }
+        *bytes += weight(filter);
+        let is_shared = shared(filter).is_some();
+        if self.subscriptions.len() >= self.limits.subscriptions {
+            over(ReasonCode::QUOTA_EXCEEDED, Limit::Subscriptions)
+        } else if is_shared && self.subscriptions.shared.len() >= self.limits.shared_subscriptions {
+            over(ReasonCode::QUOTA_EXCEEDED, Limit::SharedSubscriptions)
+        } else if *bytes > self.limits.session_bytes {
+            *bytes -= weight(filter);
+            over(ReasonCode::QUOTA_EXCEEDED, Limit::SessionBytes)
+        } else {
+            None
+        }
     }
 
     /// Gives the number of a new filter. The same filter again keeps its start, or the span behind would be lost; unless it is to begin elsewhere.
@@ -291,7 +337,8 @@ impl Session {
         Some(id)
     }
 
-    pub(super) fn unsubscribe(&mut self, u: &Unsubscribe<'_>) {
+    pub(super) fn unsubscribe(&mut self, u: &Unsubscribe<'_>) -> Result<(), Violation> {
+        self.fits_answer(u.filters.iter().count())?;
         let mut reasons = Vec::new();
         for (filter, _) in u.filters.iter() {
             let filter = plain(filter);
@@ -322,6 +369,7 @@ impl Session {
         encode(&Packet::UnsubAck(packet), self.version, &mut bytes);
         let until = self.when_put();
         self.inbound.push(until, Reply::Unsubscribe(bytes.into()));
+        Ok(())
     }
 
     /// The tail of one partition offers what matches filter `id` from `at` on.

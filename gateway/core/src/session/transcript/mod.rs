@@ -158,7 +158,7 @@ impl World {
         let mut bytes = Vec::new();
         encode(&packet, self.version, &mut bytes);
         let Ok(Decoded::Packet(Packet::Connect(c), _)) = decode(&bytes, self.version, usize::MAX) else { panic!("a CONNECT") };
-        match ConnectRequest::read(&c) {
+        match ConnectRequest::read(&c, &DEFAULT_LIMITS) {
             Err(refusal) => refuse(refusal, &mut self.out),
             Ok(request) => {
                 let partitions =
@@ -166,7 +166,8 @@ impl World {
                 let sid = self.boot << 40 | self.now;
                 let resumed = self.stored.is_some();
                 self.session = self.reloaded();
-                let joining = Joining { sid, boot: self.boot, partitions: &partitions, resumed, in_store: resumed };
+                let joining =
+                    Joining { sid, boot: self.boot, partitions: &partitions, resumed, in_store: resumed, limits: &DEFAULT_LIMITS };
                 let (now, mut out) = (self.now(), std::mem::take(&mut self.out));
                 self.session.connect(now, &request, &joining, &mut out);
                 self.out = out;
@@ -398,6 +399,7 @@ impl World {
     fn settle(&mut self) {
         while let Some(action) = self.session.poll_action() {
             match action {
+                Action::Refused(limit) => writeln!(self.log, "! refused {}", limit.key()).expect("a string"),
                 Action::PutValue => {
                     let value = self.session.value();
                     let back = Session::decode("a", &value).expect("reads its own value");

@@ -590,8 +590,24 @@ fn auth_and_topics_that_are_no_keys_are_violations() {
         properties: Properties::default(),
         payload: b"",
     };
-    let v = w.session.packet(w.now(), Packet::Publish(publish), &mut Vec::new()).expect_err("refused");
-    assert_eq!(v.reason, ReasonCode::TOPIC_NAME_INVALID);
+    let mut out = Vec::new();
+    for (version, qos, answer) in [
+        (Version::V5, Qos::AtMostOnce, Ok(&b""[..])),
+        (Version::V5, Qos::AtLeastOnce, Ok(&b"\x40\x03\x00\x07\x90"[..])),
+        (Version::V5, Qos::ExactlyOnce, Ok(&b"\x50\x03\x00\x07\x90"[..])),
+        (Version::V311, Qos::AtMostOnce, Ok(&b""[..])),
+        (Version::V311, Qos::AtLeastOnce, Err(ReasonCode::TOPIC_NAME_INVALID)),
+    ] {
+        let mut w = World::new(version);
+        w.client(&["CONNECT", "clean"]);
+        w.settle();
+        out.clear();
+        let packet_id = (qos != Qos::AtMostOnce).then(|| PacketId::new(7).expect("an id"));
+        let got = w.session.packet(w.now(), Packet::Publish(Publish { qos, packet_id, ..publish }), &mut out);
+        assert_eq!(got.map_err(|v| v.reason), answer.map(|_| None), "{version} {qos:?}");
+        assert!(answer.is_err() || answer == Ok(&out), "{version} {qos:?}: {out:02x?}");
+        assert_eq!(w.session.poll_action(), Some(Action::Refused(Limit::TopicBytes)), "{version} {qos:?}");
+    }
 }
 
 /// With a smaller Receive Maximum than it has in flight, a session sends again as its window opens, and nothing new before that is done.

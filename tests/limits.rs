@@ -1,0 +1,90 @@
+//! What a client may ask for: the longest names that can be configured are kept over SIGKILL, and longer ones cost nobody else anything.
+
+mod support;
+
+use support::{
+    Weir, binary, command, dir, free_port, http_get,
+    raw::{PUBACK, Raw, Version},
+};
+
+const LONGEST: usize = 65_000;
+const RETAIN: u8 = 1;
+
+fn start(data: &std::path::Path, ports: [u16; 3], limits: &[(&str, &str)]) -> Weir {
+    let mut command = command(&binary(), data, ports);
+    command.envs(limits.iter().map(|(key, value)| (format!("WEIR__LIMITS__{key}"), *value)));
+    Weir::spawn(command, ports)
+}
+
+/// `prefix`, and as much as is missing to the longest.
+fn longest(prefix: &str) -> String {
+    format!("{prefix}{}", "n".repeat(LONGEST - prefix.len()))
+}
+
+/// Each kind of name is a key of the log, some with a prefix in front.
+#[test]
+fn the_longest_names_are_kept_over_sigkill() {
+    let dir = dir();
+    let ports = [free_port(), free_port(), free_port()];
+    let limits = [("TOPIC_BYTES", "65000"), ("CLIENT_ID_BYTES", "65000"), ("SESSION_BYTES", "1MiB"), ("WILL_BYTES", "128KiB")];
+    let weir = start(dir.path(), ports, &limits);
+    let (client_id, topic, will) = (longest("c"), longest("t"), longest("w"));
+    let filters = [longest("f"), longest("$queue/"), longest("$share/g/")];
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, &client_id, false, &[0x11, 0, 0, 0, 200]);
+    for filter in &filters {
+        assert_eq!(c.subscribe(filter, 1), 1);
+    }
+    c.publish_with(1 << 1 | RETAIN, 1, &topic, &[], "kept");
+    assert_eq!(c.expect_ack(PUBACK, 1), 0x10, "nobody subscribes");
+    let lost = Raw::with_will(weir.mqtt, "will", true, 60, &will, 0);
+    let mut reader = Raw::connect_with(weir.mqtt, Version::V5, "reader", true, &[]);
+    reader.subscribe(&will, 1);
+    drop(lost);
+    assert_eq!(reader.expect_publish().payload, "gone");
+    weir.kill();
+    // What is retained is put at the start, when the log is folded.
+    for _ in 0..2 {
+        let weir = start(dir.path(), ports, &limits);
+        let mut c = Raw::connect_with(weir.mqtt, Version::V5, &client_id, false, &[0x11, 0, 0, 0, 200]);
+        assert!(c.session_present);
+        c.publish(1, false, 1, &filters[0], "mine");
+        // In the second round with the one of the first in front, which was never acknowledged.
+        let packets: Vec<_> = std::iter::from_fn(|| c.next(std::time::Duration::from_millis(500))).collect();
+        assert!(packets.iter().any(|p| p.head == PUBACK) && packets.iter().any(|p| p.head & 0xF0 == 0x30), "{}", packets.len());
+        c.subscribe(&topic, 1);
+        assert!(c.expect_publish().retain);
+        weir.kill();
+    }
+}
+
+#[test]
+fn beyond_a_limit_there_is_an_answer_a_count_and_no_harm() {
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[]);
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "c", true, &[]);
+    for (topic, reason) in [("t".repeat(4_096), 0x10), ("t".repeat(4_097), 0x90), (longest("t"), 0x90), ("/".repeat(128), 0x90)] {
+        for flags in [1 << 1, 1 << 1 | RETAIN] {
+            c.publish_with(flags, 1, &topic, &[], "x");
+            assert_eq!(c.expect_ack(PUBACK, 1), reason, "{} bytes", topic.len());
+        }
+    }
+    for filter in ["f".repeat(4_097), longest("$queue/"), longest("$share/g/"), "+/".repeat(128)] {
+        assert_eq!(c.subscribe(&filter, 1), 0x8F, "{} bytes", filter.len());
+    }
+    for n in 0..=100 {
+        assert_eq!(c.subscribe(&format!("$share/g/{n}"), 1), if n < 100 { 1 } else { 0x97 }, "group {n}");
+    }
+    for topic in ["$SYS/a", "$dead/g/a", "$replay/a", "$share/g/a", "$queue/a", "$dead"] {
+        c.publish(1, false, 1, topic, "x");
+        assert_eq!(c.expect_ack(PUBACK, 1), 0x87, "{topic}");
+    }
+    assert!(Raw::try_connect(weir.mqtt, &"c".repeat(1_024), true).is_some());
+    let refused = std::panic::catch_unwind(|| Raw::try_connect(weir.mqtt, &"c".repeat(1_025), true).is_some());
+    assert!(refused.is_err(), "CONNACK 0x85");
+    let metrics = http_get(weir.admin, "/metrics");
+    for (reason, n) in [("topic_bytes", 7), ("topic_levels", 3), ("shared_subscriptions", 1), ("client_id_bytes", 1), ("topic", 6)] {
+        let line = format!("weir_refused_total{{reason=\"{reason}\"}} {n}");
+        assert!(metrics.contains(&line), "{line}: {:?}", metrics.lines().filter(|l| l.starts_with("weir_refused")).collect::<Vec<_>>());
+    }
+    assert!(http_get(weir.admin, "/readyz").contains("200 OK"));
+}
