@@ -127,6 +127,31 @@ fn a_message_between_subscribe_and_unsubscribe_is_delivered_and_none_behind() {
     }
 }
 
+/// Nothing of what was published matches a filter of the connection, or it has no filter: nothing is on its way, and nothing is waited for.
+#[test]
+fn an_unsubscribe_behind_a_message_that_nobody_here_reads_is_answered() {
+    for (subscribed, unsubscribed) in
+        [("$SYS/broker/uptime", "$SYS/broker/uptime"), ("$SYS/broker/uptime", "c"), ("a", "c"), ("$share/g/a", "$share/g/a")]
+    {
+        everywhere(|c, topic, send| {
+            send(c, &|c| {
+                c.send_subscribe(subscribed, 0);
+                if unsubscribed == "c" {
+                    c.send_unsubscribe(subscribed);
+                }
+                c.publish(0, false, 0, "b", "x");
+                c.send_unsubscribe(unsubscribed);
+                c.publish(1, false, 7, "b", "x");
+                c.send(0xC0, &[]);
+            });
+            let wanted: &[u8] = if unsubscribed == "c" { &[PUBACK, 0x90, 0xB0, 0xB0, 0xD0] } else { &[PUBACK, 0x90, 0xB0, 0xD0] };
+            let mut heads: Vec<u8> = all(c, wanted.len()).iter().map(|p| p.head & 0xF0).filter(|head| *head != 0x30).collect();
+            heads.sort_unstable();
+            assert_eq!(heads, wanted, "{subscribed} {topic}");
+        });
+    }
+}
+
 /// A window that is full opens by acknowledgements that stand behind the UNSUBSCRIBE.
 #[test]
 fn an_unsubscribe_does_not_wait_for_a_client_without_room() {

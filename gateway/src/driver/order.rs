@@ -57,10 +57,12 @@ impl Driver {
         let mut waits = false;
         for nth in 0..session.partitions() {
             let (p, end) = (self.gateway.partitions[nth], session.appended_end(nth));
+            // Nothing of a partition that no filter reads is on its way.
+            let reads = session.reads(nth);
             let reader = session.reader(nth);
             // A replay that is far behind does not go on to its end for this.
             let far = reader.next.0 < self.gateway.engine.recent_start(log_id(p)).0;
-            if reader.next >= end || far || !self.entered {
+            if reader.next >= end || far || !reads {
                 continue;
             }
             let asked = self.reached.iter_mut().find(|(q, _, _)| *q == p);

@@ -230,9 +230,15 @@ impl Session {
         self.readers.len()
     }
 
+    /// Some filter of the session reads the `nth` partition: its reader moves.
+    #[must_use]
+    pub fn reads(&self, nth: usize) -> bool {
+        self.readers.get(nth).is_some_and(|r| self.subscriptions.read(r.system))
+    }
+
     /// Decides what to read next of the `nth` partition.
     pub fn step(&mut self, nth: usize, inbox: &mut Inbox, durable: Offset, recent: Offset) -> Step {
-        if !self.subscriptions.read(self.readers[nth].system) {
+        if !self.reads(nth) {
             return Step::Wait;
         }
         self.readers[nth].reader.step(inbox, durable, recent)
