@@ -108,6 +108,24 @@ fn a_retained_message_before_a_subscribe_comes_as_retained() {
 }
 
 #[test]
+fn a_retained_message_before_the_same_subscribe_again_is_what_is_retained() {
+    everywhere(|c, topic, send| {
+        c.publish_with(1 << 1 | RETAIN, 3, topic, &[], "old");
+        c.read();
+        c.subscribe(topic, 1);
+        assert_eq!(c.expect_publish().payload, "old");
+        send(c, &|c| {
+            c.publish_with(RETAIN, 0, topic, &[], "new");
+            c.send_subscribe(topic, 1);
+        });
+        let got = publishes(&all(c, 1), version(topic));
+        let mut got: Vec<_> = got.iter().map(|p| (&*p.payload, p.retain)).collect();
+        got.sort_unstable();
+        assert_eq!(got, [("new", false), ("new", true)], "{topic}");
+    });
+}
+
+#[test]
 fn a_message_between_subscribe_and_unsubscribe_is_delivered_and_none_behind() {
     for group in ["", "$share/g/", "$queue/"] {
         everywhere(|c, topic, send| {

@@ -7,7 +7,7 @@ use super::{Driver, Phase, feed::Feeding, log_id};
 use crate::{group, tail::Command};
 use weir_core::{
     ids::{Now, Offset},
-    packet::{Packet, Unsubscribe},
+    packet::{Packet, Subscribe, Unsubscribe},
 };
 
 /// Groups that were asked to say when they have come to what the connection appended.
@@ -26,7 +26,7 @@ impl Driver {
                 }
                 self.phase.session().is_some_and(|s| s.is_starting())
             }
-            Packet::Subscribe(_) => self.waits_to_append(now),
+            Packet::Subscribe(s) => self.waits_to_append(now) || self.waits_for_the_retained(s),
             Packet::Unsubscribe(u) => self.waits_to_append(now) || self.waits_for_its_own() || self.waits_for_groups(u),
             _ => false,
         }
@@ -47,36 +47,48 @@ impl Driver {
 
     /// Something that this connection published may be on its way to it. A client without room is not waited for: its acknowledgements may stand behind this packet.
     fn waits_for_its_own(&mut self) -> bool {
-        let Phase::Running(session) = &mut self.phase else { return false };
+        let Phase::Running(session) = &self.phase else { return false };
         if session.is_starting() || !self.stuck && !session.may_deliver() {
             return true;
         }
-        if self.stuck {
+        let partitions = session.partitions();
+        !self.stuck && (0..partitions).fold(false, |waits, nth| waits | self.waits_for_partition(nth))
+    }
+
+    fn waits_for_partition(&mut self, nth: usize) -> bool {
+        let Phase::Running(session) = &mut self.phase else { return false };
+        let end = session.appended_end(nth);
+        let reads = session.reads(nth);
+        let reader = session.reader(nth);
+        // A replay that is far behind does not go on to its end for this, and of a partition that no filter reads nothing is on its way.
+        let far = reader.next.0 < self.gateway.engine.recent_start(log_id(self.gateway.partitions[nth])).0;
+        if reader.next >= end || far || !reads {
             return false;
         }
-        let mut waits = false;
-        for nth in 0..session.partitions() {
-            let (p, end) = (self.gateway.partitions[nth], session.appended_end(nth));
-            // Nothing of a partition that no filter reads is on its way.
-            let reads = session.reads(nth);
-            let reader = session.reader(nth);
-            // A replay that is far behind does not go on to its end for this.
-            let far = reader.next.0 < self.gateway.engine.recent_start(log_id(p)).0;
-            if reader.next >= end || far || !reads {
-                continue;
-            }
-            let asked = self.reached.iter_mut().find(|(q, _, _)| *q == p);
-            match asked {
-                Some((_, at, offered)) if *at >= end => waits |= !*offered || !reader.is_live() || !matches!(self.feeding, Feeding::Idle),
-                _ => {
-                    self.reached.retain(|(q, _, _)| *q != p);
-                    self.reached.push((p, end, false));
-                    let _ = self.gateway.tails[nth].send(Command::Reach(self.peer.clone(), end));
-                    waits = true;
-                }
-            }
+        let is_live = reader.is_live();
+        !self.has_reached(nth, end) || !is_live || !matches!(self.feeding, Feeding::Idle)
+    }
+
+    /// A filter that the session has is answered with retained messages at once: the view must have what this connection published.
+    fn waits_for_the_retained(&mut self, s: &Subscribe<'_>) -> bool {
+        let Phase::Running(session) = &self.phase else { return false };
+        if !s.filters.iter().any(|(filter, _)| session.has_filter(filter)) {
+            return false;
         }
-        waits
+        let ends = self.appended_ends();
+        ends.iter().enumerate().filter(|(_, end)| end.0 > 0).fold(false, |waits, (nth, end)| waits | !self.has_reached(nth, *end))
+    }
+
+    /// The nth tail has folded and offered everything before `end`; it is asked to say so.
+    fn has_reached(&mut self, nth: usize, end: Offset) -> bool {
+        let p = self.gateway.partitions[nth];
+        if let Some((_, _, offered)) = self.reached.iter().find(|(q, at, _)| *q == p && *at >= end) {
+            return *offered;
+        }
+        self.reached.retain(|(q, _, _)| *q != p);
+        self.reached.push((p, end, false));
+        let _ = self.gateway.tails[nth].send(Command::Reach(self.peer.clone(), end));
+        false
     }
 
     /// A group may be about to give what this connection published to it.

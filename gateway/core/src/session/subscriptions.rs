@@ -438,6 +438,12 @@ impl Session {
         self.subscriptions.shared_by_id(id).map(|(filter, _)| filter).or(ended)
     }
 
+    /// A filter as it stands in a SUBSCRIBE: the session has it already.
+    #[must_use]
+    pub fn has_filter(&self, whole: &str) -> bool {
+        self.subscriptions.all.contains_key(replay(whole).map_or(whole, |(_, filter)| filter))
+    }
+
     /// The shared filters of the session.
     pub fn shared_filters(&self) -> impl Iterator<Item = &str> {
         self.subscriptions.shared.keys().map(|f| &**f)
