@@ -19,6 +19,8 @@ use std::collections::VecDeque;
 
 /// Packet ids in a round [MQTT-2.2.1-3].
 const IDS: u64 = 65_535;
+/// Of a PUBLISH beside its topic, properties and payload: head, three lengths, packet id, topic alias.
+const PUBLISH_BYTES_MAX: usize = 5 + 2 + 2 + 4 + 3;
 
 /// How far the exchange of one message has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -387,6 +389,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> bool {
         let id = ordinal.map(id_of);
+        let mut told = 0;
         let mut own = std::mem::take(&mut self.outbound.own);
         own.clear();
         if self.version == Version::V5 {
@@ -398,7 +401,9 @@ impl Session {
                 own.push(Property::MessageExpiryInterval(at.saturating_sub(now.wall_ms).div_ceil(1_000) as u32));
             }
             if granted.position {
-                self.push_position(partition, r, &mut own);
+                // What the message needs without it: with heads and an alias as long as they can be.
+                let bytes = r.topic.len() + r.headers.raw().len() + r.payload.len() + own.as_properties().raw().len() + PUBLISH_BYTES_MAX;
+                told = self.push_position(partition, r, self.outbound.packet_bytes_max.saturating_sub(bytes), &mut own);
             }
         }
         let alias = self.aliases_out.of(r.topic);
@@ -419,8 +424,8 @@ impl Session {
             self.aliases_out.sent(r.topic);
         }
         out.extend_from_slice(r.payload);
-        if granted.position {
-            self.told(ordinal);
+        if told > 0 {
+            self.told(ordinal, told);
         }
         self.counts.sent[flags.1 as usize] += 1;
         true

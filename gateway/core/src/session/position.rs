@@ -68,17 +68,29 @@ impl Session {
             .push(Property::UserProperty(("offset", &offset.to_string())));
     }
 
-    /// For a delivery.
-    pub(super) fn push_position(&self, p: PartitionId, r: &Stored<'_>, to: &mut PropertiesBuf) {
+    /// For a delivery, as far as there is `room` in bytes: a message is not withheld for what is said beside it. Gives how many of the losses it tells.
+    pub(super) fn push_position(&self, p: PartitionId, r: &Stored<'_>, room: usize, to: &mut PropertiesBuf) -> usize {
+        let (start, mut told) = (to.len(), 0);
         self.push_place(p, r.offset, to);
         let time = UNIX_EPOCH + Duration::from_millis(r.time_ms.min(YEAR_10000_MS - 1));
         to.push(Property::UserProperty(("timestamp", &humantime::format_rfc3339_millis(time).to_string())));
+        if to.len() - start > room {
+            to.truncate(start);
+            return 0;
+        }
         for Lost { partition, range, .. } in self.lost.iter().filter(|lost| lost.carrier.is_none()) {
+            let before = to.len();
             if let Some(reader) = self.readers.iter().find(|r| r.id == *partition) {
                 let text = format!("{}/{}:{}-{}", reader.stream, reader.number, range.start, range.end);
                 to.push(Property::UserProperty(("lost", &text)));
             }
+            if to.len() - start > room {
+                to.truncate(before);
+                break;
+            }
+            told += 1;
         }
+        told
     }
 
     /// These records will never be sent. `adjoins`: nothing that matches lies between the last one that was lost and these.
@@ -101,11 +113,21 @@ impl Session {
         self.lost.retain(|lost| lost.carrier != Some(ordinal));
     }
 
-    /// The client is told of everything that is lost by a message that was just written. `ordinal`: of one that it acknowledges, else it is taken to know.
-    pub(super) fn told(&mut self, ordinal: Option<u64>) {
+    /// The client is told of the first `count` losses by a message that was just written. `ordinal`: of one that it acknowledges, else it is taken to know.
+    pub(super) fn told(&mut self, ordinal: Option<u64>, count: usize) {
+        let mut left = count;
+        let mut is_told = |lost: &Lost| {
+            let told = lost.carrier.is_none() && left > 0;
+            left -= usize::from(told);
+            told
+        };
         match ordinal {
-            None => self.lost.retain(|lost| lost.carrier.is_some()),
-            Some(_) => self.lost.iter_mut().filter(|lost| lost.carrier.is_none()).for_each(|lost| lost.carrier = ordinal),
+            None => self.lost.retain(|lost| !is_told(lost)),
+            Some(_) => self.lost.iter_mut().for_each(|lost| {
+                if is_told(lost) {
+                    lost.carrier = ordinal;
+                }
+            }),
         }
     }
 }

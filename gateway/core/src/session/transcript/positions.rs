@@ -138,7 +138,7 @@ fn what_is_not_understood_is_refused_in_words() {
         5 > SUBSCRIBE a #1 from=soon
         5 < SUBACK #1 [131] "from \"soon\": none of earliest, latest, last:N (1 to 100000), offset:N, time:2026-01-31T08:00:00Z, -15m"
         5 > SUBSCRIBE $replay/earliest #1
-        5 < SUBACK #1 [143] "a filter above 65000 bytes or 128 levels, or none behind $replay/FROM/"
+        5 < SUBACK #1 [143] "a filter that is not well formed, or none behind $replay/FROM/"
         5 > SUBSCRIBE $share/g/a #1 from=earliest
         5 < SUBACK #1 [131] "from: a group has one place for all its members"
         "#,
@@ -304,6 +304,48 @@ fn the_past_that_was_asked_for_is_sent_and_what_is_dropped_live_is_told() {
         = live p0 110
         = record p0 110 a/b q0 "live"
         < PUBLISH q0 a/b "live" stream=s partition=0 offset=110 timestamp=1970-01-01T00:00:00.000Z lost=s/0:103-106
+        "#,
+    );
+}
+
+/// What is said beside a message gives way to the message.
+#[test]
+fn a_small_maximum_packet_size_costs_what_is_said_of_a_message_and_not_the_message() {
+    check5(
+        r#"
+        > CONNECT expiry=60 max=100
+        ! put
+        = put
+        < CONNACK 0x00
+        > SUBSCRIBE a/# #1 q1 position=true
+        ! subscribe a/#
+        = started a/# p0 100
+        = started a/# p1 100
+        ! put
+        = put
+        < SUBACK #1 [1]
+        = lost p0 100 110
+        = lost p0 111 114
+        = record p0 110 a/b q1 "x"
+        < PUBLISH #1 q1 a/b "x" stream=s partition=0 offset=110 timestamp=1970-01-01T00:00:00.000Z
+        = record p0 114 a/b q1 "longer"
+        < PUBLISH #2 q1 a/b "longer"
+        > PUBACK #1
+        > PUBACK #2
+        > DISCONNECT
+        ! put
+        ! close
+        ! hand over
+        = put
+        > CONNECT expiry=60 max=122
+        ! put
+        ! subscribe a/#
+        = put
+        < CONNACK 0x00 present
+        = record p0 115 a/b q1 "y"
+        < PUBLISH #3 q1 a/b "y" stream=s partition=0 offset=115 timestamp=1970-01-01T00:00:00.000Z lost=s/0:100-110
+        = record p0 116 a/b q1 "z"
+        < PUBLISH #4 q1 a/b "z" stream=s partition=0 offset=116 timestamp=1970-01-01T00:00:00.000Z lost=s/0:111-114
         "#,
     );
 }
