@@ -145,6 +145,25 @@ fn a_message_between_subscribe_and_unsubscribe_is_delivered_and_none_behind() {
     }
 }
 
+/// A group ends with its last subscriber: the next one begins where it is asked for.
+#[test]
+fn a_message_between_two_lives_of_a_group_is_not_delivered() {
+    for filter in ["", "$share/g/", "$queue/"] {
+        everywhere(|c, topic, send| {
+            let filter = format!("{filter}{topic}");
+            send(c, &|c| {
+                c.send_subscribe(&filter, 1);
+                c.send_unsubscribe(&filter);
+                c.publish(1, false, 5, topic, "between");
+                c.send_subscribe(&filter, 1);
+                c.publish(1, false, 6, topic, "behind");
+            });
+            let got = publishes(&all(c, 5), version(topic));
+            assert_eq!(got.iter().map(|p| &*p.payload).collect::<Vec<_>>(), ["behind"], "{filter}");
+        });
+    }
+}
+
 /// Nothing of what was published matches a filter of the connection, or it has no filter: nothing is on its way, and nothing is waited for.
 #[test]
 fn an_unsubscribe_behind_a_message_that_nobody_here_reads_is_answered() {

@@ -192,29 +192,31 @@ impl Home {
     async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
         loop {
             let due = self.dirty;
-            tokio::select! {
+            let mut command = tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command),
+                    Some(command) => Some(command),
                     None => return,
                 },
-                () = self.peer.rung() => {}
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-            }
-            while let Ok(command) = commands.try_recv() {
-                self.command(command);
+                () = self.peer.rung() => None,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
+            };
+            loop {
+                command.take().into_iter().for_each(|command| self.command(command));
+                if self.is_over() {
+                    self.end();
+                    let gateway = self.gateway.clone();
+                    if gateway.groups.0.remove_if(&self.name, |_, _| commands.is_empty()).is_some() {
+                        return;
+                    }
+                    // Whoever joins now begins another: what was published between belongs to neither.
+                    self = Self::new(gateway, self.name.clone(), None, HashSet::new());
+                }
+                command = commands.try_recv().ok();
+                if command.is_none() {
+                    break;
+                }
             }
             self.read_mail();
-            if self.subscribers.is_empty() && self.members.is_empty() && !self.draining {
-                self.answer_reached(false);
-                self.delete();
-                self.leave();
-                let gateway = self.gateway.clone();
-                if gateway.groups.0.remove_if(&self.name, |_, _| commands.is_empty()).is_some() {
-                    return;
-                }
-                self = Self::new(gateway, self.name.clone(), None, HashSet::new());
-                continue;
-            }
             self.feed();
             let goes_on = !self.draining && !matches!(self.reading, Reading::Failed) && self.group.has_room() && !self.group.owes();
             self.answer_reached(goes_on);
@@ -232,6 +234,17 @@ impl Home {
                 self.checkpoint = None;
             }
         }
+    }
+
+    /// Nobody subscribes to it, and nobody has anything of it.
+    fn is_over(&self) -> bool {
+        self.subscribers.is_empty() && self.members.is_empty() && !self.draining
+    }
+
+    fn end(&mut self) {
+        self.answer_reached(false);
+        self.delete();
+        self.leave();
     }
 
     fn leave(&mut self) {
