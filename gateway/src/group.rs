@@ -133,6 +133,8 @@ struct Home {
     /// Tails that have started; the readers begin when all have.
     started: usize,
     entered: bool,
+    /// The store has a value of an earlier life.
+    stored: bool,
     subscribers: HashSet<u64>,
     members: HashMap<u64, Member>,
     reading: Reading,
@@ -170,6 +172,7 @@ impl Home {
             filter,
             who: peer.clone(),
             peer,
+            stored: stored.is_some(),
             group: stored.unwrap_or_default(),
             readers: Vec::new(),
             started: 0,
@@ -200,21 +203,22 @@ impl Home {
                 () = self.peer.rung() => None,
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
             };
-            loop {
-                command.take().into_iter().for_each(|command| self.command(command));
-                if self.is_over() {
-                    self.end();
-                    let gateway = self.gateway.clone();
-                    if gateway.groups.0.remove_if(&self.name, |_, _| commands.is_empty()).is_some() {
-                        return;
-                    }
+            while let Some(next) = command.take().or_else(|| commands.try_recv().ok()) {
+                self.command(next);
+                if self.is_over() && self.entered {
                     // Whoever joins now begins another: what was published between belongs to neither.
-                    self = Self::new(gateway, self.name.clone(), None, HashSet::new());
+                    self.end();
+                    self = Self::new(self.gateway.clone(), self.name.clone(), None, HashSet::new());
                 }
-                command = commands.try_recv().ok();
-                if command.is_none() {
-                    break;
+            }
+            if self.is_over() {
+                self.end();
+                let gateway = self.gateway.clone();
+                if gateway.groups.0.remove_if(&self.name, |_, _| commands.is_empty()).is_some() {
+                    return;
                 }
+                self = Self::new(gateway, self.name.clone(), None, HashSet::new());
+                continue;
             }
             self.read_mail();
             self.feed();
@@ -243,7 +247,9 @@ impl Home {
 
     fn end(&mut self) {
         self.answer_reached(false);
-        self.delete();
+        if self.entered || self.stored {
+            self.delete();
+        }
         self.leave();
     }
 
