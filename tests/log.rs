@@ -132,13 +132,15 @@ fn a_log_of_another_version_is_named_as_that() {
     let weir = Weir::start(&data);
     publish(weir.mqtt, 0..3);
     assert_eq!(weir.terminate(), Some(0));
-    // Bytes 4 and 5 of a segment are its version, 48 to 51 its checksum: with the old one it would be ours, rotten.
+    // Bytes 4 and 5 of a segment are its version, 48 to 51 its checksum: with the old one, or with our batches behind it, it would be ours, rotten.
     let path = data.join("streams/default/0/00000000000000000000.log");
     let mut file = std::fs::File::options().write(true).open(&path).unwrap();
     file.seek(SeekFrom::Start(4)).unwrap();
     file.write_all(&[9]).unwrap();
     file.seek(SeekFrom::Start(48)).unwrap();
     file.write_all(b"else").unwrap();
+    file.seek(SeekFrom::Start(12_288)).unwrap();
+    file.write_all(&[7; 8_192]).unwrap();
     let words = "segment format version 9; this program reads version 1";
     let verify = log(&["verify"], &data);
     assert!(verify.status.code() == Some(1) && text(&verify.stdout).contains(words), "{}", text(&verify.stdout));

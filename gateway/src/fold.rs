@@ -43,8 +43,15 @@ pub(crate) fn fold(engine: &dyn Engine, mut bases: HashMap<PartitionId, Base>) -
 fn partition(engine: &dyn Engine, p: &Partition, base: Base, facts: &mut Facts) -> Result<Arc<RwLock<Retained>>, RunError> {
     let mut view = base.retained;
     let span = engine.span(p.id);
-    // Retention stays below the last checkpoint: what it says was not folded would be gone.
-    debug_assert!(span.start <= base.folded, "partition {} begins at {}, folded is {}", p.id.0, span.start, base.folded);
+    if span.start > base.folded {
+        // Retention stays below the last checkpoint: they are missing, or the checkpoint is.
+        let (from, to) = (base.folded, span.start);
+        tracing::warn!(
+            "records {from} to {to} of {}/{} are not there: what was retained or released in them is known as far as the state store says it",
+            p.stream,
+            p.number
+        );
+    }
     let mut from = span.start.max(base.folded);
     let mut told = Instant::now();
     while from < span.durable {

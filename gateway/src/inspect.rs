@@ -73,7 +73,7 @@ impl Log {
 
 impl Repair {
     fn run(&self) -> Result<(), String> {
-        let repaired = weir_log::repair::repair(&self.data).map_err(|e| e.to_string())?;
+        let repaired = weir_log::repair::repair(&self.data, &|key| key.starts_with(b"folded/")).map_err(|e| e.to_string())?;
         repaired.lost.iter().for_each(|lost| println!("{lost}"));
         match repaired.aside {
             None => println!(
@@ -107,14 +107,25 @@ impl Verify {
         let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}").map_err(|e| e.to_string())?;
         bar.set_style(style);
         let mut damaged = 0;
-        for source in &log.sources {
+        for source in log.sources.iter().filter(|s| s.name != "state") {
             damaged += verify(source, &bar)?;
         }
         bar.finish_and_clear();
-        if damaged > 0 {
-            return Err(format!("{damaged} places where acknowledged records cannot be read; the gateway serves the others"));
+        let mut state = log.sources.iter().find(|s| s.name == "state").map_or(Ok(0), |s| verify(s, &bar))?;
+        for stream in &log.unknown {
+            state += 1;
+            println!(
+                "the state store does not know the stream {stream}, which has records: its files are missing, or of another data directory"
+            );
         }
-        Ok(())
+        match (damaged, state) {
+            (0, 0) => Ok(()),
+            (0, _) => Err("the state store is damaged, and the gateway does not start on it: restore its files from a copy, or keep what can be read with weir log repair".into()),
+            (n, 0) => Err(format!("{n} places where acknowledged records cannot be read; the gateway serves the others")),
+            (n, _) => Err(format!(
+                "{n} places of streams where acknowledged records cannot be read; and the state store is damaged, and the gateway does not start on it: restore its files from a copy, or keep what can be read with weir log repair"
+            )),
+        }
     }
 }
 
@@ -138,7 +149,7 @@ fn verify(source: &Source, bar: &ProgressBar) -> Result<u64, String> {
             Found::Head { name, why } => say(format!("{name}: {why}")),
             Found::Missing { name } => {
                 sum.damaged += 1;
-                say(format!("{name} is missing: a segment began there"));
+                say(format!("{name} is missing: restore the file from a copy to have its records back"));
             }
             Found::Damage(d) => {
                 sum.damaged += 1;
@@ -163,7 +174,7 @@ impl Cat {
         }
         let log = Offline::open(&self.data).map_err(|e| e.to_string())?;
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        let mut failed = None;
+        let (mut failed, mut lost) = (None, false);
         for source in log.sources.iter().filter(|s| s.name != "state") {
             let mut each = |found: Found| match found {
                 Found::Batch(batch) => batch.iter().filter(|r| r.offset.0 >= self.from).all(|r| match self.print(source, &r, &mut out) {
@@ -178,11 +189,13 @@ impl Cat {
                     true
                 }
                 Found::Damage(d) => {
+                    lost = true;
                     eprintln!("weir: {d}");
                     true
                 }
                 Found::Missing { name } => {
-                    eprintln!("weir: {name} is missing: a segment began there");
+                    lost = true;
+                    eprintln!("weir: {name} is missing: restore the file from a copy to have its records back");
                     true
                 }
                 Found::File { .. } | Found::Torn { .. } => true,
@@ -192,6 +205,7 @@ impl Cat {
         match failed.map_or_else(|| out.flush(), Err) {
             // Whoever read it has enough.
             Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+            Ok(()) if lost => Err("acknowledged records cannot be read; what is above is not all".into()),
             other => other.map_err(|e| format!("standard output: {e}")),
         }
     }

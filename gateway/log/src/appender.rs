@@ -7,14 +7,14 @@
 use crate::sync::RwLock;
 use crate::{
     Damage, Durability, Failure, Offset, OpenError, PartitionId, Stall,
-    batch::{Batch, BatchHead},
+    batch::Batch,
     index::{Building, Indexed},
     pending::{Pending, Room, Standing},
     record::RECORD_BYTES_MIN,
     recovery,
     ring::Ring,
-    segment::{self, BATCHES_AT, BLOCK, BeginError, HeadError, Limits, Segment, SegmentHead, Segments},
-    storage::{File, Name, Storage},
+    segment::{self, BATCHES_AT, BLOCK, BeginError, HeadError, Identified, Limits, Segment, SegmentHead, Segments},
+    storage::{File, Name, Storage, read_around},
 };
 use std::{
     collections::HashSet,
@@ -33,6 +33,8 @@ pub struct Opening {
     pub named: Offset,
     /// Retention has taken everything before: segments that end there are removed.
     pub start: Offset,
+    /// It was there before: its first file was made before anybody knew of it.
+    pub begun: bool,
     /// What is missing is a gap; else the partition is refused.
     pub gaps_allowed: bool,
     pub durability: Durability,
@@ -99,12 +101,12 @@ impl<S: Storage> Appender<S> {
     /// the segment is sealed at the cut and a fresh one is begun.
     pub fn open(storage: Arc<S>, o: &Opening) -> Result<Self, OpenError> {
         let here = storage.describe();
-        let (mut bases, mut indexes) = (Vec::new(), HashSet::new());
+        let (mut bases, mut indexes, mut set_aside) = (Vec::new(), HashSet::new(), Vec::new());
         for name in storage.names().map_err(OpenError::io(format!("listing {here}")))? {
             match name {
                 Name::Segment(base) => bases.push(base),
                 Name::Index(base) => drop(indexes.insert(base)),
-                Name::Damaged(_) => {}
+                Name::Damaged(base) => set_aside.push(base),
                 // Prepared and never used.
                 Name::Spare(_) => storage.remove(name).map_err(OpenError::io(format!("removing {here}/{name}")))?,
             }
@@ -126,6 +128,10 @@ impl<S: Storage> Appender<S> {
         let (mut segments, mut headless) = (Vec::new(), Vec::new());
         // What the newest file held if it cannot be read, or is not there.
         let mut beyond: Option<Damage> = None;
+        if let Some(first) = bases.first().filter(|first| o.begun && **first > o.start) {
+            let file = format!("{here}/{}", Name::Segment(o.start));
+            headless.push(Damage { file, at: 0, range: o.start..*first });
+        }
         for (i, base) in bases.iter().enumerate() {
             let indexed = if indexes.contains(base) { Indexed::Sealed } else { Indexed::Missing };
             let log_id = segments.last().map(|s: &Arc<Segment<S::File>>| s.head.log_id);
@@ -135,14 +141,26 @@ impl<S: Storage> Appender<S> {
                 (Err(OpenError::Damaged { file, at, .. }), Some(next)) if o.gaps_allowed => {
                     headless.push(Damage { file, at, range: *base..*next });
                 }
-                (Err(OpenError::Damaged { file, at, what }), None) if o.gaps_allowed => {
+                (Err(OpenError::Damaged { file, what, .. }), None) if o.gaps_allowed => {
                     let aside = Name::Damaged(*base);
                     eprintln!("{file}: {what}; it is kept as {aside}, and the log goes on behind what it can have held");
                     storage.rename(Name::Segment(*base), aside).map_err(OpenError::io(format!("renaming {file}")))?;
                     storage.sync_names().map_err(OpenError::io(format!("renaming {file}")))?;
-                    beyond = Some(Damage { file: format!("{here}/{aside}"), at, range: *base..end_of_lost(*base, o) });
+                    set_aside.push(*base);
                 }
                 (Err(e), _) => return Err(e),
+            }
+        }
+        // Of one that was set aside now, or at a start that came no further. The next one begins behind it.
+        set_aside.sort_unstable();
+        let last = segments.last().map_or(o.start, |s| s.head.base);
+        for base in set_aside.into_iter().filter(|base| *base > last || segments.is_empty() && *base == last) {
+            let known = beyond.as_ref().map_or(last, |b| b.range.end).max(o.named);
+            // A name that no segment of this log can have had.
+            if base <= known.plus(2 * records_max(o)) {
+                let file = format!("{here}/{}", Name::Damaged(base));
+                let from = beyond.take().map_or(base, |before| before.range.start);
+                beyond = Some(Damage { file, at: 0, range: from..end_of_lost(base, o) });
             }
         }
         let Some(active) = segments.last().cloned() else {
@@ -179,10 +197,10 @@ impl<S: Storage> Appender<S> {
             found.end = o.named;
         }
         // A file that has rotted in one place may have rotted where a torn batch seems to stand.
-        let unsure = o.unsynced || active.remade && o.gaps_allowed;
+        let unsure = o.unsynced || found.unsure || active.remade && o.gaps_allowed;
         if unsure && !clean && known_end {
             // Who read them has seen their offsets. The header of a segment is synced before its first batch, so no other had begun.
-            let end = found.end.plus(u64::from(o.limits.segment_bytes).saturating_sub(found.at) / RECORD_BYTES_MIN);
+            let end = found.end.plus(u64::from(active.head.segment_bytes).saturating_sub(found.at) / RECORD_BYTES_MIN);
             found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..end });
             found.end = end;
         }
@@ -221,6 +239,12 @@ impl<S: Storage> Appender<S> {
     /// Begins a log behind what `gaps` says is lost of it.
     fn create(storage: Arc<S>, o: &Opening, mut gaps: Vec<Damage>) -> Result<Self, OpenError> {
         let here = storage.describe();
+        if gaps.is_empty() && o.begun {
+            let range = o.start..end_of_lost(o.start, o);
+            if !range.is_empty() {
+                gaps.push(Damage { file: format!("{here}/{}", Name::Segment(o.start)), at: 0, range });
+            }
+        }
         let lost = gaps.iter().map(|gap| gap.range.end).max().unwrap_or_default();
         if o.named > lost {
             if !o.gaps_allowed {
@@ -236,6 +260,7 @@ impl<S: Storage> Appender<S> {
             partition: o.partition,
             segment_bytes: o.limits.segment_bytes,
             created_ms: o.now_ms,
+            first: Some(first),
         };
         let segments = Segments::new(Vec::new(), Ring::new(o.limits.ring_bytes), o.limits.segment_bytes, o.durability);
         let active = segment::create(&*storage, head, &segments.spares, &segments.ring)
@@ -272,6 +297,9 @@ impl<S: Storage> Appender<S> {
             // Nor does what was torn stay in the block of the cut.
             let zeros = vec![0; (whole - self.at) as usize];
             self.active.file.write_at(&[io::IoSlice::new(&zeros)], self.at)?;
+            // If this start comes no further, the next one must not take it for cut by somebody else.
+            segment::write_cut(&self.active, self.next)?;
+            self.active.file.sync_data()?;
             self.active.file.truncate(whole)?;
             self.active.file.sync_data()?;
         }
@@ -285,6 +313,7 @@ impl<S: Storage> Appender<S> {
             segment_bytes: self.limits.segment_bytes,
             // Never before a batch that stands before it, whatever the clock says.
             created_ms: now_ms.max(self.time_ms),
+            first: Some(self.segments.start()),
             ..self.active.head
         };
         let begun = segment::create(&*self.storage, head, &self.segments.spares, &self.segments.ring)?;
@@ -335,6 +364,13 @@ impl<S: Storage> Appender<S> {
     #[must_use]
     pub fn log_id(&self) -> u64 {
         self.active.head.log_id
+    }
+
+    /// Where the log began when its newest segments that say so did.
+    pub(crate) fn began(&self) -> Option<Offset> {
+        // The one that this start has begun knows no more than this start.
+        let before = self.segments.all().into_iter().filter(|(s, _)| s.head.base != self.active.head.base);
+        before.filter_map(|(s, _)| s.head.first).max()
     }
 
     /// Records that were acknowledged and that recovery did not find.
@@ -452,8 +488,13 @@ impl<S: Storage> Appender<S> {
 /// One past the greatest offset that can have been given out in a segment that begins at `base` and cannot be read.
 fn end_of_lost(base: Offset, o: &Opening) -> Offset {
     // After a stop in order the end is known.
-    let most = if o.clean && o.named >= base { 0 } else { u64::from(o.limits.segment_bytes) / RECORD_BYTES_MIN };
+    let most = if o.clean && o.named >= base { 0 } else { records_max(o) };
     o.named.max(base.plus(most))
+}
+
+/// The most records that a segment can hold, of an earlier run with the default limits too.
+fn records_max(o: &Opening) -> u64 {
+    u64::from(o.limits.segment_bytes) / RECORD_BYTES_MIN
 }
 
 /// Cuts a sealed segment where it ends.
@@ -472,17 +513,23 @@ fn open_segment<S: Storage>(
     ring: &Arc<Ring>,
 ) -> Result<Segment<S::File>, OpenError> {
     let name = format!("{}/{}", storage.describe(), Name::Segment(base));
-    let damaged = |what: String| OpenError::Damaged { file: name.clone(), at: 0, what };
     let file = storage.open(Name::Segment(base)).map_err(OpenError::io(format!("opening {name}")))?;
-    let mut bytes = vec![0; BLOCK as usize];
-    let n = file.read_at(&mut bytes, 0).map_err(OpenError::io(format!("reading {name}")))?;
-    let (head, remade) = match SegmentHead::parse(bytes.get(..n).unwrap_or_default()) {
-        Ok(head) => (head, false),
-        Err(HeadError::Version(n)) => return Err(OpenError::Version { file: name, version: n }),
-        Err(e @ HeadError::Damaged(_)) => {
-            let head = made_again(&file, base, log_id, o)
-                .map_err(OpenError::io(format!("reading {name}")))?
-                .ok_or_else(|| damaged(e.to_string()))?;
+    let read = |bytes: u64, at: u64| {
+        let mut into = vec![0; bytes as usize];
+        read_around(&file, &mut into, at).map(|(n, _)| {
+            into.truncate(n);
+            into
+        })
+    };
+    let reading = || OpenError::io(format!("reading {name}"));
+    let block = read(BLOCK, 0).map_err(reading())?;
+    let batches = || read(file.bytes()?.saturating_sub(BATCHES_AT), BATCHES_AT);
+    let (head, remade) = match segment::identify(&block, base, Some(o.partition), batches).map_err(reading())? {
+        Ok(Identified::Ours(head)) => (head, false),
+        Ok(Identified::Remade(head, e)) => {
+            // What the header said of the log's life is its neighbours' to say.
+            let segment_bytes = head.segment_bytes.max(o.limits.segment_bytes);
+            let head = SegmentHead { log_id: log_id.unwrap_or_else(o.random), segment_bytes, ..head };
             file.write_at(&[io::IoSlice::new(&head.encode())], 0).map_err(OpenError::io(format!("writing {name}")))?;
             file.sync_data().map_err(OpenError::io(format!("syncing {name}")))?;
             eprintln!(
@@ -490,31 +537,10 @@ fn open_segment<S: Storage>(
             );
             (head, true)
         }
+        Err(HeadError::Version(n)) => return Err(OpenError::Version { file: name, version: n }),
+        Err(e) => return Err(OpenError::Damaged { file: name, at: 0, what: e.to_string() }),
     };
-    if head.base != base {
-        return Err(damaged(format!("its header says it begins at record {}", head.base)));
-    }
-    if head.partition != o.partition {
-        return Err(damaged(format!("its header says it belongs to partition {}, not {}", head.partition.0, o.partition.0)));
-    }
     let mut segment = Segment::new(head, file, name, None, indexed, ring.clone());
     segment.remade = remade;
     Ok(segment)
-}
-
-/// The header of a segment whose first batch is whole and begins where the file's name says; its salt stands in that batch too. Only old bytes of another
-/// segment could pass for it, and those have other offsets. What the header said of the log's life is its neighbours' to say.
-fn made_again<F: File>(file: &F, base: Offset, log_id: Option<u64>, o: &Opening) -> io::Result<Option<SegmentHead>> {
-    let mut bytes = vec![0; file.bytes()?.saturating_sub(BATCHES_AT) as usize];
-    let n = file.read_at(&mut bytes, BATCHES_AT)?;
-    bytes.truncate(n);
-    let first = segment::salt_of_first(&bytes, base).and_then(|salt| BatchHead::parse(&bytes, salt));
-    Ok(first.map(|head| SegmentHead {
-        salt: head.salt,
-        log_id: log_id.unwrap_or_else(o.random),
-        base,
-        partition: o.partition,
-        segment_bytes: o.limits.segment_bytes.max((BATCHES_AT as usize + n) as u32),
-        created_ms: head.time_ms,
-    }))
 }

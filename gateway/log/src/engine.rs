@@ -22,13 +22,14 @@ use crate::{
     seek,
     segment::{Limits, SegmentInfo},
     state::{self, Directory, State, StateStore},
-    storage::{FileStorage, Storage},
+    storage::{FileStorage, Name, Storage},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     io,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -153,6 +154,8 @@ pub struct LogEngine<S: Storage> {
     storages: Vec<Arc<S>>,
     indexes: Arc<Cache>,
     quarantined: Arc<Mutex<Quarantined>>,
+    /// Where partitions begin, as it was put last.
+    starts: Arc<Mutex<HashMap<PartitionId, Offset>>>,
     state: Arc<StateStore<S>>,
     readers: Arc<Readers>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -174,7 +177,7 @@ pub(crate) fn stream_value(first: u32, count: u32) -> Vec<u8> {
 }
 
 /// Where a partition begins since retention took what was before.
-fn start_key(p: PartitionId) -> Vec<u8> {
+pub(crate) fn start_key(p: PartitionId) -> Vec<u8> {
     format!("start/{}", p.0).into_bytes()
 }
 
@@ -189,7 +192,7 @@ fn boot_value(o: &Options) -> Vec<u8> {
     [&[1], boot.trim().as_bytes()].concat()
 }
 
-fn partition_of(key: &[u8], prefix: &[u8]) -> Option<PartitionId> {
+pub(crate) fn partition_of(key: &[u8], prefix: &[u8]) -> Option<PartitionId> {
     std::str::from_utf8(key.strip_prefix(prefix)?).ok()?.parse().ok().map(PartitionId)
 }
 
@@ -266,6 +269,7 @@ impl<S: Storage> LogEngine<S> {
             clean: false,
             named: Offset(0),
             start: Offset(0),
+            begun: false,
             gaps_allowed: false,
             durability: Durability::Disk,
             unsynced: false,
@@ -276,13 +280,13 @@ impl<S: Storage> LogEngine<S> {
         let read = |e: ReadError| OpenError::Damaged { file: "state".into(), at: 0, what: e.to_string() };
         let mut directory = Directory::load(appender.segments(), appender.next()).map_err(read)?;
 
-        let mut ends = std::collections::HashMap::new();
+        let mut ends = HashMap::new();
         let mut clean = false;
-        let mut starts = std::collections::HashMap::new();
+        let mut starts = HashMap::new();
         let mut quarantined = Quarantined::default();
         // Written without waiting for syncs, and under which start of the operating system.
-        let mut unsynced = std::collections::HashMap::new();
-        let mut streams = std::collections::HashMap::new();
+        let mut unsynced = HashMap::new();
+        let mut streams = HashMap::new();
         let mut name = |p: PartitionId, end: Offset| {
             let known: &mut Offset = ends.entry(p).or_default();
             *known = (*known).max(end);
@@ -305,6 +309,12 @@ impl<S: Storage> LogEngine<S> {
         })
         .map_err(read)?;
 
+        let began = appender.began().max(starts.get(&STATE).copied());
+        let first = appender.segments().start();
+        if let Some(began) = began.filter(|began| *began < first) {
+            let file = storage.describe() + "/" + &Name::Segment(began).to_string();
+            return Err(OpenError::Damaged { file, at: 0, what: "the file is missing".into() });
+        }
         let plan = plan(&o.streams, &streams)?;
         let (mut opened, mut storages) = (Vec::new(), Vec::new());
         for (stream, first) in &plan {
@@ -315,11 +325,15 @@ impl<S: Storage> LogEngine<S> {
                 let storage = make(&Path::new("streams").join(&stream.name).join(number.to_string()), durability)?;
                 let named = ends.get(&id).copied().unwrap_or_default();
                 let start = starts.get(&id).copied().unwrap_or_default();
+                let begun = streams.contains_key(stream.name.as_bytes());
                 let (now_ms, random) = ((o.now_ms)(), o.random);
                 let unsynced = unsynced.get(&id).is_some_and(|boot| *boot != boot_value(o));
                 let opening =
-                    Opening { partition: id, limits, clean, named, start, gaps_allowed: true, durability, unsynced, now_ms, random };
+                    Opening { partition: id, limits, clean, named, start, begun, gaps_allowed: true, durability, unsynced, now_ms, random };
                 let appender = Appender::open(storage.clone(), &opening)?;
+                if !begun && appender.next() > Offset(0) {
+                    return Err(OpenError::Unknown { stream: stream.name.clone(), state: o.directory.join("state") });
+                }
                 storages.push(storage);
                 let partition = Partition { id, stream: stream.name.clone(), number, log_id: appender.log_id() };
                 opened.push((partition, limits, durability, appender));
@@ -389,6 +403,7 @@ impl<S: Storage> LogEngine<S> {
             storages,
             indexes: Arc::new(Cache::new(INDEX_CACHE_BYTES)),
             quarantined: Arc::new(Mutex::new(quarantined)),
+            starts: Arc::new(Mutex::new(starts)),
             state: Arc::new(state),
             readers,
             threads: Mutex::new(running),
@@ -522,14 +537,26 @@ impl<S: Storage> Engine for LogEngine<S> {
 
     fn retire(&self, p: PartitionId, below: Offset, done: RetireDone) {
         let (segments, storage) = (self.partition(p).segments.clone(), self.storages[self.place(p)].clone());
-        let state = self.state.clone();
+        let (state, starts) = (self.state.clone(), self.starts.clone());
+        let retire = move || {
+            // The start is durable before a file goes: what is missing below it is not damage. It never goes back, whoever comes first.
+            let put = {
+                let mut starts = starts.lock();
+                let start = starts.get(&p).copied().unwrap_or_default().max(below);
+                let put = state.put_at_once(&[Put { key: &start_key(p), tag: 0, value: Some(&start.0.to_le_bytes()) }]);
+                starts.extend(put.is_ok().then_some((p, start)));
+                put
+            };
+            put.and_then(|receipt| state.wait_durable(receipt)).and_then(|()| segments.retire(&*storage, below))
+        };
         self.readers.submit(Box::new(move |turn| {
             if turn == Turn::Stopped {
                 return done(Err(io::Error::other("the log is stopping")));
             }
-            // The start is durable before a file goes: what is missing below it is not damage.
-            let put = state.put_durably(&[Put { key: &start_key(p), tag: 0, value: Some(&below.0.to_le_bytes()) }]);
-            done(put.and_then(|()| segments.retire(&*storage, below)));
+            done(
+                panic::catch_unwind(AssertUnwindSafe(retire))
+                    .unwrap_or_else(|_| Err(io::Error::other("it panicked; standard error has the place"))),
+            );
         }));
     }
 
@@ -612,7 +639,7 @@ impl LogEngine<crate::storage::sim::SimStorage> {
 }
 
 /// Which partitions each stream has: what is stored must be what is wanted; a new stream takes the next ids.
-fn plan(wanted: &[Stream], stored: &std::collections::HashMap<Vec<u8>, Option<(u32, u32)>>) -> Result<Vec<(Stream, u32)>, OpenError> {
+fn plan(wanted: &[Stream], stored: &HashMap<Vec<u8>, Option<(u32, u32)>>) -> Result<Vec<(Stream, u32)>, OpenError> {
     let mut next = stored.values().flatten().map(|(first, count)| first + count).max().unwrap_or(0);
     let mut plan = Vec::new();
     for stream in wanted {
@@ -631,7 +658,7 @@ fn plan(wanted: &[Stream], stored: &std::collections::HashMap<Vec<u8>, Option<(u
     Ok(plan)
 }
 
-fn parse_stream(value: &[u8]) -> Option<(u32, u32)> {
+pub(crate) fn parse_stream(value: &[u8]) -> Option<(u32, u32)> {
     let (format, rest) = value.split_first()?;
     let (first, rest) = rest.split_first_chunk()?;
     let (count, _) = rest.split_first_chunk()?;

@@ -143,6 +143,11 @@ pub enum OpenError {
         end: Offset,
         named: Offset,
     },
+    /// A stream has records, and the state store has never heard of it.
+    Unknown {
+        stream: String,
+        state: PathBuf,
+    },
     /// The streams on disk differ from those asked for.
     Streams {
         name: String,
@@ -186,6 +191,12 @@ impl fmt::Display for OpenError {
             Self::Missing { partition, end, named } => write!(
                 f,
                 "partition {partition} ends at offset {end}, but records up to {named} were acknowledged: its newest segment is missing or cut. Restore it from a copy, or keep what is there with weir log repair"
+            ),
+            Self::Unknown { stream, state } => write!(
+                f,
+                "stream {stream} has records, and the state store in {} does not know it: its files are missing, or of another data directory. Restore them from a copy, or begin a new \
+                 state store, without sessions and retained messages, with weir log repair",
+                state.display()
             ),
             Self::Streams { name, stored, wanted } => {
                 write!(f, "stream {name} has {stored} partitions on disk and {wanted} are asked for: a topic would change its partition")

@@ -54,7 +54,8 @@ pub struct Offset(pub u64);
 impl Offset {
     #[must_use]
     pub fn plus(self, n: u64) -> Self {
-        Self(self.0 + n)
+        // Names of files are numbers that anybody can write.
+        Self(self.0.saturating_add(n))
     }
 }
 

@@ -4,15 +4,17 @@
 //! Must not know: what a record means.
 
 use crate::{
-    Batch, Damage, Offset, OpenError, PartitionId,
+    Batch, Damage, Durability, Offset, OpenError, PartitionId,
     batch::{self, BatchHead},
     claim::claim,
+    engine::{self, STATE},
     pending::Standing,
     recovery,
-    segment::{self, BATCHES_AT, BLOCK, HeadError, SUCCESSOR_AT, SegmentHead},
-    storage::Name,
+    segment::{self, BATCHES_AT, BLOCK, Identified, SUCCESSOR_AT, SegmentHead},
+    storage::{File, FileStorage, Name, Storage, read_around},
 };
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -22,6 +24,10 @@ use std::{
 pub struct Source {
     pub name: String,
     path: PathBuf,
+    /// Whose files they are, if the state store or most of them say so.
+    partition: Option<PartitionId>,
+    /// What the state store says of its beginning.
+    start: Option<Offset>,
     /// In order.
     bases: Vec<Offset>,
     /// Of all its files.
@@ -59,6 +65,8 @@ pub enum Found {
 /// The data directory, claimed while it is read: no gateway runs on it.
 pub struct Offline {
     pub sources: Vec<Source>,
+    /// Streams with records that the state store has never heard of: it is missing, or of another data directory.
+    pub unknown: Vec<String>,
     _lock: fs::File,
 }
 
@@ -72,64 +80,193 @@ fn source(name: String, path: PathBuf) -> io::Result<Source> {
         }
     }
     bases.sort_unstable();
-    Ok(Source { name, path, bases, bytes })
+    Ok(Source { name, path, partition: None, start: None, bases, bytes })
 }
 
 impl Offline {
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
         let io = |what: &str, path: &Path| OpenError::io(format!("{what} {}", path.display()));
-        if !directory.join("state").is_dir() {
+        let (state, streams) = (directory.join("state"), directory.join("streams"));
+        if !state.is_dir() && !streams.is_dir() {
             let error = io::Error::other("there is no log here");
             return Err(OpenError::Io { what: format!("reading {}", directory.display()), error });
         }
         let lock = claim(directory)?;
-        let mut sources = vec![source("state".into(), directory.join("state")).map_err(io("listing", &directory.join("state")))?];
-        let streams = directory.join("streams");
+        let mut sources = Vec::new();
+        if state.is_dir() {
+            let state = source("state".into(), state.clone()).map_err(io("listing", &state))?;
+            sources.push(Source { partition: Some(STATE), ..state });
+        }
         let mut named = Vec::new();
-        for stream in fs::read_dir(&streams).map_err(io("listing", &streams))? {
-            let stream = stream.map_err(io("listing", &streams))?;
-            for partition in fs::read_dir(stream.path()).map_err(io("listing", &stream.path()))? {
-                let partition = partition.map_err(io("listing", &stream.path()))?;
-                let name = format!("{}/{}", stream.file_name().display(), partition.file_name().display());
-                named.push(source(name, partition.path()).map_err(io("listing", &partition.path()))?);
+        for stream in directories(&streams).map_err(io("listing", &streams))? {
+            for partition in directories(&stream).map_err(io("listing", &stream))? {
+                let both = (stream.file_name().unwrap_or_default(), partition.file_name().unwrap_or_default());
+                let name = format!("{}/{}", both.0.display(), both.1.display());
+                named.push(source(name, partition.clone()).map_err(io("listing", &partition))?);
             }
         }
-        named.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         sources.extend(named);
-        Ok(Self { sources, _lock: lock })
+        let known = Known::read(&sources)?;
+        for name in known.names().filter(|name| sources.iter().all(|s| s.name != *name)).collect::<Vec<_>>() {
+            let path = streams.join(&name);
+            sources.push(Source { name, path, partition: None, start: None, bases: Vec::new(), bytes: 0 });
+        }
+        sources.sort_by(|a, b| (a.partition != Some(STATE), &a.name).cmp(&(b.partition != Some(STATE), &b.name)));
+        for source in &mut sources {
+            if source.partition.is_none() {
+                source.partition = known.partition(&source.name).map_or_else(|| source.of_most(), |p| Ok(Some(p)))?;
+            }
+            source.start = source.partition.and_then(|p| known.starts.get(&p).copied());
+        }
+        let stream = |source: &Source| source.name.split_once('/').map(|(stream, _)| stream.to_owned());
+        let unheard = |stream: &String| !known.streams.contains_key(stream.as_bytes());
+        let mut unknown: Vec<_> = sources.iter().filter_map(|s| stream(s).filter(unheard).filter(|_| s.has_records())).collect();
+        unknown.dedup();
+        Ok(Self { sources, unknown, _lock: lock })
+    }
+}
+
+/// Directories below this one; files are not ours.
+fn directories(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let all: io::Result<Vec<_>> = fs::read_dir(path)?.map(|entry| entry.map(|e| e.path())).collect();
+    Ok(all?.into_iter().filter(|path| path.is_dir()).collect())
+}
+
+/// What the state store says of the streams.
+#[derive(Default)]
+struct Known {
+    /// The id of the first partition, and how many.
+    streams: HashMap<Vec<u8>, (u32, u32)>,
+    starts: HashMap<PartitionId, Offset>,
+}
+
+impl Known {
+    fn read(sources: &[Source]) -> Result<Self, OpenError> {
+        let mut known = Self::default();
+        let Some(state) = sources.iter().find(|s| s.partition == Some(STATE)) else { return Ok(known) };
+        state.read(&mut |found| {
+            if let Found::Batch(batch) = found {
+                batch.iter().for_each(|r| known.note(r.key, r.value));
+            }
+            true
+        })?;
+        Ok(known)
+    }
+
+    fn note(&mut self, key: &[u8], value: &[u8]) {
+        if let (Some(name), Some(partitions)) = (key.strip_prefix(b"stream/"), engine::parse_stream(value)) {
+            self.streams.insert(name.to_vec(), partitions);
+        } else if let (Some(p), Some(start)) = (engine::partition_of(key, b"start/"), value.first_chunk()) {
+            self.starts.insert(p, Offset(u64::from_le_bytes(*start)));
+        }
+    }
+
+    /// Of `STREAM/NUMBER`.
+    fn partition(&self, source: &str) -> Option<PartitionId> {
+        let (stream, number) = source.split_once('/')?;
+        Some(PartitionId(self.streams.get(stream.as_bytes())?.0 + number.parse::<u32>().ok()?))
+    }
+
+    /// Of every partition.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let of = |(name, (_, count)): (&Vec<u8>, &(u32, u32))| {
+            let name = String::from_utf8_lossy(name).into_owned();
+            (0..*count).map(move |number| format!("{name}/{number}"))
+        };
+        self.streams.iter().flat_map(of)
     }
 }
 
 impl Source {
-    /// Which partition its files belong to, if one of them says so.
-    pub(crate) fn partition(&self) -> Result<Option<PartitionId>, OpenError> {
+    /// Whose files they are.
+    pub(crate) fn partition(&self) -> Option<PartitionId> {
+        self.partition
+    }
+
+    /// Where its first file begins.
+    pub(crate) fn first(&self) -> Option<Offset> {
+        self.bases.first().copied()
+    }
+
+    /// Some batch of it can be read.
+    pub(crate) fn has_records(&self) -> bool {
+        let mut any = false;
+        // Who cannot read it at all will hear of it elsewhere.
+        let _ = self.read(&mut |found| {
+            any |= matches!(found, Found::Batch(_));
+            !any
+        });
+        any
+    }
+
+    /// What most of its files say.
+    fn of_most(&self) -> Result<Option<PartitionId>, OpenError> {
+        let mut said: HashMap<PartitionId, usize> = HashMap::new();
         for base in &self.bases {
-            let path = self.path.join(Name::Segment(*base).to_string());
-            let mut head = vec![0; BLOCK as usize];
-            let read = fs::File::open(&path).and_then(|mut file| std::io::Read::read(&mut file, &mut head));
-            let n = read.map_err(OpenError::io(format!("reading {}", path.display())))?;
-            if let Ok(head) = SegmentHead::parse(head.get(..n).unwrap_or_default()) {
-                return Ok(Some(head.partition));
+            let head = self.bytes_of(*base, BLOCK)?;
+            if let Ok(head) = SegmentHead::parse(&head) {
+                *said.entry(head.partition).or_default() += 1;
             }
         }
-        Ok(None)
+        Ok(said.into_iter().max_by_key(|(_, n)| *n).map(|(p, _)| p))
+    }
+
+    fn path_of(&self, base: Offset) -> PathBuf {
+        self.path.join(Name::Segment(base).to_string())
+    }
+
+    /// The first `max` bytes of a file, with zeros where the device cannot read.
+    fn bytes_of(&self, base: Offset, max: u64) -> Result<Vec<u8>, OpenError> {
+        let path = self.path_of(base);
+        let reading = || OpenError::io(format!("reading {}", path.display()));
+        let storage = FileStorage::new(&self.path, Durability::Os).map_err(reading())?;
+        let file = storage.open(Name::Segment(base)).map_err(reading())?;
+        let mut bytes = vec![0; file.bytes().map_err(reading())?.min(max) as usize];
+        let (n, _) = read_around(&file, &mut bytes, 0).map_err(reading())?;
+        bytes.truncate(n);
+        Ok(bytes)
+    }
+
+    /// The oldest file, if it is missing: the newest that can be read say where the log began when they did, and the state store where it began afterwards.
+    fn missing_first(&self) -> Result<Option<String>, OpenError> {
+        let Some(first) = self.bases.first() else {
+            // A partition has a file from before anybody knows of it on.
+            let known = self.partition.is_some_and(|p| p != STATE);
+            return Ok(known.then(|| self.path_of(self.start.unwrap_or_default()).display().to_string()));
+        };
+        let mut known = self.start;
+        if self.partition == Some(STATE) {
+            for base in &self.bases {
+                known = known.max(SegmentHead::parse(&self.bytes_of(*base, BLOCK)?).ok().and_then(|head| head.first));
+            }
+        } else {
+            known = known.or(Some(Offset(0)));
+        }
+        Ok(known.filter(|known| known < first).map(|known| self.path_of(known).display().to_string()))
     }
 
     /// Gives what is in it. `false` from `each`: enough.
     pub fn read(&self, each: &mut dyn FnMut(Found) -> bool) -> Result<(), OpenError> {
+        if let Some(name) = self.missing_first()?
+            && !each(Found::Missing { name })
+        {
+            return Ok(());
+        }
         let mut expected = self.bases.first().copied().unwrap_or_default();
         for (i, base) in self.bases.iter().enumerate() {
             let next = self.bases.get(i + 1).copied();
-            let path = self.path.join(Name::Segment(*base).to_string());
-            let name = path.display().to_string();
-            let bytes = fs::read(&path).map_err(OpenError::io(format!("reading {name}")))?;
+            let name = self.path_of(*base).display().to_string();
+            let bytes = self.bytes_of(*base, u64::MAX)?;
             if !each(Found::File { name: name.clone(), bytes: bytes.len() as u64 }) {
                 return Ok(());
             }
             if *base > expected && !each(Found::Damage(Damage { file: name.clone(), at: 0, range: expected..*base })) {
                 return Ok(());
             }
-            match file(&name, &bytes, *base, next, each) {
+            match file(&name, &bytes, (self.partition, *base), next, each) {
                 Some(end) => expected = end,
                 None => return Ok(()),
             }
@@ -139,25 +276,34 @@ impl Source {
 }
 
 /// One file; gives where it ends, `None`: enough.
-fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut dyn FnMut(Found) -> bool) -> Option<Offset> {
+fn file(
+    name: &str,
+    bytes: &[u8],
+    (partition, base): (Option<PartitionId>, Offset),
+    next: Option<Offset>,
+    each: &mut dyn FnMut(Found) -> bool,
+) -> Option<Offset> {
     let damage = |at: usize, range| Found::Damage(Damage { file: name.to_owned(), at: at as u64, range });
-    let salt = match SegmentHead::parse(bytes) {
-        Ok(head) => head.salt,
-        Err(e) => {
+    let batches = || Ok(bytes.get(BATCHES_AT as usize..).unwrap_or_default().to_vec());
+    let head = match segment::identify(bytes, base, partition, batches) {
+        Ok(Ok(Identified::Ours(head))) => head,
+        // The next start makes the header again.
+        Ok(Ok(Identified::Remade(head, e))) => {
             if !each(Found::Head { name: name.to_owned(), why: e.to_string() }) {
                 return None;
             }
-            let batches = bytes.get(BATCHES_AT as usize..).unwrap_or_default();
-            let ours = matches!(e, HeadError::Damaged(_));
-            let Some(salt) = segment::salt_of_first(batches, base).filter(|_| ours) else {
-                // How much was in the last one, nobody knows.
-                let end = next.unwrap_or(base.plus(1));
-                return each(damage(0, base..end)).then_some(end);
-            };
-            // The next start makes the header again.
-            salt
+            head
         }
+        Ok(Err(e)) => {
+            // How much was in the last one, nobody knows.
+            let end = next.unwrap_or(base.plus(1));
+            let told = each(Found::Head { name: name.to_owned(), why: e.to_string() }) && each(damage(0, base..end));
+            return told.then_some(end);
+        }
+        // It is all in memory.
+        Err(_) => return Some(base),
     };
+    let salt = head.salt;
     let (mut at, mut end) = (BATCHES_AT as usize, base);
     loop {
         let here = bytes.get(at..).unwrap_or_default();
@@ -186,6 +332,11 @@ fn file(name: &str, bytes: &[u8], base: Offset, next: Option<Offset>, each: &mut
     if let Some(missing) = successor.filter(|after| next.is_none() && *after > base) {
         let name = name.replace(&Name::Segment(base).to_string(), &Name::Segment(missing).to_string());
         return each(Found::Missing { name }).then_some(end);
+    }
+    let note = bytes.get(SUCCESSOR_AT as usize..).unwrap_or_default();
+    if next.is_none() && segment::is_cut(&head, bytes.len() as u64, note, end).is_some() {
+        // How much was behind it, nobody knows.
+        return each(damage(at, end..end.plus(1))).then_some(end);
     }
     let torn = BatchHead::parse(bytes.get(at..).unwrap_or_default(), salt).filter(|h| h.first == end && next.is_none());
     match torn {

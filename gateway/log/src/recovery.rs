@@ -16,8 +16,8 @@
 use crate::{
     Damage, Offset, OpenError,
     batch::{self, BATCH_HEAD, BatchHead},
-    segment::{BATCHES_AT, Segment},
-    storage::File,
+    segment::{BATCHES_AT, BLOCK, SUCCESSOR_AT, Segment, is_cut},
+    storage::{File, read_around},
 };
 
 /// What a scan of the active segment found.
@@ -35,6 +35,8 @@ pub(crate) struct Found {
     pub tail: Vec<u8>,
     /// Behind `at` there is something other than zeros.
     pub stale: bool,
+    /// Acknowledged records may be gone without a trace: the file was cut, or cannot be read where the next batch would stand.
+    pub unsure: bool,
     /// Records that must have stood here, and the byte where the first of them should begin.
     pub gaps: Vec<Damage>,
 }
@@ -44,7 +46,7 @@ pub(crate) fn scan<F: File>(segment: &Segment<F>, gaps_allowed: bool) -> Result<
     let io = |what: &str| OpenError::io(format!("{what} {}", segment.name));
     segment.file.drop_cache().map_err(io("syncing"))?;
     let mut bytes = vec![0; segment.file.bytes().map_err(io("looking at"))? as usize];
-    let read = segment.file.read_at(&mut bytes, 0).map_err(io("reading"))?;
+    let (read, unreadable) = read_around(&segment.file, &mut bytes, 0).map_err(io("reading"))?;
     bytes.truncate(read);
 
     let (salt, base) = (segment.head.salt, segment.head.base);
@@ -67,11 +69,18 @@ pub(crate) fn scan<F: File>(segment: &Segment<F>, gaps_allowed: bool) -> Result<
         gaps.push(Damage { file: segment.name.clone(), at: at as u64, range: end..later });
         (at, end) = (later_at, later);
     }
+    let note = bytes.get(SUCCESSOR_AT as usize..).unwrap_or_default();
+    let cut = is_cut(&segment.head, bytes.len() as u64, note, end);
+    let unsure = cut.is_some() || unreadable.is_some_and(|first| first + BLOCK > at as u64);
+    if unsure && !gaps_allowed {
+        let what = cut.unwrap_or_else(|| "the device cannot read what stands there".into());
+        return Err(OpenError::Damaged { file: segment.name.clone(), at: at as u64, what });
+    }
     let torn = BatchHead::parse(bytes.get(at..).unwrap_or_default(), salt).filter(|h| h.first == end);
     let block = at - at % crate::segment::BLOCK as usize;
     let tail = bytes.get(block..at).unwrap_or_default().to_vec();
     let stale = bytes.get(at..).unwrap_or_default().iter().any(|b| *b != 0);
-    Ok(Found { end, stale, at: at as u64, time_ms, torn_bytes: torn.map_or(0, |h| u64::from(h.len)), tail, gaps })
+    Ok(Found { end, unsure, stale, at: at as u64, time_ms, torn_bytes: torn.map_or(0, |h| u64::from(h.len)), tail, gaps })
 }
 
 /// A whole batch of this segment at or behind `at` with an offset above `end`.

@@ -36,27 +36,50 @@ pub struct Repaired {
 
 type Values = BTreeMap<Vec<u8>, (u32, Vec<u8>)>;
 
-/// Repairs the state store of a data directory that no gateway runs on.
+/// Repairs the state store of a data directory that no gateway runs on. `derived`: keys that say how far others hold what the log says; they go when something is lost, so that the next start
+/// reads it from the log again.
 ///
 /// # Errors
 /// The directory is in use, or holds no log; the new files cannot be written. Nothing has changed then.
-pub fn repair(directory: &Path) -> Result<Repaired, OpenError> {
+pub fn repair(directory: &Path, derived: &dyn Fn(&[u8]) -> bool) -> Result<Repaired, OpenError> {
     let log = Offline::open(directory)?;
     let state = directory.join("state");
-    let Some((source, streams)) = log.sources.split_first() else {
-        return Ok(Repaired { lost: Vec::new(), values: 0, aside: None });
-    };
-    let (mut values, lost) = read(source)?;
+    let (stores, streams): (Vec<_>, Vec<_>) = log.sources.iter().partition(|s| s.name == "state");
+    let (mut values, mut lost) = stores.first().map_or_else(|| Ok(Default::default()), |source| read(source))?;
+    lost.extend(log.unknown.iter().map(|stream| format!("the state store does not know the stream {stream}, which has records")));
     if lost.is_empty() {
         return Ok(Repaired { lost, values: values.len(), aside: None });
     }
+    let kept = values.len();
+    values.retain(|key, _| !derived(key));
     // The goodbye of the last run may be older than what is lost.
     values.remove(engine::CLEAN);
-    name_streams(streams, &mut values)?;
+    name_streams(&streams, &mut values);
     let new = directory.join(NEW);
     write(&new, &values)?;
+    like(directory, &new)?;
+    if !state.is_dir() {
+        fs::create_dir(&state).map_err(OpenError::io(format!("creating {}", state.display())))?;
+    }
     let aside = put_in_place(&state, &new)?;
-    Ok(Repaired { lost, values: values.len(), aside: Some(aside) })
+    Ok(Repaired { lost, values: kept, aside: Some(aside) })
+}
+
+/// Who repairs is often another user than who runs the gateway: the new files belong to whom the data directory does, and are as private as it is.
+fn like(directory: &Path, new: &Path) -> Result<(), OpenError> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let io = |what: &str| OpenError::io(format!("{what} {}", new.display()));
+    let of = fs::metadata(directory).map_err(io("looking for the owner of"))?;
+    let files: io::Result<Vec<_>> = fs::read_dir(new).map_err(io("listing"))?.map(|entry| entry.map(|e| e.path())).collect();
+    for path in files.map_err(io("listing"))?.into_iter().chain([new.to_owned()]) {
+        let mode = if path.is_dir() { of.mode() & 0o777 } else { of.mode() & 0o666 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(io("giving permissions to"))?;
+        let now = fs::metadata(&path).map_err(io("looking at"))?;
+        if (now.uid(), now.gid()) != (of.uid(), of.gid()) {
+            std::os::unix::fs::chown(&path, Some(of.uid()), Some(of.gid())).map_err(io("giving an owner to"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The newest value of each key that can be read, and what cannot.
@@ -82,18 +105,21 @@ fn read(source: &Source) -> Result<(Values, Vec<String>), OpenError> {
 }
 
 /// A stream whose name is lost would get other partitions: its own are what its files say.
-fn name_streams(streams: &[Source], values: &mut Values) -> Result<(), OpenError> {
+fn name_streams(streams: &[&Source], values: &mut Values) {
     let mut found: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
     for source in streams {
         let Some((name, number)) = source.name.split_once('/') else { continue };
-        let (Ok(number), Some(partition)) = (number.parse::<u32>(), source.partition()?) else { continue };
+        let (Ok(number), Some(partition)) = (number.parse::<u32>(), source.partition()) else { continue };
         let known = found.entry(name).or_insert((partition.0.saturating_sub(number), 0));
         known.1 = known.1.max(number + 1);
+        if let Some(first) = source.first().filter(|first| first.0 > 0) {
+            // What lies before it retention has taken, as far as anybody knows.
+            values.entry(engine::start_key(partition)).or_insert_with(|| (0, first.0.to_le_bytes().to_vec()));
+        }
     }
     for (name, (first, count)) in found {
         values.entry(engine::stream_key(name)).or_insert_with(|| (0, engine::stream_value(first, count)));
     }
-    Ok(())
 }
 
 fn write(new: &Path, values: &Values) -> Result<(), OpenError> {
@@ -138,6 +164,7 @@ fn opening() -> Opening {
         clean: false,
         named: Offset(0),
         start: Offset(0),
+        begun: false,
         gaps_allowed: false,
         durability: Durability::Disk,
         unsynced: false,
@@ -146,15 +173,15 @@ fn opening() -> Opening {
     }
 }
 
-/// Puts the new files in the place of the old ones, in one step: at any moment there is a store, and it is a whole one. Gives the old ones' new name.
+/// Puts the new files in the place of the old ones, in one step: at any moment there is a store, and the old files have a name that no later repair takes. Gives that name.
 fn put_in_place(state: &Path, new: &Path) -> Result<PathBuf, OpenError> {
     let io = |what: &str| OpenError::io(format!("{what} {}", state.display()));
     let names = (1..).map(|n| state.with_file_name(format!("state.damaged-{n}")));
     let aside = names.into_iter().find(|path| !path.exists()).unwrap_or_default();
+    fs::rename(new, &aside).map_err(io("renaming the new files of"))?;
     let cwd = rustix::fs::CWD;
-    let exchanged = rustix::fs::renameat_with(cwd, new, cwd, state, rustix::fs::RenameFlags::EXCHANGE);
+    let exchanged = rustix::fs::renameat_with(cwd, &aside, cwd, state, rustix::fs::RenameFlags::EXCHANGE);
     exchanged.map_err(|e| io("exchanging the new files with those in")(e.into()))?;
-    fs::rename(new, &aside).map_err(io("renaming the old files of"))?;
     let parent = state.parent().unwrap_or(Path::new("."));
     fs::File::open(parent).and_then(|d| d.sync_all()).map_err(io("syncing the directory of"))?;
     Ok(aside)

@@ -12,7 +12,8 @@
 //! | 16 | u64 `log_id`, random when the partition is created |
 //! | 24 | u64 base offset |
 //! | 32 | u32 partition, u32 `segment_bytes` |
-//! | 40 | u64 created (ms), u32 CRC of 0..48, zeros |
+//! | 40 | u64 created (ms), u32 CRC of 0..48, u32 zero |
+//! | 56 | magic `WEIF`, u32 CRC of 64..72, u64 oldest record of the log then; missing in files of an earlier program |
 //!
 //! The block behind it, from byte 4,096 on, is the successor's, written when the next segment begins; one with another salt is of an earlier use of the file:
 //!
@@ -20,6 +21,8 @@
 //! |---|---|
 //! | 0 | magic `WEIN`, u32 CRC of 8..24 |
 //! | 8 | u64 `salt` of this segment, u64 base offset of the next |
+//!
+//! With the magic `WEIC` it says that the segment is about to be cut at its end, and the offset is that of its end.
 
 use crate::sync::{
     Mutex, RwLock,
@@ -32,7 +35,7 @@ use crate::{
     record::{RECORD_HEAD, crc},
     ring::Ring,
     spares::{Spare, Spares, is_fast},
-    storage::{File, Name, Storage},
+    storage::{File, Name, Storage, read_around},
 };
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -75,6 +78,8 @@ pub struct SegmentHead {
     pub partition: PartitionId,
     pub segment_bytes: u32,
     pub created_ms: u64,
+    /// The oldest record of the log when the segment began; `None`: of a program that did not say it.
+    pub first: Option<Offset>,
 }
 
 impl SegmentHead {
@@ -91,12 +96,18 @@ impl SegmentHead {
         b[40..48].copy_from_slice(&self.created_ms.to_le_bytes());
         let sum = crc(&b[..48]);
         b[48..52].copy_from_slice(&sum.to_le_bytes());
+        if let Some(first) = self.first {
+            b[56..60].copy_from_slice(b"WEIF");
+            b[64..72].copy_from_slice(&first.0.to_le_bytes());
+            let sum = crc(&b[64..72]);
+            b[60..64].copy_from_slice(&sum.to_le_bytes());
+        }
         b
     }
 
     /// Reads a header; the error says what is wrong with it.
-    pub fn parse(b: &[u8]) -> Result<Self, HeadError> {
-        let b: &[u8; 52] = b.get(..52).and_then(|b| b.try_into().ok()).ok_or(HeadError::Damaged("shorter than a segment header"))?;
+    pub fn parse(whole: &[u8]) -> Result<Self, HeadError> {
+        let b: &[u8; 52] = whole.get(..52).and_then(|b| b.try_into().ok()).ok_or(HeadError::Damaged("shorter than a segment header"))?;
         let word = |at: usize| u64::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]]);
         let half = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         if b[..4] != *b"WEIS" {
@@ -105,7 +116,7 @@ impl SegmentHead {
         let version = u16::from_le_bytes([b[4], b[5]]);
         let mut ours = *b;
         ours[4..6].copy_from_slice(&1u16.to_le_bytes());
-        if version != 1 && half(48) != crc(&ours[..48]) {
+        if VERSIONS_TO_COME.contains(&version) && half(48) != crc(&ours[..48]) {
             // Another version may have its checksum elsewhere. One of ours whose version alone has rotted is known by it.
             return Err(HeadError::Version(version));
         }
@@ -119,14 +130,71 @@ impl SegmentHead {
             partition: PartitionId(half(32)),
             segment_bytes: half(36),
             created_ms: word(40),
+            first: parse_first(whole),
         })
     }
 }
 
+/// Where the log began when the segment did.
+fn parse_first(b: &[u8]) -> Option<Offset> {
+    let b: &[u8; 16] = b.get(56..72)?.try_into().ok()?;
+    let sum = b[4..8].try_into().map_or(0, u32::from_le_bytes);
+    let whole = b[..4] == *b"WEIF" && sum == crc(&b[8..]);
+    whole.then(|| Offset(b[8..].try_into().map_or(0, u64::from_le_bytes)))
+}
+
+/// Numbers that a header says of a later program rather than of a disk that forgets.
+const VERSIONS_TO_COME: std::ops::RangeInclusive<u16> = 2..=31;
+
+/// What a file of segments is.
+pub(crate) enum Identified {
+    Ours(SegmentHead),
+    /// The header is damaged, and the first batch says what it said.
+    Remade(SegmentHead, HeadError),
+}
+
+/// Judges a file by its first blocks and, where its header is damaged, by its first batch: for recovery and for those who verify, so that what one calls whole the other does. `partition`:
+/// `None`, any. `batches` gives what stands behind the head.
+pub(crate) fn identify(
+    head: &[u8],
+    base: Offset,
+    partition: Option<PartitionId>,
+    batches: impl FnOnce() -> io::Result<Vec<u8>>,
+) -> io::Result<Result<Identified, HeadError>> {
+    let e = match SegmentHead::parse(head) {
+        Ok(head) if head.base != base => HeadError::Alien(format!("its header says it begins at record {}", head.base)),
+        Ok(head) => match partition.filter(|p| *p != head.partition) {
+            Some(p) => HeadError::Alien(format!("its header says it belongs to partition {}, not {}", head.partition.0, p.0)),
+            None => return Ok(Ok(Identified::Ours(head))),
+        },
+        Err(e) => e,
+    };
+    // A version whose checksum is right is no accident. Else it may have rotted, and what stands behind it knows better.
+    let sum = head.get(48..52).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let is_meant = matches!(e, HeadError::Version(_)) && head.get(..48).is_some_and(|b| crc(b) == sum);
+    if is_meant || matches!(e, HeadError::Alien(_)) {
+        return Ok(Err(e));
+    }
+    let batches = batches()?;
+    let first = salt_of_first(&batches, base).and_then(|salt| BatchHead::parse(&batches, salt));
+    let remade = first.map(|first| SegmentHead {
+        salt: first.salt,
+        log_id: 0,
+        base,
+        partition: partition.unwrap_or(PartitionId(0)),
+        segment_bytes: (BATCHES_AT as usize + batches.len()) as u32,
+        created_ms: first.time_ms,
+        first: None,
+    });
+    Ok(remade.map(|head| Identified::Remade(head, e.clone())).ok_or(e))
+}
+
 /// Why a segment's header cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeadError {
     Damaged(&'static str),
+    /// Of another segment or partition.
+    Alien(String),
     /// Written by another version of the program.
     Version(u16),
 }
@@ -135,6 +203,7 @@ impl fmt::Display for HeadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged(what) => f.write_str(what),
+            Self::Alien(what) => f.write_str(what),
             Self::Version(n) => write!(f, "segment format version {n}; this program reads version 1"),
         }
     }
@@ -152,8 +221,19 @@ const SUCCESSOR_BYTES: usize = 24;
 
 /// Notes in a segment which one comes after it: if that file is missing at a start, it is missed. Not synced.
 pub(crate) fn write_successor<F: File>(segment: &Segment<F>, next: Offset) -> io::Result<()> {
+    write_note(segment, b"WEIN", next)
+}
+
+/// Notes in a segment that it is about to be cut behind its last record, which ends at `end`. Not synced.
+pub(crate) fn write_cut<F: File>(segment: &Segment<F>, end: Offset) -> io::Result<()> {
+    write_note(segment, CUT, end)
+}
+
+const CUT: &[u8; 4] = b"WEIC";
+
+fn write_note<F: File>(segment: &Segment<F>, kind: &[u8; 4], next: Offset) -> io::Result<()> {
     let mut b = vec![0; BLOCK as usize];
-    b[..4].copy_from_slice(b"WEIN");
+    b[..4].copy_from_slice(kind);
     b[8..16].copy_from_slice(&segment.head.salt.to_le_bytes());
     b[16..24].copy_from_slice(&next.0.to_le_bytes());
     let sum = crc(&b[8..24]);
@@ -164,17 +244,28 @@ pub(crate) fn write_successor<F: File>(segment: &Segment<F>, next: Offset) -> io
 /// The base offset of the next segment, if one has begun.
 pub(crate) fn successor<F: File>(segment: &Segment<F>) -> io::Result<Option<Offset>> {
     let mut b = [0; SUCCESSOR_BYTES];
-    let n = segment.file.read_at(&mut b, SUCCESSOR_AT)?;
+    let (n, _) = read_around(&segment.file, &mut b, SUCCESSOR_AT)?;
     Ok(parse_successor(b.get(..n).unwrap_or_default(), segment.head.salt))
 }
 
 /// Reads the block of the successor, of which `b` is the beginning.
 pub(crate) fn parse_successor(b: &[u8], salt: u64) -> Option<Offset> {
+    parse_note(b, b"WEIN", salt)
+}
+
+/// The offset of a note of this kind.
+fn parse_note(b: &[u8], kind: &[u8; 4], salt: u64) -> Option<Offset> {
     let b: &[u8; SUCCESSOR_BYTES] = b.get(..SUCCESSOR_BYTES)?.try_into().ok()?;
     let word = |at: usize| b[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
     let sum = b[4..8].try_into().map_or(0, u32::from_le_bytes);
-    let whole = b[..4] == *b"WEIN" && sum == crc(&b[8..24]) && word(8) == salt;
+    let whole = b[..4] == *kind && sum == crc(&b[8..24]) && word(8) == salt;
     whole.then(|| Offset(word(16)))
+}
+
+/// Why a newest segment is shorter than it was made, unless a start that was broken off cut it where its records end.
+pub(crate) fn is_cut(head: &SegmentHead, bytes: u64, note: &[u8], end: Offset) -> Option<String> {
+    let cut = bytes < u64::from(head.segment_bytes) && parse_note(note, CUT, head.salt) != Some(end);
+    cut.then(|| format!("it has {bytes} bytes of {}: somebody has cut it", head.segment_bytes))
 }
 
 /// Where reading can begin: a record, and the batch around it.
@@ -231,7 +322,7 @@ impl<F: File> Segment<F> {
 
     /// Reads as much as there is; from memory perhaps less, but whole batches.
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
-        self.ring.read_at(self.head.base, into, at).map_or_else(|| self.file.read_at(into, at), Ok)
+        self.ring.read_at(self.head.base, into, at).map_or_else(|| read_around(&self.file, into, at).map(|(n, _)| n), Ok)
     }
 
     /// The whole record at `position`, its CRC checked, with its offset and the time of the last place before it. `expected`: for the message if
@@ -335,7 +426,7 @@ impl<F: File> Segment<F> {
     pub(crate) fn resume(&self, at: u64, offset: Offset) -> Result<Option<(u64, Offset)>, ReadError> {
         let at = at.next_multiple_of(8);
         let mut bytes = vec![0; self.file.bytes().map_err(self.io(at))?.saturating_sub(at) as usize];
-        let n = self.file.read_at(&mut bytes, at).map_err(self.io(at))?;
+        let (n, _) = read_around(&self.file, &mut bytes, at).map_err(self.io(at))?;
         bytes.truncate(n);
         let found = crate::recovery::look_ahead(&bytes, 0, self.head.salt, self.head.base, offset);
         Ok(found.map(|(later, first)| (at + later as u64, first)))
@@ -528,18 +619,22 @@ impl<F: File> Segments<F> {
         let leftover = std::mem::take(&mut *self.leftover.lock());
         let mut changed = !leftover.is_empty();
         // Each is tried, whatever becomes of the others.
-        let removed: Vec<_> = leftover.into_iter().map(|base| self.remove_retired(storage, base)).collect();
-        removed.into_iter().collect::<io::Result<()>>()?;
+        let mut result = Ok(());
+        for base in leftover {
+            result = self.remove_retired(storage, base).and(result);
+        }
         while let Some(oldest) = self.take_oldest(below) {
             changed = true;
             let base = oldest.head.base;
-            if !self.spares.keep(storage, oldest).inspect_err(|_| self.leftover.lock().push(base))? {
-                self.remove_retired(storage, base)?;
-            } else {
-                storage.remove_if_there(Name::Index(base))?;
+            let kept = self.spares.keep(storage, oldest).inspect_err(|_| self.leftover.lock().push(base));
+            result = match kept {
+                Ok(false) => self.remove_retired(storage, base),
+                Ok(true) => storage.remove_if_there(Name::Index(base)),
+                Err(e) => Err(e),
             }
+            .and(result);
         }
-        if changed { storage.sync_names() } else { Ok(()) }
+        if changed { storage.sync_names().and(result) } else { result }
     }
 
     /// Removes a segment's files, or notes that they are still there.

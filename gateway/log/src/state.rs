@@ -15,6 +15,7 @@ use crate::sync::{
 use crate::{
     AppendError, Kind, Nobody, Offset, ReadError, Receipt, Records, Stall, Wake, Watermark,
     batch::parse,
+    engine::{STATE, start_key},
     index::Cache,
     partition::Partition,
     reader::{self, Fetch, Source, Wanted},
@@ -25,10 +26,12 @@ use crate::{
 };
 use std::{
     collections::{BinaryHeap, HashMap},
-    sync::Arc,
+    sync::{Arc, mpsc::RecvTimeoutError},
     time::Duration,
 };
 
+/// How often who waits for the store looks whether it has stalled.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Copies per lock while cleaning: a put waits no longer than this takes.
 const COPY_BYTES: usize = 256 * 1024;
 
@@ -79,6 +82,8 @@ pub(crate) struct Directory {
     live_bytes: u64,
     /// Offset of the next record.
     next: Offset,
+    /// Behind the last record that deleted a key: one that is absent is gone for good when that is durable.
+    deleted: Offset,
     scratch: Records,
 }
 
@@ -128,6 +133,9 @@ impl Directory {
             let mut meta = [0; META];
             meta[..4].copy_from_slice(&p.tag.to_le_bytes());
             meta[4..].copy_from_slice(&version.to_le_bytes());
+            if p.value.is_none() {
+                self.deleted = Offset(version);
+            }
             let kind = if p.value.is_some() { Kind::Message } else { Kind::Tombstone };
             let pushed = records.push(kind, 0, &meta, p.key, &[], p.value.unwrap_or_default());
             if let Err(PushError::KeyTooLong { bytes } | PushError::MetaTooLong { bytes } | PushError::TooLong { bytes }) = pushed {
@@ -322,9 +330,17 @@ impl<S: Storage> StateStore<S> {
         }
     }
 
-    /// Returns when it is durable.
-    pub fn put_durably(&self, puts: &[Put<'_>]) -> std::io::Result<()> {
-        let receipt = self.put_patiently(puts).map_err(|e| std::io::Error::other(e.to_string()))?;
+    /// Does not wait for room, and puts nothing while the store is stalled.
+    pub fn put_at_once(&self, puts: &[Put<'_>]) -> std::io::Result<Receipt> {
+        if let Some(stall) = self.stalled() {
+            return Err(std::io::Error::other(stall.to_string()));
+        }
+        let nobody: Arc<dyn Wake> = Arc::new(Nobody);
+        self.put(puts, &nobody).map_err(|e| std::io::Error::other(e.to_string()))
+    }
+
+    /// Returns when it is durable; with an error when the store has failed, has stalled or stops.
+    pub fn wait_durable(&self, receipt: Receipt) -> std::io::Result<()> {
         self.inner.wait_durable(receipt)
     }
 
@@ -371,7 +387,15 @@ impl<S: Storage> Inner<S> {
         while self.partition.is_stepped() && self.partition.shared.durable() < Offset(receipt.0) && self.partition.step() {}
         let (tx, rx) = std::sync::mpsc::channel::<()>();
         self.partition.shared.when_durable(Offset(receipt.0), Box::new(move || drop(tx)));
-        let _disconnects_when_durable = rx.recv();
+        // What waits here is a thread that others need.
+        while rx.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            if let Some(stall) = self.partition.shared.stalled() {
+                return Err(std::io::Error::other(stall.to_string()));
+            }
+            if *self.stopping.lock() {
+                return Err(std::io::Error::other("the log is stopping"));
+            }
+        }
         if self.partition.shared.durable() < Offset(receipt.0) {
             return Err(std::io::Error::other("the state store has failed"));
         }
@@ -398,6 +422,16 @@ impl<S: Storage> Inner<S> {
         if !copied {
             return Ok(());
         }
+        // Where the store begins then, in a file that stays: if its oldest is missing at a start, it is missed.
+        if let Some((_, end)) = segments.oldest_sealed() {
+            let puts = [Put { key: &start_key(STATE), tag: 0, value: Some(&end.0.to_le_bytes()) }];
+            loop {
+                match self.directory.lock().put(&puts, |r| self.partition.shared.append(r, &nobody)) {
+                    Err(AppendError::Full) => self.partition.wait_a_little(),
+                    put => break put.map(drop).map_err(|e| e.to_string())?,
+                }
+            }
+        }
         // Everything that was put before, not the copies alone: a record that was not copied has been superseded, and until what superseded it is durable it is all there is.
         let put = Receipt(self.directory.lock().next.0);
         self.wait_durable(put).map_err(|e| e.to_string())?;
@@ -406,8 +440,8 @@ impl<S: Storage> Inner<S> {
 
     fn read(self: &Arc<Self>, key: Vec<u8>, done: GetDone) {
         let located = self.directory.lock().map.get(&key[..]).map(|l| l.offset);
-        // What is deleted is gone only when the tombstone is durable, so an absent key waits too.
-        let needed = located.map_or_else(|| self.directory.lock().next, |o| o.plus(1));
+        // What is deleted is gone only when the tombstone is durable, so an absent key waits too, but for no put.
+        let needed = located.map_or_else(|| self.directory.lock().deleted, |o| o.plus(1));
         let this = self.clone();
         let then = move || {
             if this.partition.shared.durable() < needed {

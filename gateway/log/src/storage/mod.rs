@@ -102,3 +102,38 @@ pub trait File: Send + Sync + 'static {
     fn bytes(&self) -> io::Result<u64>;
     fn identity(&self) -> io::Result<Identity>;
 }
+
+/// What a device answers for a place that it cannot read.
+fn is_unreadable(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    Errno::from_io_error(error).is_some_and(|e| [Errno::IO, Errno::ILSEQ, Errno::NODATA].contains(&e))
+}
+
+/// Reads as `File::read_at`. A block that the device cannot read is given as zeros, so that what stood there is missed by its checksum like any other damage, and what stands beside it is
+/// not lost. Gives how much there is, and where the first such block begins.
+pub(crate) fn read_around<F: File>(file: &F, into: &mut [u8], at: u64) -> io::Result<(usize, Option<u64>)> {
+    const BLOCK: u64 = crate::segment::BLOCK;
+    match file.read_at(into, at) {
+        Err(e) if is_unreadable(&e) => {}
+        read => return read.map(|n| (n, None)),
+    }
+    let (mut done, mut unreadable) = (0, None);
+    while done < into.len() {
+        let here = at + done as u64;
+        let n = (BLOCK - here % BLOCK).min((into.len() - done) as u64) as usize;
+        let part = &mut into[done..done + n];
+        match file.read_at(part, here) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if is_unreadable(&e) => {
+                part.fill(0);
+                unreadable.get_or_insert(here);
+                done += n;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    // Behind the end of the file there is nothing, readable or not.
+    let end = file.bytes()?.saturating_sub(at).min(done as u64);
+    Ok((end as usize, unreadable))
+}

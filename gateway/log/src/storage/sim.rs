@@ -91,6 +91,8 @@ struct Disk {
     fail_at_op: Option<u64>,
     no_room: bool,
     fail_removal: bool,
+    /// Files, and bytes in them, whose block cannot be read.
+    unreadable: Vec<(usize, u64)>,
     off: bool,
 }
 
@@ -171,6 +173,7 @@ impl SimStorage {
             fail_at_op: None,
             no_room: false,
             fail_removal: false,
+            unreadable: Vec::new(),
             off: false,
         })))
     }
@@ -243,6 +246,21 @@ impl SimStorage {
                 *to = *from;
             }
         }
+    }
+
+    /// The block at this byte cannot be read any more (EIO), until it is written.
+    pub fn rot_away(&self, name: Name, at: u64) {
+        let disk = &mut *self.0.lock();
+        let inode = disk.names.get(&name).copied();
+        disk.unreadable.extend(inode.map(|inode| (inode, at - at % 4_096)));
+    }
+
+    /// Cuts a file short, as somebody might.
+    pub fn cut(&self, name: Name, bytes: usize) {
+        let disk = &mut *self.0.lock();
+        let Some(inode) = disk.names.get(&name).and_then(|i| disk.inodes.get_mut(*i)) else { return };
+        inode.live.truncate(bytes);
+        inode.durable.truncate(bytes);
     }
 
     fn handle(&self, inode: usize) -> SimFile {
@@ -327,6 +345,10 @@ impl File for SimFile {
         disk.on()?;
         let bytes = disk.inodes[self.inode].live.get(at as usize..).unwrap_or(&[]);
         let n = into.len().min(bytes.len());
+        let rotten = disk.unreadable.iter().any(|(inode, block)| *inode == self.inode && *block < at + n as u64 && *block + 4_096 > at);
+        if rotten {
+            return Err(eio());
+        }
         into[..n].copy_from_slice(&bytes[..n]);
         Ok(n)
     }
@@ -337,6 +359,7 @@ impl File for SimFile {
         let all: Vec<u8> = parts.iter().flat_map(|p| p.iter().copied()).collect();
         let n = if fails { disk.rng.below(all.len() as u64 + 1) as usize } else { all.len() };
         let at = at as usize;
+        disk.unreadable.retain(|(inode, block)| *inode != self.inode || *block + 4_096 <= at as u64 || *block >= (at + n) as u64);
         let inode = &mut disk.inodes[self.inode];
         if inode.live.len() < at + n {
             inode.live.resize(at + n, 0);

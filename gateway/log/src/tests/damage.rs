@@ -144,7 +144,7 @@ fn tolerant(clean: bool, named: Offset) -> Opening {
 
 #[test]
 fn a_damaged_head_is_made_again_and_no_batch_is_lost() {
-    for byte in [0, 5, 9, 20, 30, 44, 50] {
+    for byte in [0, 4, 5, 9, 20, 30, 44, 50] {
         for (state, clean) in [(false, false), (false, true), (true, false)] {
             seed_random(byte as u64);
             let storage = Arc::new(SimStorage::new(1));
@@ -228,6 +228,132 @@ fn a_log_of_one_file_that_cannot_be_read_begins_behind_it() {
     assert_eq!(a.segments().start(), a.next());
 }
 
+/// Its only file is gone, without a trace in any value: that there was one is known from the stream's own key.
+#[test]
+fn a_log_whose_files_are_all_missing_goes_on_behind_what_they_can_have_held() {
+    for (start, named, clean) in [(0, 0, false), (0, 3, false), (0, 40, true), (20, 20, false), (20, 40, true), (0, 0, true)] {
+        seed_random(1);
+        let storage = Arc::new(SimStorage::new(1));
+        let o = Opening { begun: true, start: Offset(start), ..tolerant(clean, Offset(named)) };
+        let a = Appender::open(storage.clone(), &o).expect("opens");
+        let gaps: Vec<_> = a.gaps().iter().map(|gap| gap.range.clone()).collect();
+        let what = format!("{start} {named} {clean}: {gaps:?}");
+        if clean && start == named {
+            assert!(gaps.is_empty() && a.next() == Offset(named), "{what}: nothing was in them");
+            continue;
+        }
+        assert!(gaps == [Offset(start)..a.next()] && a.next() >= Offset(named), "{what}");
+        assert!(clean || a.next() > Offset(named.max(start) + 1_000), "{what}: nobody knows how many there were");
+        assert!(!clean || a.next() == Offset(named), "{what}: how many there were is known");
+    }
+}
+
+/// The start that set it aside came no further, twice: the next one knows of it all the same.
+#[test]
+fn what_was_set_aside_is_not_forgotten_when_the_start_fails() {
+    for files in [1, 4] {
+        seed_random(1);
+        let storage = Arc::new(SimStorage::new(1));
+        let (end, newest) = if files == 1 {
+            let mut a = open(&storage, true);
+            a.commit(pending(&[message(0, 700)]), 5).expect("commits");
+            (a.next(), Offset(0))
+        } else {
+            several(&storage)
+        };
+        storage.scribble(Name::Segment(newest), 0, &[7; 30_000]);
+        let o = Opening { begun: true, ..tolerant(false, Offset(0)) };
+        storage.no_room(true);
+        for _ in 0..2 {
+            let error = Appender::open(storage.clone(), &o).err().expect("no room").to_string();
+            assert!(error.contains("No space left"), "{error}");
+        }
+        storage.no_room(false);
+        let a = Appender::open(storage.clone(), &o).expect("opens");
+        assert!(a.next().0 > end.0 + 1_000, "goes on at {}, ended at {end}", a.next());
+        assert_eq!(a.gaps().iter().map(|gap| gap.range.clone()).collect::<Vec<_>>(), [newest..a.next()]);
+    }
+}
+
+/// Acknowledged records that somebody cut off are not a batch that was never acknowledged.
+#[test]
+fn a_newest_file_that_was_cut_is_told_and_one_that_a_start_has_cut_is_not() {
+    for at in [13_000, 12_288, 8_192, 4_096 + 12_288] {
+        seed_random(1);
+        let storage = Arc::new(SimStorage::new(1));
+        let (end, newest) = several(&storage);
+        storage.cut(Name::Segment(newest), at);
+        let error = Appender::open(storage.clone(), &opening(false, Offset(0))).err().expect("refused").to_string();
+        assert!(error.contains("cut") && error.contains("weir log repair"), "{error}");
+        let a = Appender::open(storage.clone(), &tolerant(false, Offset(0))).expect("opens");
+        assert!(a.next() > end, "cut at {at}: goes on at {}, ended at {end}", a.next());
+        assert_eq!(a.gaps().len(), 1, "cut at {at}");
+    }
+    // A start that was broken off behind its own cut.
+    seed_random(1);
+    let storage = Arc::new(SimStorage::new(1));
+    let (end, _) = several(&storage);
+    storage.no_room(true);
+    for _ in 0..2 {
+        assert!(Appender::open(storage.clone(), &tolerant(false, Offset(0))).is_err());
+    }
+    storage.no_room(false);
+    for o in [tolerant(false, Offset(0)), opening(false, Offset(0))] {
+        let a = Appender::open(storage.clone(), &o).expect("opens");
+        assert!(a.next() == end && a.gaps().is_empty(), "{:?}", a.gaps());
+    }
+}
+
+/// A sector that the device cannot read costs what stands in it.
+#[test]
+fn a_block_that_cannot_be_read_is_damage_and_no_reason_not_to_start() {
+    let at_of = |file: usize| [0, 12_288, 20_480, 40_960].map(|at| (file, at));
+    for (file, at) in [at_of(0), at_of(1), at_of(3)].concat() {
+        seed_random(1);
+        let storage = Arc::new(SimStorage::new(1));
+        let (end, _) = several(&storage);
+        let bases: Vec<_> = storage.names().expect("lists").into_iter().filter(|n| matches!(n, Name::Segment(_))).collect();
+        storage.rot_away(bases[file], at);
+        let what = format!("file {file}, byte {at}");
+        let a = Appender::open(storage.clone(), &tolerant(false, end)).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let (all, lost) = read(&a, Arc::new(crate::Everything));
+        let missing: u64 = lost.iter().map(|l| l.end.0.min(end.0).saturating_sub(l.start.0)).sum();
+        assert_eq!(all.iter().filter(|(n, _)| *n < end.0).count() as u64 + missing, end.0, "{what}: {lost:?}");
+        // Each batch is a block or two; a header is made again.
+        assert!(missing <= 8, "{what}: {missing} of {end} are lost");
+        assert!(at > 0 || missing == 0, "{what}: {lost:?}");
+    }
+}
+
+#[test]
+fn a_missing_oldest_file_is_told() {
+    seed_random(1);
+    let storage = Arc::new(SimStorage::new(1));
+    let (end, _) = several(&storage);
+    storage.remove(Name::Segment(Offset(0))).expect("it was there");
+    let a = Appender::open(storage.clone(), &Opening { begun: true, ..tolerant(false, end) }).expect("opens");
+    assert_eq!(a.gaps().iter().map(|gap| gap.range.clone()).collect::<Vec<_>>(), [Offset(0)..a.segments().start()]);
+    let start = a.segments().start();
+    let a = Appender::open(storage, &Opening { begun: true, start, ..tolerant(false, end) }).expect("opens");
+    assert!(a.gaps().is_empty(), "retention has taken it");
+}
+
+/// A name is a number that anybody can write.
+#[test]
+fn a_file_whose_name_no_segment_can_have_had_is_set_aside_and_moves_nothing() {
+    for base in [1 << 40, u64::MAX - 5, u64::MAX] {
+        seed_random(1);
+        let storage = Arc::new(SimStorage::new(1));
+        let (end, _) = several(&storage);
+        storage.create(Name::Segment(Offset(base)), 0).expect("creates");
+        storage.scribble(Name::Segment(Offset(base)), 0, &[7; 500]);
+        for _ in 0..2 {
+            let a = Appender::open(storage.clone(), &tolerant(false, end)).expect("opens");
+            assert!(a.next() == end && a.gaps().is_empty(), "{base}: goes on at {}, ended at {end}, {:?}", a.next(), a.gaps());
+        }
+    }
+}
+
 /// Where there are no gaps, a missing file is refused and not passed over.
 #[test]
 fn a_missing_newest_segment_of_the_state_store_is_refused() {
@@ -239,14 +365,38 @@ fn a_missing_newest_segment_of_the_state_store_is_refused() {
     assert!(error.contains("missing") && error.contains("weir log repair"), "{error}");
 }
 
+/// A number where the version stands, and other damage: what stands behind the header knows whose it is.
+#[test]
+fn a_head_that_has_rotted_in_several_places_is_made_again() {
+    for (from, to) in [(4, 12), (5, 9), (4, 16), (0, 52), (0, 4_096)] {
+        for with in [0, 0x5A, 2] {
+            seed_random(1);
+            let storage = Arc::new(SimStorage::new(1));
+            let (end, newest) = several(&storage);
+            for name in [Name::Segment(newest), Name::Segment(Offset(0))] {
+                storage.scribble(name, from, &vec![with; to - from]);
+            }
+            let a = Appender::open(storage.clone(), &tolerant(true, end)).unwrap_or_else(|e| panic!("{from} to {to}, {with}: {e}"));
+            assert_eq!(read(&a, Arc::new(crate::Everything)).0.len() as u64, end.0, "{from} to {to}, {with}");
+        }
+    }
+}
+
 #[test]
 fn a_segment_of_another_version_is_refused_and_not_set_aside() {
     seed_random(1);
     let storage = Arc::new(SimStorage::new(1));
     let (_, newest) = several(&storage);
-    let mut head =
-        crate::segment::SegmentHead { salt: 1, log_id: 2, base: newest, partition: PartitionId(3), segment_bytes: 65_536, created_ms: 4 }
-            .encode();
+    let mut head = crate::segment::SegmentHead {
+        salt: 1,
+        log_id: 2,
+        base: newest,
+        partition: PartitionId(3),
+        segment_bytes: 65_536,
+        created_ms: 4,
+        first: None,
+    }
+    .encode();
     head[4] = 2;
     let sum = crate::record::crc(&head[..48]);
     head[48..52].copy_from_slice(&sum.to_le_bytes());

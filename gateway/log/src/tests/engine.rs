@@ -375,7 +375,7 @@ fn whatever_is_asked_after_the_stop_is_answered() {
 #[test]
 fn a_state_store_that_is_refused_is_repaired_from_what_can_be_read() {
     type Spoil = fn(&Path, &[PathBuf]);
-    let ways: [(&str, Spoil); 4] = [
+    let ways: [(&str, Spoil); 10] = [
         ("a middle of a file", |_, files| {
             let mut bytes = std::fs::read(&files[1]).expect("reads");
             bytes[30_000..30_100].fill(7);
@@ -384,6 +384,19 @@ fn a_state_store_that_is_refused_is_repaired_from_what_can_be_read() {
         ("a file that is none", |_, files| std::fs::write(&files[1], b"no segment").expect("writes")),
         ("a missing file", |_, files| std::fs::remove_file(&files[1]).expect("removes")),
         ("a missing newest file", |_, files| std::fs::remove_file(files.last().expect("some")).expect("removes")),
+        ("a missing oldest file", |_, files| std::fs::remove_file(&files[0]).expect("removes")),
+        ("a file of a stream", |state, files| {
+            std::fs::copy(state.with_file_name("streams/default/0/00000000000000000000.log"), &files[1]).map(drop).expect("copies");
+        }),
+        ("another name", |_, files| std::fs::rename(&files[2], files[2].with_file_name("00000000000000000500.log")).expect("renames")),
+        ("a newest file that was cut", |_, files| {
+            std::fs::File::options().write(true).open(files.last().expect("some")).and_then(|f| f.set_len(12_288)).expect("cuts");
+        }),
+        ("nothing in it", |state, _| {
+            std::fs::remove_dir_all(state).expect("removes");
+            std::fs::create_dir(state).expect("creates");
+        }),
+        ("nothing at all", |state, _| std::fs::remove_dir_all(state).expect("removes")),
     ];
     for (what, spoil) in ways {
         let dir = tempfile::tempdir().expect("a directory");
@@ -412,7 +425,7 @@ fn a_state_store_that_is_refused_is_repaired_from_what_can_be_read() {
         spoil(&state, &files());
         let refused = FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new()).err().expect("refused").to_string();
         assert!(refused.contains("weir log repair"), "{what}: {refused}");
-        let repaired = crate::repair::repair(&dir.path().join("data")).expect("repairs");
+        let repaired = crate::repair::repair(&dir.path().join("data"), &|_| false).expect("repairs");
         assert!(!repaired.lost.is_empty() && repaired.aside.as_ref().is_some_and(|aside| aside.is_dir()), "{what}: {repaired:?}");
         let mut kept = 0;
         let mut each = |key: &[u8], _: u32, value: &[u8]| {
@@ -423,12 +436,13 @@ fn a_state_store_that_is_refused_is_repaired_from_what_can_be_read() {
             Vec::new()
         };
         let engine = FileEngine::open(&options(dir.path()), &mut each).unwrap_or_else(|e| panic!("{what}: {e}"));
-        assert!(kept > n / 3 && kept <= n, "{what}: {kept} of {n} kept");
+        let all_gone = what.starts_with("nothing");
+        assert!(if all_gone { kept == 0 } else { kept > n / 3 && kept <= n }, "{what}: {kept} of {n} kept");
         assert_eq!(read_all(&engine).len(), 1, "{what}: the stream is still the stream");
         engine.stop();
         drop(engine);
         // A second time there is nothing to do.
-        assert!(crate::repair::repair(&dir.path().join("data")).expect("reads").aside.is_none(), "{what}");
+        assert!(crate::repair::repair(&dir.path().join("data"), &|_| false).expect("reads").aside.is_none(), "{what}");
     }
 }
 
@@ -440,7 +454,7 @@ fn a_repair_leaves_a_state_store_whose_header_alone_has_rotted() {
     let mut bytes = std::fs::read(&file).expect("reads");
     bytes[16] ^= 1;
     std::fs::write(&file, &bytes).expect("writes");
-    let repaired = crate::repair::repair(&dir.path().join("data")).expect("reads");
+    let repaired = crate::repair::repair(&dir.path().join("data"), &|_| false).expect("reads");
     assert!(repaired.lost.is_empty() && repaired.aside.is_none(), "{repaired:?}");
     assert_eq!(std::fs::read(&file).expect("reads"), bytes);
     open(dir.path()).stop();

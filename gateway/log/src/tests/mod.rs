@@ -55,6 +55,7 @@ fn opening(clean: bool, named: Offset) -> Opening {
         clean,
         named,
         start: Offset(0),
+        begun: false,
         gaps_allowed: false,
         durability: Durability::Disk,
         unsynced: false,
