@@ -61,8 +61,9 @@ export class LogView {
     set(row.size, `${bytes(s.bytes)} of ${limits || 'the disk'}`);
     const rate = this.pace.get(key)?.rate ?? 0;
     set(row.pace, `${rate < 10 ? rate.toFixed(1) : brief(Math.round(rate))}/s${s.oldest_ms !== null && s.end > s.start ? ` · oldest ${span(app.now() - s.oldest_ms)}` : ''}`);
-    set(row.sync, s.failed ? `stopped: ${s.failed}` : 'synced before every PUBACK');
-    attr(row.sync, 'data-kind', s.failed ? 'bad' : 'durable');
+    const stopped = s.failed ?? s.stalled;
+    set(row.sync, stopped ? `stopped: ${stopped}` : 'synced before every PUBACK');
+    attr(row.sync, 'data-kind', stopped ? 'bad' : 'durable');
     this.#segments(row.canvas, s);
     this.#ring(row.ring, s);
     const open = this.segments.filter((g) => g.stream === s.stream && g.partition === s.partition).length <= 1;

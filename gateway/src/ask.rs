@@ -194,7 +194,7 @@ impl Streams {
         self.admin.print(&all, |all| {
             let row = |p: &PartitionInfo| {
                 let name = format!("{}/{}", p.stream, p.partition);
-                let state = p.failed.clone().unwrap_or_else(|| "ok".into());
+                let state = p.failed.as_ref().or(p.stalled.as_ref()).cloned().unwrap_or_else(|| "ok".into());
                 vec![name, p.start.to_string(), p.end.to_string(), p.segments.to_string(), bytesize::ByteSize(p.bytes).to_string(), state]
             };
             table(&["STREAM", "OLDEST", "END", "SEGMENTS", "SIZE", "STATE"], all.iter().map(row))
@@ -301,7 +301,7 @@ impl Top {
             ),
         };
         for p in &streams {
-            let state = p.failed.as_deref().unwrap_or("ok");
+            let state = p.failed.as_deref().or(p.stalled.as_deref()).unwrap_or("ok");
             text += &format!("{}/{}: {} records, {}, {state}\n", p.stream, p.partition, p.end - p.start, bytesize::ByteSize(p.bytes));
         }
         clients.sort_by_key(|c| std::cmp::Reverse(c.behind_records));

@@ -108,7 +108,7 @@ impl Keeper {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let steps = Steps::new(gateway.now());
-        let mut work = Work { gateway, steps, folded };
+        let mut work = Work { gateway, steps, folded, trouble: None };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
@@ -135,6 +135,8 @@ struct Work {
     steps: Steps,
     /// Per partition, as it was put.
     folded: Vec<Offset>,
+    /// Why retention did not work last, as it was said.
+    trouble: Option<String>,
 }
 
 impl Work {
@@ -230,8 +232,18 @@ impl Work {
         let (tx, rx) = oneshot::channel();
         self.gateway.engine.retire(p, weir_log::Offset(below.0), Box::new(move |r| drop(tx.send(r))));
         match rx.await {
-            Ok(Ok(())) => tracing::info!("retention: partition {} begins at record {below} now", p.0),
-            Ok(Err(e)) => tracing::warn!("retention in partition {}: {e}; it is tried again", p.0),
+            Ok(Ok(())) => {
+                self.trouble = None;
+                tracing::info!("retention: partition {} begins at record {below} now", p.0);
+            }
+            Ok(Err(e)) => {
+                // It is tried four times a second.
+                let trouble = format!("retention in partition {}: {e}; it is tried again", p.0);
+                if self.trouble.as_ref() != Some(&trouble) {
+                    tracing::warn!("{trouble}");
+                    self.trouble = Some(trouble);
+                }
+            }
             // The log stops.
             Err(_) => {}
         }

@@ -266,7 +266,7 @@ impl Gateway {
             Watermark::Failed(failure) => Some(format!("{}/{}: {failure}", p.stream, p.number)),
             Watermark::Appended(_) => None,
         });
-        failed.or_else(|| self.engine.stalled().map(|stall| stall.to_string()))
+        failed.or_else(|| self.engine.stalled().first().map(|(_, stall)| stall.to_string()))
     }
 
     /// Connections, how many of them are behind, and the most records that one of them is behind.

@@ -385,7 +385,7 @@ impl Metrics {
         set(Name::Sessions, gateway.sessions());
         set(Name::Subscriptions, gateway.interests.len());
         set(Name::Retained, gateway.retained.iter().map(|view| view.read().len() as u64).sum());
-        set(Name::LogStalled, u64::from(gateway.engine.stalled().is_some()));
+        set(Name::LogStalled, u64::from(!gateway.engine.stalled().is_empty()));
         set(Name::Quarantined, gateway.engine.damaged() as u64);
         self.gauge(Name::BuildInfo, &[Label::from_static_parts("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         for (p, labels) in self.labels.get().into_iter().flatten() {

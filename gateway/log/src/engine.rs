@@ -87,8 +87,8 @@ pub trait Engine: Send + Sync + 'static {
     fn retire(&self, p: PartitionId, below: Offset, done: RetireDone);
     /// Places where acknowledged records cannot be read; each is a key `damage/PARTITION/OFFSET`.
     fn damaged(&self) -> usize;
-    /// A partition, or the state store, that accepts nothing for now and goes on by itself: there is no room on the disk, or no descriptor.
-    fn stalled(&self) -> Option<Arc<Stall>>;
+    /// Partitions, and the state store, that accept nothing for now and go on by themselves: there is no room on the disk, or no descriptor.
+    fn stalled(&self) -> Vec<(PartitionId, Arc<Stall>)>;
     /// Makes everything accepted durable, notes that the end was clean, ends the threads. Blocks; later appends are refused.
     fn stop(&self);
 }
@@ -351,6 +351,9 @@ impl<S: Storage> LogEngine<S> {
             if *durability == Durability::Os || unsynced.contains_key(&p.id) {
                 puts.push((os_key(p.id), (*durability == Durability::Os).then(|| boot_value(o))));
             }
+            for ((_, from), end) in quarantined.0.range((p.id, Offset(0))..=(p.id, Offset(u64::MAX))) {
+                eprintln!("records {from} to {end} of {}/{} could not be read at an earlier start; readers are told", p.stream, p.number);
+            }
             for gap in appender.gaps() {
                 let new = quarantined.add(p.id, gap);
                 if !new.is_empty() {
@@ -527,8 +530,9 @@ impl<S: Storage> Engine for LogEngine<S> {
         self.quarantined.lock().0.len()
     }
 
-    fn stalled(&self) -> Option<Arc<Stall>> {
-        self.data.iter().find_map(|d| d.shared.stalled()).or_else(|| self.state.stalled())
+    fn stalled(&self) -> Vec<(PartitionId, Arc<Stall>)> {
+        let data = self.partitions.iter().zip(&self.data).filter_map(|(p, d)| Some((p.id, d.shared.stalled()?)));
+        data.chain(self.state.stalled().map(|stall| (STATE, stall))).collect()
     }
 
     fn segments(&self, p: PartitionId) -> io::Result<Vec<SegmentInfo>> {

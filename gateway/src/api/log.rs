@@ -46,6 +46,8 @@ pub struct PartitionInfo {
     pub leaves_at_ms: Option<u64>,
     /// Why nothing more is taken; missing: all is well.
     pub failed: Option<String>,
+    /// Why nothing is taken for now; it passes by itself.
+    pub stalled: Option<String>,
 }
 
 /// What the log holds.
@@ -53,6 +55,7 @@ pub struct PartitionInfo {
     (status = 503, description = "A directory of the log cannot be listed.")))]
 pub(crate) async fn streams(State(gateway): State<Arc<Gateway>>) -> Response {
     let mut all = Vec::new();
+    let stalled = gateway.engine.stalled();
     for p in gateway.engine.partitions() {
         let span = gateway.engine.span(p.id);
         let segments = match gateway.engine.segments(p.id) {
@@ -73,6 +76,7 @@ pub(crate) async fn streams(State(gateway): State<Arc<Gateway>>) -> Response {
             segments: segments.len(),
             bytes: segments.iter().map(|s| s.bytes).sum(),
             failed,
+            stalled: stalled.iter().find(|(id, _)| *id == p.id).map(|(_, stall)| stall.to_string()),
         });
     }
     Json(all).into_response()

@@ -93,6 +93,11 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn came(&mut self, m: &Message) {
+        if !self.s.connection.is_quiet() {
+            for (_, range) in m.user_properties.iter().filter(|(name, _)| name == "lost") {
+                eprintln!("weir: lost, by retention or damage: {range}");
+            }
+        }
         let offset = m.user_properties.iter().find(|(name, _)| name == "offset").and_then(|(_, at)| at.parse::<u64>().ok());
         if let Some(offset) = offset.filter(|_| self.from.is_some() && !m.retain) {
             self.from = Some(format!("offset:{}", offset + 1));

@@ -140,7 +140,8 @@ fn a_follower_that_takes_nothing_holds_the_writer_and_memory_stays_bounded() {
             Err(e) => panic!("{e}"),
         }
     }
-    let bound = (SMALL.ring_bytes + 2 * SMALL.pending_bytes_max) as u64 / 2_000 + 2;
+    // A ring that had room for one batch more, that batch, one in the writer's hands, and one that gathers.
+    let bound = (SMALL.ring_bytes + 3 * SMALL.pending_bytes_max) as u64 / 2_000 + 1;
     assert!(accepted <= bound, "{accepted} records taken, at most {bound} fit");
     let mut followed = 0;
     while followed < accepted {

@@ -105,8 +105,52 @@ fn whoever_appends_is_woken_and_a_follower_sees_every_record_once() {
     );
 }
 
+/// Nobody makes room: a stop during the stall answers whoever waits.
 #[test]
-fn a_stalled_batch_goes_on_and_a_stop_answers_everybody() {
+fn a_stop_during_a_stall_answers_everybody() {
+    let stalls = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = stalls.clone();
+    shuttle::check_random(
+        move || {
+            seed_random(2);
+            let storage = Arc::new(SimStorage::new(2));
+            let partition = start(&storage);
+            append(&partition, &mut message(0, 40_000), false);
+            storage.no_room(true);
+            let waiting: Vec<_> = (1..3u64)
+                .map(|n| {
+                    let partition = partition.clone();
+                    thread::spawn(move || {
+                        let bell = Arc::new(Bell::default());
+                        let who: Arc<dyn Wake> = bell.clone();
+                        let mut records = message(n, if n == 1 { 40_000 } else { 100 });
+                        // Or the stop came first.
+                        let Ok(receipt) = partition.append_leading(&mut records, &who) else { return };
+                        loop {
+                            match partition.shared.appended() {
+                                Watermark::Appended(at) if at < receipt => bell.wait(),
+                                Watermark::Appended(_) | Watermark::Failed(_) => return,
+                            }
+                        }
+                    })
+                })
+                .collect();
+            // In many orders it has stalled by then.
+            for _ in 0..20 {
+                thread::yield_now();
+            }
+            stalls.fetch_add(u64::from(partition.shared.stalled().is_some()), std::sync::atomic::Ordering::Relaxed);
+            partition.stop();
+            waiting.into_iter().for_each(|t| t.join().expect("no panic"));
+        },
+        orders(),
+    );
+    let stalls = counted.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(stalls > orders() as u64 / 20, "in {stalls} orders only");
+}
+
+#[test]
+fn a_stalled_batch_goes_on() {
     shuttle::check_random(
         || {
             seed_random(2);

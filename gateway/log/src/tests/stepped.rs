@@ -167,7 +167,7 @@ fn a_log_without_room_goes_on_when_there_is_some() {
     disks.data().no_room(true);
     let stalled = loop {
         if e.append(P, &mut message(taken, 900), &nobody()).is_err() {
-            break e.stalled().expect("a reason");
+            break e.stalled().pop().expect("a reason").1;
         }
         taken += 1;
         e.step_partition(0);
@@ -183,7 +183,7 @@ fn a_log_without_room_goes_on_when_there_is_some() {
     }
     disks.data().no_room(false);
     while e.step_partition(0) {}
-    assert!(e.stalled().is_none());
+    assert!(e.stalled().is_empty());
     assert_eq!(e.span(P).durable.0, taken);
     drop(e);
     disks.cut_power();
