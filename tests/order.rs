@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use support::{
     Weir, dir,
     raw::{PUBACK, PUBREC, Packet, Publish, Raw, Version},
@@ -225,5 +228,123 @@ fn answers_come_whatever_becomes_of_their_subject() {
             heads.sort_unstable();
             assert_eq!(heads, [PUBACK, 0x90, 0xB0, 0xD0], "{filter} {topic}");
         });
+    }
+}
+
+/// A step of a script: of one connection, with names of its own.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Subscribe(usize),
+    Unsubscribe(usize),
+    /// Of QoS 0 or 1, to one of the topics, retained or not.
+    Publish(u8, usize, bool),
+}
+
+const FILTERS: [&str; 5] = ["T/a", "T/+", "$share/g/T/a", "$queue/T/#", "$SYS/nothing"];
+const TOPICS: [&str; 2] = ["T/a", "T/b"];
+
+fn matches(filter: usize, topic: usize) -> bool {
+    [[true, false], [true, true], [true, false], [true, true], [false, false]][filter][topic]
+}
+
+fn is_shared(filter: usize) -> bool {
+    FILTERS[filter].starts_with("$share") || FILTERS[filter].starts_with("$queue")
+}
+
+/// What must come and what may: payload, RETAIN, how often at least and at most.
+fn expected(script: &[Step]) -> BTreeMap<(usize, bool), (usize, usize)> {
+    let mut all = BTreeMap::<_, (usize, usize)>::new();
+    let mut filters = BTreeSet::new();
+    let mut kept = [None; TOPICS.len()];
+    for (nth, step) in script.iter().enumerate() {
+        match *step {
+            Step::Subscribe(filter) => {
+                filters.insert(filter);
+                for (topic, message) in kept.iter().enumerate().filter(|(topic, _)| !is_shared(filter) && matches(filter, *topic)) {
+                    let Some(message) = message else { continue };
+                    // A page that is being read when its filter goes, or its message is replaced, ends there.
+                    let ends = script[nth..].iter().any(|s| match s {
+                        Step::Unsubscribe(gone) => *gone == filter,
+                        Step::Publish(_, to, retain) => *to == topic && *retain,
+                        Step::Subscribe(_) => false,
+                    });
+                    let count = all.entry((*message, true)).or_default();
+                    *count = (count.0 + usize::from(!ends), count.1 + 1);
+                }
+            }
+            Step::Unsubscribe(filter) => drop(filters.remove(&filter)),
+            Step::Publish(_, topic, retain) => {
+                let plain = filters.iter().any(|f| !is_shared(*f) && matches(*f, topic));
+                let copies = usize::from(plain) + filters.iter().filter(|f| is_shared(**f) && matches(**f, topic)).count();
+                all.insert((nth, false), (copies, copies));
+                if retain {
+                    kept[topic] = Some(nth);
+                }
+            }
+        }
+    }
+    all
+}
+
+fn play(c: &mut Raw, prefix: &str, script: &[Step], split: &mut impl FnMut() -> bool) -> Vec<Packet> {
+    let name = |text: &str| text.replace('T', prefix);
+    let mut nth = 0;
+    while nth < script.len() {
+        c.in_one_write(|c| {
+            loop {
+                match script[nth] {
+                    Step::Subscribe(filter) => drop(c.send_subscribe(&name(FILTERS[filter]), 0)),
+                    Step::Unsubscribe(filter) => c.send_unsubscribe(&name(FILTERS[filter])),
+                    Step::Publish(qos, topic, retain) => {
+                        c.publish_with(qos << 1 | u8::from(retain), nth as u16 + 1, &name(TOPICS[topic]), &[], &nth.to_string());
+                    }
+                }
+                nth += 1;
+                if nth == script.len() || split() {
+                    break;
+                }
+            }
+        });
+    }
+    let answers = script.iter().filter(|s| !matches!(s, Step::Publish(0, ..))).count();
+    all(c, answers)
+}
+
+/// Random scripts of one connection, in one write or in several, against a model of what each subscription has seen.
+#[test]
+fn random_packets_of_one_connection_take_effect_in_order() {
+    let seed = std::env::var("WEIR_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
+    println!("WEIR_SEED={seed}");
+    let mut state = seed ^ 0x9E37_79B9_7F4A_7C15;
+    let mut below = move |n: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % n
+    };
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for round in 0..400 {
+        let version = if round % 2 == 0 { Version::V311 } else { Version::V5 };
+        let script: Vec<_> = (0..2 + below(9))
+            .map(|_| match below(10) {
+                0..=2 => Step::Subscribe(below(FILTERS.len() as u64) as usize),
+                3..=4 => Step::Unsubscribe(below(FILTERS.len() as u64) as usize),
+                _ => Step::Publish(below(2) as u8, below(2) as usize, below(4) == 0),
+            })
+            .collect();
+        println!("round {round}: {script:?}");
+        let together = below(2) == 0;
+        let mut c = Raw::connect_with(weir.mqtt, version, &format!("r{round}"), below(2) == 0, &[]);
+        let packets = play(&mut c, &format!("order/{seed}/{round}"), &script, &mut || !together && below(3) == 0);
+        let mut got = BTreeMap::<_, usize>::new();
+        for p in publishes(&packets, version) {
+            *got.entry((p.payload.parse::<usize>().unwrap(), p.retain)).or_default() += 1;
+        }
+        let what = format!("WEIR_SEED={seed}, round {round}, {version:?}, {script:?}");
+        let expected = expected(&script);
+        for (message, (least, most)) in &expected {
+            let n = got.remove(message).unwrap_or_default();
+            assert!((*least..=*most).contains(&n), "{what}: {message:?} came {n} times, {least} to {most} are right");
+        }
+        assert!(got.is_empty(), "{what}: {got:?}");
     }
 }

@@ -310,7 +310,10 @@ impl Home {
 
     fn gone(&mut self, peer: u64) {
         self.joining.retain(|(p, _)| p.id != peer);
-        self.reaching.retain(|(p, _)| p.id != peer);
+        // What was promised is given, whatever becomes of its subject.
+        for (peer, to) in self.reaching.extract_if(.., |(p, _)| p.id == peer) {
+            peer.tell(|m| m.groups_reached.push(to));
+        }
         if self.members.remove(&peer).is_some() {
             self.group.leave(peer);
             self.touch();

@@ -231,6 +231,14 @@ impl Reader {
         self.live
     }
 
+    /// Everything that the tail has offered was sent.
+    #[must_use]
+    pub fn has_sent_all(&self, inbox: &Inbox) -> bool {
+        let joined = self.live && !self.fetching && inbox.mode == Mode::Live && inbox.joins == self.joins;
+        let sent = |entries: &Entries| entries.0.iter().flat_map(|all| all.iter()).all(|entry| entry.batch.end <= self.next);
+        joined && sent(&self.entries) && sent(&inbox.entries)
+    }
+
     /// The batch of the first entry has left memory: the log has it still.
     pub fn fall_behind(&mut self, inbox: &mut Inbox) {
         self.entries.clear();

@@ -464,6 +464,7 @@ impl Driver {
     /// Does everything that can be done now.
     fn pump(&mut self, now: Now) {
         self.work(now);
+        let mut stood = false;
         while self.waiting && matches!(self.phase, Phase::Running(_)) {
             let mut rest = std::mem::take(&mut self.rest);
             let used = self.packets(now, &rest);
@@ -472,9 +473,11 @@ impl Driver {
             self.end_pass(now);
             // What they append may be durable already, and nobody says so again; a violation is to be told.
             self.work(now);
-            if used == 0 {
+            // What the packet waits for may have been done just now, and nobody says so again.
+            if used == 0 && std::mem::replace(&mut stood, true) {
                 break;
             }
+            stood &= used == 0;
         }
         self.tell();
     }

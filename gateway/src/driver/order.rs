@@ -65,18 +65,20 @@ impl Driver {
         if reader.next >= end || far || !reads {
             return false;
         }
-        let is_live = reader.is_live();
-        !self.has_reached(nth, end) || !is_live || !matches!(self.feeding, Feeding::Idle)
+        let all_sent = reader.has_sent_all(&self.peer.inboxes[nth].lock());
+        !self.has_reached(nth, end) || !all_sent || !matches!(self.feeding, Feeding::Idle)
     }
 
-    /// A filter that the session has is answered with retained messages at once: the view must have what this connection published.
+    /// A filter that the session has is answered with retained messages at once: the view must have what this connection published, and what is new to the reader would come as such.
     fn waits_for_the_retained(&mut self, s: &Subscribe<'_>) -> bool {
         let Phase::Running(session) = &self.phase else { return false };
         if !s.filters.iter().any(|(filter, _)| session.has_filter(filter)) {
             return false;
         }
         let ends = self.appended_ends();
-        ends.iter().enumerate().filter(|(_, end)| end.0 > 0).fold(false, |waits, (nth, end)| waits | !self.has_reached(nth, *end))
+        let folded =
+            ends.iter().enumerate().filter(|(_, end)| end.0 > 0).fold(true, |folded, (nth, end)| folded & self.has_reached(nth, *end));
+        !folded || self.waits_for_its_own()
     }
 
     /// The nth tail has folded and offered everything before `end`; it is asked to say so.
