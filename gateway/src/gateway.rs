@@ -17,6 +17,7 @@ use crate::{
     rates::Rates,
     refusals::Refusals,
     retention::Retention,
+    sockets::Sockets,
     tail, tcp,
 };
 use dashmap::DashMap;
@@ -75,6 +76,7 @@ pub(crate) struct Gateway {
     /// Permits to begin a session, and to leave one: see `tcp::AT_ONCE`. Two, for who begins may wait until another has left.
     pub entering: Semaphore,
     pub leaving: Semaphore,
+    pub sockets: Sockets,
     /// Permits for them: see `driver::LARGE_FETCHES`.
     pub large_fetches: Arc<Semaphore>,
     draining: AtomicBool,
@@ -169,6 +171,7 @@ impl Gateway {
             sending: AtomicUsize::new(0),
             entering: Semaphore::new(tcp::AT_ONCE),
             leaving: Semaphore::new(tcp::AT_ONCE),
+            sockets: Sockets::of_process(),
             large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),

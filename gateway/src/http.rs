@@ -10,6 +10,7 @@ use crate::{
         shared::{Answers, share},
     },
     gateway::Gateway,
+    sockets::{self, Held, Sockets},
     websocket,
 };
 use axum::{
@@ -20,9 +21,37 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use std::sync::Arc;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::net::TcpListener;
 use weir_bridge::{feed::Feed, upgrade::upgrade, web};
 use weir_core::session::PACKET_BYTES_MAX;
+
+/// Sockets of each port: browsers with their feeds, scrapes, people.
+const SOCKETS_MAX: usize = 2_000;
+/// For the head of a request, and between two of them.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// Serves a port for as long as the process lives.
+pub(crate) async fn serve(listener: TcpListener, name: &'static str, all: Sockets, router: Router) {
+    let mine = all.part(SOCKETS_MAX);
+    loop {
+        let places = [mine.place(name).await, all.place(name).await];
+        let (stream, _) = sockets::accept(&listener).await;
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let io = TokioIo::new(Held { stream, _places: places });
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+            // Who leaves, says nothing or breaks the protocol is nobody's trouble.
+            let _ended = http.serve_connection(io, service).with_upgrades().await;
+        });
+    }
+}
 
 /// The port for browsers.
 pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>) -> Router {

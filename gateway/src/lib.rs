@@ -34,6 +34,7 @@ mod retention;
 mod run;
 #[cfg(test)]
 mod sim;
+pub(crate) mod sockets;
 mod start;
 mod tail;
 mod tcp;

@@ -149,10 +149,10 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     metrics.feed(feed.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
-    vital::spawn("the HTTP listener", async move { axum::serve(http, public).await });
+    vital::spawn("the HTTP listener", http::serve(http, "http", gateway.sockets.clone(), public));
     let process = Arc::new(Process { settings: RwLock::new(options.settings.clone()), level: hooks.level });
     let admin_routes = http::admin(gateway.clone(), process.clone());
-    vital::spawn("the admin listener", async move { axum::serve(admin, admin_routes).await });
+    vital::spawn("the admin listener", http::serve(admin, "admin", gateway.sockets.clone(), admin_routes));
     vital::spawn("the keeper of the metrics", async move {
         loop {
             tokio::time::sleep(UPKEEP_EVERY).await;

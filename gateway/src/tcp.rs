@@ -4,7 +4,13 @@
 //! makes leaves in one write.
 //! Must not know: MQTT.
 
-use crate::{driver::Driver, gateway::Gateway, metrics::Total, peer::Peer};
+use crate::{
+    driver::Driver,
+    gateway::Gateway,
+    metrics::Total,
+    peer::Peer,
+    sockets::{self, Place},
+};
 use std::{
     cell::RefCell,
     future::poll_fn,
@@ -55,26 +61,21 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     let mut accepted = 0_usize;
     loop {
-        match listener.accept().await {
-            Ok((stream, address)) if !gateway.is_draining() => {
-                tokio::spawn(serve(stream, address, gateway.clone()));
-                accepted += 1;
-                if accepted.is_multiple_of(ACCEPTED_AT_ONCE) {
-                    // Others have their turn.
-                    tokio::task::yield_now().await;
-                }
-            }
-            Ok(_) => return,
-            // Out of file descriptors, most likely: those that are open go on.
-            Err(e) => {
-                tracing::warn!("accepting a connection: {e}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        let place = gateway.sockets.place("mqtt").await;
+        let (stream, address) = sockets::accept(&listener).await;
+        if gateway.is_draining() {
+            return;
+        }
+        tokio::spawn(serve(stream, place, address, gateway.clone()));
+        accepted += 1;
+        if accepted.is_multiple_of(ACCEPTED_AT_ONCE) {
+            // Others have their turn.
+            tokio::task::yield_now().await;
         }
     }
 }
 
-async fn serve(mut stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>) {
+async fn serve(mut stream: TcpStream, place: Place, address: SocketAddr, gateway: Arc<Gateway>) {
     // A socket without it still works, only slower.
     let _ = stream.set_nodelay(true);
     gateway.totals.add(Total::ConnectionsTcp, 1);
@@ -90,9 +91,9 @@ async fn serve(mut stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>
         if driver.close().is_none() {
             driver.closed(Cause::Socket);
         }
-        drop(stream);
+        drop((stream, place));
     } else {
-        tokio::spawn(linger(stream));
+        tokio::spawn(linger(stream, place));
     }
     outlive(driver).await;
 }
@@ -106,7 +107,7 @@ pub(crate) async fn outlive(mut driver: Box<Driver>) {
 }
 
 /// Closes politely: a socket that is dropped with unread bytes sends a reset, and the peer never sees why it was closed.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: TcpStream, _place: Place) {
     let _ = stream.shutdown().await;
     let mut sink = [0; 4096];
     let end = Instant::now() + Duration::from_secs(1);

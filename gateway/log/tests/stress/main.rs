@@ -176,9 +176,9 @@ fn wait(child: &mut std::process::Child) -> ExitStatus {
         if let Some(status) = child.try_wait().expect("a child") {
             return status;
         }
-        if begun.elapsed() > Duration::from_secs(60) {
+        if begun.elapsed() > Duration::from_secs(120) {
             let _it_hangs = child.kill();
-            panic!("a life does not end by itself within 60 s");
+            panic!("a life does not end by itself within two minutes");
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -1,0 +1,66 @@
+//! Sockets that say nothing, on every port, and more of them than there are descriptors: the log goes on, and they are closed in the end.
+
+mod support;
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+use support::{
+    Weir, binary, dir, free_port, http_get,
+    raw::{PUBACK, Raw, Version},
+};
+
+fn is_closed(socket: &mut TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 4_096];
+    loop {
+        match socket.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) => return e.kind() != ErrorKind::WouldBlock,
+        }
+    }
+}
+
+#[test]
+fn silent_sockets_take_no_descriptor_from_the_log_and_are_closed() {
+    let dir = dir();
+    let ports = [free_port(), free_port(), free_port()];
+    let arguments = ["--mqtt", "--http", "--admin"].iter().zip(ports).map(|(flag, port)| format!("{flag} 127.0.0.1:{port}"));
+    let run = format!(
+        "ulimit -n 120; exec {} run {} --data {}",
+        binary().display(),
+        arguments.collect::<Vec<_>>().join(" "),
+        dir.path().join("data").display()
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &run]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let weir = Weir::spawn(command, ports);
+    let mut p = Raw::connect(weir.mqtt, Version::V5, "publisher");
+    let open = |port: u16, words: &str| {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        socket.write_all(words.as_bytes()).unwrap();
+        socket
+    };
+    let heads = ["", "GET / HTTP/1.1\r\nHost: x\r\n", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"];
+    let mut silent: Vec<_> = (0..150).map(|n| open(if n % 2 == 0 { weir.http } else { weir.admin }, heads[n % heads.len()])).collect();
+    silent.extend((0..30).map(|_| open(weir.mqtt, "")));
+    let begun = Instant::now();
+    // Over the end of a segment.
+    let body = "x".repeat(1_000_000);
+    for n in 1..=75 {
+        p.publish(1, false, n, "x", &body);
+        assert_eq!(p.expect_ack(PUBACK, n), 0x10);
+    }
+    support::eventually("all of them are closed", Duration::from_secs(60), || {
+        silent.retain_mut(|socket| !is_closed(socket));
+        silent.is_empty()
+    });
+    assert!(begun.elapsed() > Duration::from_secs(5), "not at once");
+    assert!(http_get(weir.admin, "/readyz").contains("200 OK"));
+    p.publish(1, false, 100, "x", "last");
+    assert_eq!(p.expect_ack(PUBACK, 100), 0x10);
+}
