@@ -60,7 +60,7 @@ names! {
     Bytes Counter "weir_bytes_total" "Bytes of MQTT packets, from clients (in) and to clients (out).";
     ConnectionsTotal Counter "weir_connections_total" "Connections that were accepted.";
     Connections Gauge "weir_connections" "Connections now.";
-    Sockets Gauge "weir_sockets" "Sockets that are open, of all ports; at their limit others wait to be accepted.";
+    Sockets Gauge "weir_sockets" "Sockets that are open, of all ports, and one that each listener keeps for the next; at their limit others wait to be accepted.";
     SocketsLimit Gauge "weir_sockets_limit" "How many sockets may be open: the limit of descriptors, less what the log keeps for itself.";
     Sessions Gauge "weir_sessions" "Sessions that outlive their connections, connected or not.";
     Subscriptions Gauge "weir_subscriptions" "Subscriptions of all sessions, connected or not, shared ones too.";
