@@ -325,10 +325,16 @@ fn file(
             break;
         }
     }
-    if let Some(next) = next.filter(|next| *next > end) {
-        return each(damage(at, end..next)).then_some(next);
-    }
     let successor = segment::parse_successor(bytes.get(SUCCESSOR_AT as usize..).unwrap_or_default(), salt);
+    if let Some(next) = next.filter(|next| *next > end) {
+        // The file that was begun behind this one may be what is missing: then this one is not to be restored.
+        let gone = successor.filter(|after| *after > base && (end..next).contains(after));
+        let here = end..gone.unwrap_or(next);
+        let named = |gone: Offset| name.replace(&Name::Segment(base).to_string(), &Name::Segment(gone).to_string());
+        let told = (here.is_empty() || each(damage(at, here)))
+            && gone.is_none_or(|gone| each(Found::Damage(Damage { file: named(gone), at: 0, range: gone..next })));
+        return told.then_some(next);
+    }
     if let Some(missing) = successor.filter(|after| next.is_none() && *after > base) {
         let name = name.replace(&Name::Segment(base).to_string(), &Name::Segment(missing).to_string());
         return each(Found::Missing { name }).then_some(end);

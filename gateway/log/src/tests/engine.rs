@@ -460,3 +460,43 @@ fn a_repair_leaves_a_state_store_whose_header_alone_has_rotted() {
     assert_eq!(std::fs::read(&file).expect("reads"), bytes);
     open(dir.path()).stop();
 }
+
+/// Whoever reads what is missing restores that file, and no other.
+#[test]
+fn a_missing_file_in_the_middle_is_named_and_not_the_one_before_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = open(dir.path());
+    let bell = Arc::new(Bell::default());
+    let files = || {
+        let mut files: Vec<_> =
+            std::fs::read_dir(dir.path().join("data/streams/default/0")).expect("lists").map(|e| e.expect("an entry").path()).collect();
+        files.retain(|f| f.extension().is_some_and(|e| e == "log"));
+        files.sort();
+        files
+    };
+    let mut n = 0;
+    while files().len() < 4 {
+        let receipt = engine.append(P, &mut message(n, 700), &(bell.clone() as Arc<dyn Wake>)).expect("room");
+        wait_for(&engine, &bell, receipt);
+        n += 1;
+    }
+    engine.stop();
+    drop(engine);
+    std::fs::remove_file(&files()[1]).expect("removes");
+    let log = crate::offline::Offline::open(&dir.path().join("data")).expect("opens");
+    let mut named = Vec::new();
+    for source in &log.sources {
+        let mut each = |found: crate::offline::Found| {
+            if let crate::offline::Found::Damage(damage) = found {
+                named.push(damage);
+            }
+            true
+        };
+        source.read(&mut each).expect("reads");
+    }
+    let next = files()[1].file_stem().expect("a name").to_string_lossy().parse::<u64>().expect("a number");
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert_eq!(named[0].range.end, Offset(next));
+    let base = named[0].range.start.0;
+    assert!(named[0].file.ends_with(&format!("{base:020}.log")) && base > 0, "{named:?}");
+}
