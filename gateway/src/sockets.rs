@@ -3,6 +3,7 @@
 //! Invariant: a socket holds its place until its descriptor is closed, whatever it has become meanwhile.
 //! Must not know: what is spoken over them.
 
+use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use std::{
     io,
@@ -10,7 +11,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -28,6 +29,8 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Sockets {
     all: Arc<Semaphore>,
     pub most: usize,
+    /// When it was said last that sockets wait.
+    said: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A socket's place.
@@ -35,10 +38,14 @@ pub(crate) struct Sockets {
 pub(crate) struct Place(#[expect(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit);
 
 impl Sockets {
+    fn of(most: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(most)), most, said: Arc::default() }
+    }
+
     /// Below this limit of descriptors.
     pub fn within(descriptors: u64) -> Self {
         let most = descriptors.saturating_sub(RESERVED.min(descriptors / 2)).clamp(1, Semaphore::MAX_PERMITS as u64) as usize;
-        Self { all: Arc::new(Semaphore::new(most)), most }
+        Self::of(most)
     }
 
     /// Below the limit of this process.
@@ -48,7 +55,7 @@ impl Sockets {
 
     /// Some of them, which must be had too.
     pub fn part(&self, most: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(most.min(self.most))), most: most.min(self.most) }
+        Self::of(most.min(self.most))
     }
 
     pub fn open(&self) -> usize {
@@ -60,18 +67,28 @@ impl Sockets {
         if let Ok(place) = self.all.clone().try_acquire_owned() {
             return Place(place);
         }
-        tracing::warn!(
-            listener,
-            most = self.most,
-            "as many sockets are open as may be: others wait until one is closed. Raise the limit of open files (LimitNOFILE) for more"
-        );
         loop {
+            self.say(listener);
             match tokio::time::timeout(SAY_EVERY, self.all.clone().acquire_owned()).await {
                 Ok(Ok(place)) => return Place(place),
                 // Nobody closes it.
                 Ok(Err(_)) => std::future::pending().await,
-                Err(_) => tracing::warn!(listener, "sockets still wait"),
+                Err(_) => {}
             }
+        }
+    }
+
+    /// Warns that sockets wait, unless that was said a short while ago.
+    fn say(&self, listener: &'static str) {
+        let mut said = self.said.lock();
+        if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            *said = Some(Instant::now());
+            let most = self.most;
+            tracing::warn!(
+                listener,
+                most,
+                "as many sockets are open as may be: others wait. Raise the limit of open files (LimitNOFILE) for more"
+            );
         }
     }
 }

@@ -492,7 +492,7 @@ fn end_of_lost(base: Offset, o: &Opening) -> Offset {
     o.named.max(base.plus(most))
 }
 
-/// The most records that a segment can hold, of an earlier run with the default limits too.
+/// The most records that a segment of these limits can hold.
 fn records_max(o: &Opening) -> u64 {
     u64::from(o.limits.segment_bytes) / RECORD_BYTES_MIN
 }

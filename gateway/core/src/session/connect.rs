@@ -66,11 +66,6 @@ pub fn refuse(refusal: Refusal, out: &mut Vec<u8>) {
     encode(&Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::default() }), refusal.version, out);
 }
 
-/// Seconds of a session, `u32::MAX` for one without an end, where it may have so many.
-pub(super) fn within(expiry_s: u32, max_s: u32) -> u32 {
-    expiry_s.min(max_s)
-}
-
 pub(super) fn session_expiry(properties: Properties<'_>) -> Option<u32> {
     properties.iter().find_map(|p| if let Property::SessionExpiryInterval(s) = p { Some(s) } else { None })
 }
@@ -129,7 +124,7 @@ impl ConnectRequest {
             }
         }
         request.asked_expiry_s = request.expiry_s;
-        request.expiry_s = within(request.expiry_s, limits.session_expiry_s);
+        request.expiry_s = request.expiry_s.min(limits.session_expiry_s);
         // Version 3.1.1 cannot be told of another time [MQTT-3.1.2-21].
         let longer = limits.keep_alive_s > 0 && (c.keep_alive_s == 0 || c.keep_alive_s > limits.keep_alive_s);
         if c.version == Version::V5 && longer {

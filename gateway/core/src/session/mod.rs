@@ -506,7 +506,7 @@ impl Session {
             if self.expiry_s == 0 && expiry_s != 0 {
                 return Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-3.14.2-2: session expiry set in DISCONNECT only"));
             }
-            self.expiry_s = connect::within(expiry_s, self.limits.session_expiry_s);
+            self.expiry_s = expiry_s.min(self.limits.session_expiry_s);
         }
         let will = d.reason == ReasonCode::DISCONNECT_WITH_WILL;
         self.close(now, Cause::Disconnect { will }, out);
