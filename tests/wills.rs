@@ -61,23 +61,27 @@ fn a_delayed_will_survives_sigkill_and_comes_once() {
     let mut watcher = Raw::connect(weir.mqtt, Version::V5, "watcher");
     watcher.subscribe("will/#", 1);
     let connected = Raw::with_will(weir.mqtt, "connected", true, 60, "will/connected", 2);
-    drop(Raw::with_will(weir.mqtt, "offline", true, 60, "will/offline", 3));
-    // Their values are durable before the crash: CONNACK waited for the first, and a round trip of the second came after it.
+    drop(Raw::with_will(weir.mqtt, "offline", true, 60, "will/offline", 7));
+    // Both values are durable before the crash: CONNACK waited for the first, and a round trip of
+    // the second came after it.
     watcher.expect_silence();
     std::thread::sleep(Duration::from_millis(100));
     let start = Instant::now();
     let mut got = Vec::new();
-    for _ in 0..2 {
+    // SIGKILL may cut between a will's record and the note that it is published, or between a
+    // delivery and the note of its acknowledgement, and both then come again. So each crash keeps
+    // away from the times at which a will is due: 2 s after a restart, and 7 s after the start.
+    for last in [4_000, 10_000] {
         let ports = weir.ports();
         weir.kill();
         weir = Weir::start_on(dir.path(), ports);
         watcher = Raw::connect(weir.mqtt, Version::V5, "watcher");
-        got.extend(watch(&mut watcher, start, start.elapsed() + Duration::from_millis(2_500)));
+        got.extend(watch(&mut watcher, start, Duration::from_millis(last)));
     }
     got.sort();
     let topics: Vec<&str> = got.iter().map(|(topic, _)| &**topic).collect();
     assert_eq!(topics, ["will/connected", "will/offline"], "{got:?}");
     // The first counts as disconnected from the restart on.
-    assert!(got[0].1 >= 2_000 && got[1].1 >= 2_500, "{got:?}");
+    assert!(got[0].1 >= 2_000 && got[1].1 >= 5_500, "{got:?}");
     drop(connected);
 }
