@@ -9,6 +9,7 @@ command -v openssl >/dev/null || need="$need openssl"
 command -v valgrind >/dev/null || need="$need valgrind"
 command -v promtool >/dev/null || need="$need prometheus"
 command -v chromium >/dev/null || need="$need chromium"
+[ -e "$(echo /usr/lib/*/faketime/libfaketimeMT.so.1)" ] || need="$need faketime"
 if [ -n "$need" ]; then
   if [ "$(id -u)" -ne 0 ]; then
     echo "missing packages; install them with: apt-get install$need" >&2

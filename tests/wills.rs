@@ -68,9 +68,9 @@ fn a_delayed_will_survives_sigkill_and_comes_once() {
     std::thread::sleep(Duration::from_millis(100));
     let start = Instant::now();
     let mut got = Vec::new();
-    // SIGKILL may cut between a will's record and the note that it is published, or between a
-    // delivery and the note of its acknowledgement, and both then come again. So each crash keeps
-    // away from the times at which a will is due: 2 s after a restart, and 7 s after the start.
+    // SIGKILL may cut between a delivery and the note of its acknowledgement, and the message then
+    // comes again, as QoS 1 allows. So each crash keeps away from the times at which a will is due:
+    // 2 s after a restart, and 7 s after the start.
     for last in [4_000, 10_000] {
         let ports = weir.ports();
         weir.kill();

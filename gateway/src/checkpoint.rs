@@ -8,7 +8,13 @@
 //! `r/TOPIC`: u8 format 1, u32 partition, u64 offset, all little-endian; and when retention has taken the record: u64 time, u8 flags, u16 length
 //! of meta, meta, u32 length of headers, headers, payload.
 
-use crate::{fold::Base, gateway::Gateway, retention::Steps, vital};
+use crate::{
+    clock::{self, Reached},
+    fold::Base,
+    gateway::Gateway,
+    retention::Steps,
+    vital,
+};
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc::unbounded_channel, oneshot, watch},
@@ -108,7 +114,7 @@ impl Keeper {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let steps = Steps::new(gateway.now());
-        let mut work = Work { gateway, steps, folded, trouble: None };
+        let mut work = Work { gateway, steps, folded, reached: None, trouble: None };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
@@ -135,6 +141,8 @@ struct Work {
     steps: Steps,
     /// Per partition, as it was put.
     folded: Vec<Offset>,
+    /// The steady clock, as it was put.
+    reached: Option<Reached>,
     /// Why retention did not work last, as it was said.
     trouble: Option<String>,
 }
@@ -157,7 +165,7 @@ impl Work {
                 Err(e) => tracing::warn!("looking at the segments of partition {}: {e}; it is tried again", p.0),
             }
         }
-        if sealed {
+        if sealed || self.reached.is_some_and(|r| r.differs(self.gateway.clock.reached())) {
             self.checkpoint().await;
         }
         for (nth, below) in wanted {
@@ -185,7 +193,10 @@ impl Work {
         for (nth, at) in positions.iter().enumerate().filter(|(nth, at)| **at > self.folded[*nth]) {
             puts.push((folded_key(self.gateway.partitions[nth]), Some(at.0.to_le_bytes().to_vec())));
         }
+        let reached = self.gateway.clock.reached();
+        puts.push((clock::KEY.to_vec(), Some(reached.value())));
         if self.put(&puts).await {
+            self.reached = Some(reached);
             self.folded = positions;
         }
     }

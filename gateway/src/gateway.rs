@@ -6,6 +6,7 @@
 use crate::{
     api::past::GatewayInfo,
     boot::Boots,
+    clock::Clock,
     directory::Directory,
     driver::LARGE_FETCHES,
     events::Events,
@@ -22,17 +23,11 @@ use crate::{
 };
 use dashmap::DashMap;
 use parking_lot::RwLock;
-use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-    time::{SystemTime, UNIX_EPOCH},
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
-use tokio::{
-    sync::{Semaphore, mpsc::UnboundedSender},
-    time::Instant,
-};
+use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use weir_core::{
     ids::{Now, PartitionId},
     limits::{Limit, Limits as ClientLimits},
@@ -84,8 +79,7 @@ pub(crate) struct Gateway {
     failed: AtomicBool,
     next_peer: AtomicU64,
     next_sid: AtomicU64,
-    start: Instant,
-    wall_ms: fn() -> u64,
+    pub clock: Clock,
 }
 
 /// What can be changed while it runs.
@@ -113,12 +107,7 @@ pub(crate) struct Parts {
     pub boots: Boots,
     pub boot: u64,
     pub limits: Limits,
-    /// Milliseconds since 1970.
-    pub wall_ms: fn() -> u64,
-}
-
-pub(crate) fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    pub clock: Clock,
 }
 
 /// The key of a client's session.
@@ -177,18 +166,17 @@ impl Gateway {
             failed: AtomicBool::new(false),
             next_peer: AtomicU64::new(1),
             next_sid: AtomicU64::new(1),
-            start: Instant::now(),
-            wall_ms: p.wall_ms,
+            clock: p.clock,
         }
     }
 
     pub fn now(&self) -> Now {
-        Now { monotonic_ms: self.start.elapsed().as_millis() as u64, wall_ms: (self.wall_ms)() }
+        self.clock.now()
     }
 
     /// The moment of `Now::monotonic_ms`.
     pub fn instant(&self, monotonic_ms: u64) -> tokio::time::Instant {
-        self.start + std::time::Duration::from_millis(monotonic_ms)
+        self.clock.instant(monotonic_ms)
     }
 
     /// Index of the topic's partition.

@@ -11,6 +11,7 @@ mod broker;
 mod burial;
 mod checkpoint;
 pub mod client;
+mod clock;
 pub mod config;
 pub mod demo;
 mod directory;

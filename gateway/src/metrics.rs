@@ -425,7 +425,7 @@ impl Observe for Metrics {
         meters.bytes.record(commit.bytes as f64);
         if p != STATE {
             self.commits.lock().add(commit);
-            self.synced_ms.store(crate::gateway::wall_ms(), Ordering::Relaxed);
+            self.synced_ms.store(crate::clock::wall_ms(), Ordering::Relaxed);
         }
     }
 }

@@ -1,12 +1,18 @@
-//! Sessions without a connection that something is due for: they expire, or their will must be published after a restart.
+//! Sessions without a connection that something is due for: they expire, or their will must be
+//! published after a restart.
 //!
-//! Invariant: a due session is owned like any other while it is worked on, so a client that connects meanwhile waits its turn.
+//! Invariant: one entry a session, the last one announced. A due session is owned like any other
+//! while it is worked on, so a client that connects meanwhile waits its turn.
 //! Must not know: what is due; the driver looks into the session.
 
-use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// When (ms since 1970) and who.
+/// When (ms of the steady clock) and who.
 pub(crate) type Due = (u64, Box<str>);
 
 /// Where due sessions are announced.
@@ -26,25 +32,69 @@ impl Offline {
     }
 }
 
-/// Calls `look` for each when it is due; ends when `due` is closed.
-pub(crate) async fn run(mut due: UnboundedReceiver<Due>, wall_ms: impl Fn() -> u64, mut look: impl AsyncFnMut(Box<str>)) {
-    let mut heap: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
-    loop {
-        let now = wall_ms();
-        while heap.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            if let Some(Reverse((_, client_id))) = heap.pop() {
-                look(client_id).await;
-            }
+#[derive(Default)]
+struct Schedule {
+    at: HashMap<Arc<str>, u64>,
+    order: BTreeSet<(u64, Arc<str>)>,
+}
+
+impl Schedule {
+    fn set(&mut self, (at, client_id): Due) {
+        let client_id: Arc<str> = client_id.into();
+        if let Some(before) = self.at.insert(client_id.clone(), at) {
+            self.order.remove(&(before, client_id.clone()));
         }
-        let wait = heap
-            .peek()
-            .map_or(Duration::from_secs(3_600), |Reverse((at, _))| Duration::from_millis(at - now).min(Duration::from_secs(3_600)));
+        self.order.insert((at, client_id));
+    }
+
+    /// The next that is due.
+    fn take(&mut self, now: u64) -> Option<Arc<str>> {
+        self.order.first().filter(|(at, _)| *at <= now)?;
+        let (_, client_id) = self.order.pop_first()?;
+        self.at.remove(&client_id);
+        Some(client_id)
+    }
+
+    /// How long until the next is due: an hour if there is none.
+    fn wait(&self, now: u64) -> Duration {
+        let hour = Duration::from_secs(3_600);
+        let next = self.order.first();
+        next.map_or(hour, |(at, _)| Duration::from_millis(at.saturating_sub(now)).min(hour))
+    }
+}
+
+/// Calls `look` for each when it is due; ends when `due` is closed.
+pub(crate) async fn run(mut due: UnboundedReceiver<Due>, now_ms: impl Fn() -> u64, mut look: impl AsyncFnMut(Arc<str>)) {
+    let mut schedule = Schedule::default();
+    loop {
+        while let Some(client_id) = schedule.take(now_ms()) {
+            look(client_id).await;
+        }
         tokio::select! {
             next = due.recv() => match next {
-                Some(next) => heap.push(Reverse(next)),
+                Some(next) => schedule.set(next),
                 None => return,
             },
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(schedule.wait(now_ms())) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_has_one_entry_however_often_it_goes() {
+        let mut schedule = Schedule::default();
+        for at in (1..1_000).rev() {
+            schedule.set((at, "a".into()));
+            schedule.set((2_000 - at, "b".into()));
+        }
+        assert_eq!((schedule.at.len(), schedule.order.len()), (2, 2));
+        assert_eq!(schedule.wait(0), Duration::from_millis(1));
+        assert_eq!((schedule.take(0), schedule.take(1).as_deref()), (None, Some("a")));
+        assert_eq!((schedule.take(1_998), schedule.take(1_999).as_deref()), (None, Some("b")));
+        assert_eq!((schedule.at.len(), schedule.order.len()), (0, 0));
     }
 }

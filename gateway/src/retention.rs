@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_pauses_retention_by_age_for_an_hour() {
-        let now = |s: u64, wall_s: u64| Now { monotonic_ms: s * 1_000, wall_ms: wall_s * 1_000 };
+        let now = |s: u64, wall_s: u64| Now { monotonic_ms: s * 1_000, wall_ms: wall_s * 1_000, ..Now::default() };
         let mut steps = Steps::new(now(0, 1_000_000));
         assert!(steps.trusted(now(10, 1_000_010)) && steps.trusted(now(20, 1_000_070)), "within a minute");
         for (set, wall) in [(100, 3_000_000), (5_000, 1_000_000)] {

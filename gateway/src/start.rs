@@ -6,6 +6,7 @@
 use crate::{
     boot::Boots,
     checkpoint,
+    clock::{self, Clock, Reached},
     driver::Driver,
     fold::{Base, fold},
     gateway::{Gateway, Limits, Parts},
@@ -38,6 +39,8 @@ type Named = Vec<(weir_log::PartitionId, weir_log::Offset)>;
 #[derive(Default)]
 pub(crate) struct Found {
     boots: Boots,
+    /// By the steady clock, as the last process kept it.
+    reached: Reached,
     due: Vec<(u64, Box<str>)>,
     /// Where the last checkpoint left each partition.
     bases: HashMap<PartitionId, Base>,
@@ -75,6 +78,10 @@ impl Found {
             Some(Ok(named)) => places(named),
             Some(Err(e)) => {
                 self.bad = Some(e);
+                Vec::new()
+            }
+            None if key == clock::KEY => {
+                self.reached = Reached::parse(value).unwrap_or_default();
                 Vec::new()
             }
             None => {
@@ -141,7 +148,8 @@ pub(crate) fn assemble(
     wall_ms: fn() -> u64,
 ) -> Result<Arc<Gateway>, RunError> {
     let retained = fold(&*engine, std::mem::take(&mut found.bases))?;
-    let boot = begin(&*engine, &mut found.boots, wall_ms())?;
+    let clock = Clock::begin(wall_ms, found.reached);
+    let boot = begin(&*engine, &mut found.boots, clock.now().steady_ms)?;
     let mut tails = Vec::new();
     for (nth, p) in engine.partitions().iter().enumerate() {
         let bell = Arc::new(Bell::default());
@@ -164,16 +172,20 @@ pub(crate) fn assemble(
         boots,
         boot,
         limits,
-        wall_ms,
+        clock,
     }));
     Groups::restore(&gateway, groups);
     let looking = gateway.clone();
-    let look = async move |client_id: Box<str>| {
+    let look = async move |client_id: Arc<str>| {
         if let Some(driver) = Driver::offline(looking.clone(), &client_id) {
             // A task of its own: if it panics, the others still have their turn.
             let _ = tokio::spawn(tcp::outlive(Box::new(driver))).await;
         }
     };
-    vital::spawn("the clock of offline sessions", offline::run(due, wall_ms, look));
+    let now_ms = {
+        let gateway = gateway.clone();
+        move || gateway.now().steady_ms
+    };
+    vital::spawn("the clock of offline sessions", offline::run(due, now_ms, look));
     Ok(gateway)
 }

@@ -56,7 +56,7 @@ fn packet(bytes: &[u8]) -> Packet<'_> {
 
 /// The value of a session that has subscribed and is offline.
 fn value(nth: usize, client_id: &str) -> Vec<u8> {
-    let now = Now { monotonic_ms: 0, wall_ms: 1_790_000_000_000 };
+    let now = Now { monotonic_ms: 0, wall_ms: 1_790_000_000_000, steady_ms: 1_790_000_000_000 };
     let (connect, subscribe) = (connect(client_id), subscribe(&format!("site/{nth}/+")));
     let Packet::Connect(c) = packet(&connect) else { panic!("a CONNECT") };
     // Whatever day it is.

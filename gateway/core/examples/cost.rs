@@ -14,7 +14,7 @@ use weir_core::{
     },
 };
 
-const NOW: Now = Now { monotonic_ms: 1_000, wall_ms: 1_790_000_000_000 };
+const NOW: Now = Now { monotonic_ms: 1_000, wall_ms: 1_790_000_000_000, steady_ms: 1_790_000_000_000 };
 const P: PartitionId = PartitionId(0);
 /// Messages of one read, and of one batch.
 const BATCH: usize = 100;
@@ -95,7 +95,7 @@ fn delivered(batches: usize) -> Result<usize, Box<dyn Error>> {
     let mut session = session(Some("site/+/line/#"), &mut out)?;
     let bytes = publish(1);
     let Packet::Publish(p) = packet(&bytes)?.0 else { return Err("a PUBLISH".into()) };
-    let message = Message::of_publish(&p, weir_core::message::Topic::Borrowed(TOPIC), None, 7, NOW.wall_ms);
+    let message = Message::of_publish(&p, weir_core::message::Topic::Borrowed(TOPIC), None, 7, NOW.steady_ms);
     let meta = message.meta();
     let (mut sent, mut acks) = (0, Vec::new());
     for n in 0..(batches * BATCH) as u64 {

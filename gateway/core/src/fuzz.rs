@@ -137,7 +137,7 @@ const P: PartitionId = PartitionId(0);
 
 impl World {
     fn now(&self) -> Now {
-        Now { monotonic_ms: self.now, wall_ms: self.now }
+        Now { monotonic_ms: self.now, wall_ms: self.now, steady_ms: self.now }
     }
 
     fn event(&mut self, event: Event) {

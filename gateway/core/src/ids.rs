@@ -53,6 +53,8 @@ pub enum Watermark {
 pub struct Now {
     /// Only grows; for timers.
     pub monotonic_ms: u64,
-    /// Milliseconds since 1970; for expiry.
+    /// Milliseconds since 1970 by the date of the machine, which may be set; for what people read.
     pub wall_ms: u64,
+    /// Milliseconds since 1970 by a clock that nobody sets and that never goes back; for expiry.
+    pub steady_ms: u64,
 }

@@ -165,16 +165,16 @@ fn headers_of_some(properties: Properties<'_>) -> (Cow<'_, [u8]>, Option<u32>) {
 impl<'a> Message<'a> {
     #[must_use]
     #[inline]
-    pub fn of_publish(p: &Publish<'a>, topic: Topic<'a>, mark: Option<Mark>, client_hash: u64, wall_ms: u64) -> Self {
+    pub fn of_publish(p: &Publish<'a>, topic: Topic<'a>, mark: Option<Mark>, client_hash: u64, steady_ms: u64) -> Self {
         let (headers, expiry) = headers(p.properties);
-        let expires_ms = expiry.map(|s| wall_ms + u64::from(s) * 1000);
+        let expires_ms = expiry.map(|s| steady_ms + u64::from(s) * 1000);
         Self { topic, qos: p.qos, retain: p.retain, client_hash, expires_ms, mark, headers, payload: p.payload }
     }
 
     #[must_use]
-    pub fn of_will(w: &Will<'a>, mark: WillMark, client_hash: u64, wall_ms: u64) -> Self {
+    pub fn of_will(w: &Will<'a>, mark: WillMark, client_hash: u64, steady_ms: u64) -> Self {
         let (headers, expiry) = headers(w.properties);
-        let expires_ms = expiry.map(|s| wall_ms + u64::from(s) * 1000);
+        let expires_ms = expiry.map(|s| steady_ms + u64::from(s) * 1000);
         let mark = Some(Mark::Will(mark));
         Self { topic: Topic::Borrowed(w.topic), qos: w.qos, retain: w.retain, client_hash, expires_ms, mark, headers, payload: w.payload }
     }
@@ -299,8 +299,8 @@ impl<'a> Stored<'a> {
     }
 
     #[must_use]
-    pub fn is_expired(&self, wall_ms: u64) -> bool {
-        self.expires_ms.is_some_and(|at| at <= wall_ms)
+    pub fn is_expired(&self, steady_ms: u64) -> bool {
+        self.expires_ms.is_some_and(|at| at <= steady_ms)
     }
 }
 

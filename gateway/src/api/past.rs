@@ -5,6 +5,7 @@
 
 use super::{log::MessageInfo, unavailable};
 use crate::{
+    clock::date_ms,
     gateway::{Gateway, stored},
     lives::TraceInfo,
 };
@@ -156,10 +157,11 @@ async fn one(gateway: &Gateway, p: &Partition, offset: u64) -> Result<Option<Rec
     let wanted = Wanted::Exactly(vec![Offset(offset)]);
     let found = fetch(&*gateway.engine, Fetch { partition: p.id, wanted, records_max: 1, bytes_max: 1 }).await?;
     let message = found.batch.iter().next();
+    let now = gateway.now();
     Ok(message.as_ref().and_then(stored).map(|m| RecordInfo {
         message: MessageInfo::of(&m, &p.stream, p.number, usize::MAX),
         origin: format!("{:016x}", m.client_hash),
-        expires_ms: m.expires_ms,
+        expires_ms: m.expires_ms.map(|at| date_ms(now, at)),
         properties: m.headers.iter().map(|p| named(&p)).collect(),
     }))
 }

@@ -59,18 +59,18 @@ impl Driver {
     /// When the session's last connection ended without a word: with the process that it was connected to, or, in this one, when the
     /// log failed: now. In ms since 1970.
     fn ended(&self, now: Now, s: &Session) -> u64 {
-        if s.boot() == self.gateway.boot { now.wall_ms } else { self.gateway.boots.ended(s.boot()) }
+        if s.boot() == self.gateway.boot { now.steady_ms } else { self.gateway.boots.ended(s.boot()) }
     }
 
     fn loaded_for(&mut self, now: Now, request: Box<ConnectRequest>, session: Option<Session>) {
         let Some(mut session) = session else { return self.run(now, &request, None, false) };
         let ended = self.ended(now, &session);
-        let alive = session.expires_at(ended).is_none_or(|at| at > now.wall_ms);
+        let alive = session.expires_at(ended).is_none_or(|at| at > now.steady_ms);
         if session.has_will() && request.clean_start {
             // Its session ends, and its will does not wait for longer [MQTT-3.1.3-9].
             session.expire();
         }
-        if session.will_due_at(ended).is_some_and(|at| at <= now.wall_ms) {
+        if session.will_due_at(ended).is_some_and(|at| at <= now.steady_ms) {
             session.end_offline(now, ended);
             self.phase = Phase::Settling(request, Box::new(session), alive);
         } else {
@@ -85,10 +85,10 @@ impl Driver {
             return self.leave();
         };
         let ended = self.ended(now, &session);
-        if session.expires_at(ended).is_some_and(|at| at <= now.wall_ms) {
+        if session.expires_at(ended).is_some_and(|at| at <= now.steady_ms) {
             session.expire();
         }
-        if session.due_at(ended).is_some_and(|at| at <= now.wall_ms) {
+        if session.due_at(ended).is_some_and(|at| at <= now.steady_ms) {
             session.end_offline(now, ended);
             self.phase = Phase::Offline(Some(Box::new(session)));
         } else {

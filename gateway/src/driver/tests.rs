@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     boot::Boots,
+    clock::{Clock, Reached},
     gateway::{Limits, Parts},
     interests::Interests,
     metrics::Metrics,
@@ -39,7 +40,7 @@ fn gateway(engine: Arc<dyn Engine>, boot: u64) -> (Arc<Gateway>, UnboundedReceiv
         boots,
         boot,
         limits: Limits { messages: KEEP, events: KEEP, max_deliveries: 0, client: Arc::default() },
-        wall_ms: || 0,
+        clock: Clock::begin(|| 0, Reached::default()),
     });
     (Arc::new(gateway), due)
 }

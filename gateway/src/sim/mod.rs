@@ -1,7 +1,7 @@
 //! The whole gateway from one seed: core, tails, groups, checkpoints and drivers on a log without threads on simulated disks, model clients, virtual time.
 //!
 //! Fault model. The network gives any number of bytes at a time in either direction and is cut at any moment; the disk writes a batch, answers a
-//! read, and seals an index when the seed says so, in any order; clients publish, and answer, when it says so; time passes in steps. The power goes at any
+//! read, and seals an index when the seed says so, in any order; clients publish, and answer, when it says so; time passes in steps, and the date is set. The power goes at any
 //! moment, in the middle of a sync too: all tasks and all memory are gone, each disk keeps what `storage/sim.rs` says. A write or sync of a partition
 //! fails, and the gateway goes on without it. In some runs retention takes what is read too late. The state store is cleaned at any time. Wake-ups are
 //! real: a driver is only called when its bell was rung, so one that is lost stands still and is found.
@@ -47,6 +47,7 @@ use weir_log::{
 const LIMITS: Limits = Limits { segment_bytes: 20 * 1024, pending_bytes_max: 2 * 1024, ring_bytes: 2 * 1024 };
 const PARTITIONS: u32 = 2;
 const READERS: [&str; 6] = ["once", "least", "adder", "replayer", "group", "wills"];
+const DAY_MS: u64 = 86_400_000;
 /// Steps of one life of the process.
 const STEPS: u64 = 3_000;
 
@@ -300,7 +301,9 @@ impl World {
         self.ledger.tell_lost(&life.gateway, None);
         if self.frozen == 0 && self.rng.below(8) == 0 {
             let ms = self.rng.below(60);
-            WALL.with(|w| w.set(w.get() + ms));
+            // Now and then somebody sets the date.
+            let forward = if self.rng.below(500) == 0 { self.rng.below(2 * DAY_MS) } else { DAY_MS };
+            WALL.with(|w| w.set(w.get() + ms + forward - DAY_MS));
             tokio::time::advance(Duration::from_millis(ms)).await;
             self.ledger.tell_lost(&life.gateway, None);
         }

@@ -190,7 +190,7 @@ impl Session {
         self.expiry_s = request.expiry_s;
         self.boot = joining.boot;
         self.connection += 1;
-        self.since_ms = now.wall_ms;
+        self.since_ms = now.steady_ms;
         self.was_connected = true;
         self.will.clone_from(&request.will);
         self.will_owed = false;

@@ -30,14 +30,14 @@ impl Session {
         if cause == (Cause::Disconnect { will: false }) {
             self.will = None;
         }
-        self.since_ms = now.wall_ms;
+        self.since_ms = now.steady_ms;
         self.life = Life::Ending;
-        self.owe_will(now, now.wall_ms);
+        self.owe_will(now, now.steady_ms);
     }
 
     /// The will is published now if its time has come.
     pub(super) fn owe_will(&mut self, now: Now, ended_ms: u64) {
-        self.will_owed = self.will_due_at(ended_ms).is_some_and(|at| at <= now.wall_ms);
+        self.will_owed = self.will_due_at(ended_ms).is_some_and(|at| at <= now.steady_ms);
         if self.will_owed {
             self.actions.push_back(Action::AppendWill);
         }
@@ -106,7 +106,7 @@ impl Session {
     #[must_use]
     pub fn will_message(&self, now: Now) -> Option<Message<'_>> {
         let mark = WillMark { sid: self.sid, connection: self.connection };
-        self.will.as_ref().map(|w| w.message(mark, self.client_hash, now.wall_ms))
+        self.will.as_ref().map(|w| w.message(mark, self.client_hash, now.steady_ms))
     }
 
     #[must_use]

@@ -238,7 +238,7 @@ impl Session {
             }
             None => None,
         };
-        Ok(Some(Append::Message(Message::of_publish(p, topic, mark, self.client_hash, now.wall_ms))))
+        Ok(Some(Append::Message(Message::of_publish(p, topic, mark, self.client_hash, now.steady_ms))))
     }
 
     /// Is the publisher told when nobody subscribes to its message? Only version 5 can say it, and only a PUBACK does, as in mosquitto.

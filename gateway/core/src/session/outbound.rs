@@ -262,7 +262,7 @@ impl Session {
         let late = granted.qos == Qos::AtMostOnce && reader.is_late(r.offset);
         let delivery = if !matches {
             Delivery::Done
-        } else if r.is_expired(now.wall_ms) {
+        } else if r.is_expired(now.steady_ms) {
             self.counts.dropped_expired += 1;
             Delivery::Done
         } else if late {
@@ -318,7 +318,7 @@ impl Session {
             self.settle_shared(id, partition, offset);
             return Delivery::Done;
         };
-        if r.is_expired(now.wall_ms) {
+        if r.is_expired(now.steady_ms) {
             self.counts.dropped_expired += 1;
             self.settle_shared(id, partition, offset);
             return Delivery::Done;
@@ -398,7 +398,7 @@ impl Session {
             });
             if let Some(at) = r.expires_ms {
                 // What is left of it [MQTT-3.3.2-6].
-                own.push(Property::MessageExpiryInterval(at.saturating_sub(now.wall_ms).div_ceil(1_000) as u32));
+                own.push(Property::MessageExpiryInterval(at.saturating_sub(now.steady_ms).div_ceil(1_000) as u32));
             }
             if granted.position {
                 // What the message needs without it: with heads and an alias as long as they can be.
@@ -521,7 +521,7 @@ impl Session {
             // By the connection before this one.
             return Delivery::Done;
         }
-        if r.is_expired(now.wall_ms) {
+        if r.is_expired(now.steady_ms) {
             self.counts.dropped_expired += 1;
             return Delivery::Done;
         }

@@ -87,11 +87,11 @@ impl OwnedWill {
         self.delay_s
     }
 
-    pub(super) fn message(&self, mark: WillMark, client_hash: u64, wall_ms: u64) -> Message<'_> {
+    pub(super) fn message(&self, mark: WillMark, client_hash: u64, steady_ms: u64) -> Message<'_> {
         let properties = Properties::from_stored(&self.headers);
         let will = Will { qos: self.qos, retain: self.retain, properties, topic: &self.topic, payload: &self.payload };
-        let mut message = Message::of_will(&will, mark, client_hash, wall_ms);
-        message.expires_ms = self.expiry_s.map(|s| wall_ms + u64::from(s) * 1_000);
+        let mut message = Message::of_will(&will, mark, client_hash, steady_ms);
+        message.expires_ms = self.expiry_s.map(|s| steady_ms + u64::from(s) * 1_000);
         message.headers = Cow::Borrowed(&self.headers);
         message
     }

@@ -79,7 +79,7 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        Now { monotonic_ms: self.now, wall_ms: self.now }
+        Now { monotonic_ms: self.now, wall_ms: self.now, steady_ms: self.now }
     }
 
     fn say(&mut self, line: std::fmt::Arguments<'_>) {
