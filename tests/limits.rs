@@ -57,6 +57,26 @@ fn the_longest_names_are_kept_over_sigkill() {
     }
 }
 
+/// An alias stands for the topic that it was sent with last, whatever became of that message.
+#[test]
+fn an_alias_that_comes_with_a_refused_message_is_set() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut reader = Raw::connect(weir.mqtt, Version::V5, "reader");
+    reader.subscribe("wages/#", 0);
+    let mut c = Raw::connect(weir.mqtt, Version::V5, "c");
+    let alias = [0x23, 0, 1];
+    let heavy = [&alias[..], &[0x26, 0, 1, b'k', 0, 0].repeat(65)].concat();
+    for (topic, properties, reason) in
+        [("wages/a", &alias[..], 0), ("wages/b", &heavy, 0x97), ("", &alias, 0), (&*"w".repeat(4_097), &alias, 0x90), ("", &alias, 0x90)]
+    {
+        c.publish_with(1 << 1, 7, topic, properties, "x");
+        assert_eq!(c.expect_ack(PUBACK, 7), reason, "{topic}");
+    }
+    assert_eq!([reader.expect_publish().topic, reader.expect_publish().topic], ["wages/a", "wages/b"]);
+    reader.expect_silence();
+}
+
 #[test]
 fn beyond_a_limit_there_is_an_answer_a_count_and_no_harm() {
     let dir = dir();
@@ -78,11 +98,17 @@ fn beyond_a_limit_there_is_an_answer_a_count_and_no_harm() {
         c.publish(1, false, 1, topic, "x");
         assert_eq!(c.expect_ack(PUBACK, 1), 0x87, "{topic}");
     }
+    // Filters that are refused weigh nothing for the one behind them.
+    let filter = |name: String| [&(name.len() as u16).to_be_bytes()[..], name.as_bytes(), &[1]].concat();
+    let refused: Vec<u8> = (0..80).flat_map(|n| filter(format!("$share/g/{n:04000}"))).collect();
+    c.send(0x82, &[&[0, 9, 0][..], &refused, &filter("plain".into())].concat());
+    let suback = c.read().body;
+    assert_eq!(suback.split_last_chunk::<81>().map(|(_, reasons)| (reasons[0], reasons[79], reasons[80])), Some((0x97, 0x97, 1)));
     assert!(Raw::try_connect(weir.mqtt, &"c".repeat(1_024), true).is_some());
     let refused = std::panic::catch_unwind(|| Raw::try_connect(weir.mqtt, &"c".repeat(1_025), true).is_some());
     assert!(refused.is_err(), "CONNACK 0x85");
     let metrics = http_get(weir.admin, "/metrics");
-    for (reason, n) in [("topic_bytes", 7), ("topic_levels", 3), ("shared_subscriptions", 1), ("client_id_bytes", 1), ("topic", 6)] {
+    for (reason, n) in [("topic_bytes", 7), ("topic_levels", 3), ("shared_subscriptions", 81), ("client_id_bytes", 1), ("topic", 6)] {
         let line = format!("weir_refused_total{{reason=\"{reason}\"}} {n}");
         assert!(metrics.contains(&line), "{line}: {:?}", metrics.lines().filter(|l| l.starts_with("weir_refused")).collect::<Vec<_>>());
     }

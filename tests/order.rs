@@ -42,16 +42,27 @@ fn everywhere(round: impl Fn(&mut Raw, &str, &dyn Fn(&mut Raw, &dyn Fn(&mut Raw)
     }
 }
 
-/// Everything up to the answer to a PINGREQ that is sent when these acknowledgements have come, and what is on the way has had its time.
-fn all(c: &mut Raw, acks: usize) -> Vec<Packet> {
+/// Has a topic of its own, and comes back to nobody.
+const LAST: u16 = 60_000;
+
+/// Everything that comes until these acknowledgements and messages have come. Then what was sent
+/// before is durable, for a message behind it is, and what is on the way has had its time.
+fn all(c: &mut Raw, acks: usize, messages: usize) -> Vec<Packet> {
     let mut packets = Vec::new();
-    let is_ack = |p: &Packet| p.head & 0xF0 != 0x30;
-    while packets.iter().filter(|p| is_ack(p)).count() < acks {
+    let is_ack = |p: &&Packet| p.head & 0xF0 != 0x30;
+    let count = |packets: &[Packet]| packets.iter().filter(is_ack).count();
+    while count(&packets) < acks || packets.len() - count(&packets) < messages {
+        packets.push(c.read());
+    }
+    c.publish(1, false, LAST, "last", "last");
+    let last = |p: &Packet| p.head == PUBACK && p.id() == LAST;
+    while !packets.iter().any(last) {
         packets.push(c.read());
     }
     while let Some(packet) = c.next(Duration::from_millis(15)) {
         packets.push(packet);
     }
+    packets.retain(|p| !last(p));
     packets
 }
 
@@ -71,7 +82,7 @@ fn a_message_behind_a_subscribe_is_delivered() {
                 c.send_subscribe(topic, qos);
                 c.publish(qos, false, 5, topic, "mine");
             });
-            let packets = all(c, if qos == 0 { 1 } else { 2 });
+            let packets = all(c, if qos == 0 { 1 } else { 2 }, 1);
             let got = publishes(&packets, version(topic));
             assert_eq!(got.iter().map(|p| (&*p.payload, p.retain, p.qos)).collect::<Vec<_>>(), [("mine", false, qos)], "{topic}");
             if qos == 1 {
@@ -92,7 +103,7 @@ fn a_message_before_a_subscribe_is_not_delivered() {
                 c.send_subscribe(&format!("{filter}{topic}"), 0);
                 c.publish(0, false, 0, topic, "after");
             });
-            let got = publishes(&all(c, 1), version(topic));
+            let got = publishes(&all(c, 1, 1), version(topic));
             assert_eq!(got.iter().map(|p| &*p.payload).collect::<Vec<_>>(), ["after"], "{filter}{topic}");
         });
     }
@@ -105,7 +116,7 @@ fn a_retained_message_before_a_subscribe_comes_as_retained() {
             c.publish_with(RETAIN, 0, topic, &[], "kept");
             c.send_subscribe(topic, 1);
         });
-        let got = publishes(&all(c, 1), version(topic));
+        let got = publishes(&all(c, 1, 1), version(topic));
         assert_eq!(got.iter().map(|p| (&*p.payload, p.retain)).collect::<Vec<_>>(), [("kept", true)], "{topic}");
     });
 }
@@ -121,7 +132,7 @@ fn a_retained_message_before_the_same_subscribe_again_is_what_is_retained() {
             c.publish_with(RETAIN, 0, topic, &[], "new");
             c.send_subscribe(topic, 1);
         });
-        let got = publishes(&all(c, 1), version(topic));
+        let got = publishes(&all(c, 1, 2), version(topic));
         let mut got: Vec<_> = got.iter().map(|p| (&*p.payload, p.retain)).collect();
         got.sort_unstable();
         assert_eq!(got, [("new", false), ("new", true)], "{topic}");
@@ -140,7 +151,7 @@ fn a_message_between_subscribe_and_unsubscribe_is_delivered_and_none_behind() {
                 c.send_unsubscribe(&filter);
                 c.publish(0, false, 0, &format!("{topic}/a"), "behind");
             });
-            let packets = all(c, 2);
+            let packets = all(c, 2, 1);
             let heads: Vec<u8> = packets.iter().map(|p| p.head & 0xF0).collect();
             assert_eq!(heads, [0x90, 0x30, 0xB0], "{filter}: SUBACK, the message, UNSUBACK");
             assert_eq!(publishes(&packets, version(topic))[0].payload, "between", "{filter}");
@@ -161,7 +172,7 @@ fn a_message_between_two_lives_of_a_group_is_not_delivered() {
                 c.send_subscribe(&filter, 1);
                 c.publish(1, false, 6, topic, "behind");
             });
-            let got = publishes(&all(c, 5), version(topic));
+            let got = publishes(&all(c, 5, 1), version(topic));
             assert_eq!(got.iter().map(|p| &*p.payload).collect::<Vec<_>>(), ["behind"], "{filter}");
         });
     }
@@ -185,7 +196,7 @@ fn an_unsubscribe_behind_a_message_that_nobody_here_reads_is_answered() {
                 c.send(0xC0, &[]);
             });
             let wanted: &[u8] = if unsubscribed == "c" { &[PUBACK, 0x90, 0xB0, 0xB0, 0xD0] } else { &[PUBACK, 0x90, 0xB0, 0xD0] };
-            let mut heads: Vec<u8> = all(c, wanted.len()).iter().map(|p| p.head & 0xF0).filter(|head| *head != 0x30).collect();
+            let mut heads: Vec<u8> = all(c, wanted.len(), 0).iter().map(|p| p.head & 0xF0).filter(|head| *head != 0x30).collect();
             heads.sort_unstable();
             assert_eq!(heads, wanted, "{subscribed} {topic}");
         });
@@ -207,10 +218,88 @@ fn an_unsubscribe_does_not_wait_for_a_client_without_room() {
         c.send_unsubscribe("a");
         c.send(0xC0, &[]);
     });
-    let packets = all(&mut c, 6);
+    let packets = all(&mut c, 6, 1);
     let count = |head: u8| packets.iter().filter(|p| p.head & 0xF0 == head).count();
     assert_eq!((count(0x90), count(PUBACK), count(0xB0), count(0xD0)), (1, 3, 1, 1), "{packets:02x?}");
     assert_eq!(count(0x30), 1, "as many as it takes");
+}
+
+/// An acknowledgement opens the window for what stands behind it, in one write with it or not.
+#[test]
+fn an_unsubscribe_behind_an_acknowledgement_waits_for_what_that_has_made_room_for() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for writes in [Writes::One, Writes::Each] {
+        let mut c = Raw::connect_with(weir.mqtt, Version::V5, "c", true, &[0x21, 0, 1]);
+        c.subscribe("a", 1);
+        for (id, payload) in [(1, "first"), (2, "second")] {
+            c.publish(1, false, id, "a", payload);
+        }
+        let packets = all(&mut c, 2, 1);
+        let got = publishes(&packets, Version::V5);
+        assert_eq!(got.iter().map(|p| &*p.payload).collect::<Vec<_>>(), ["first"]);
+        let id = got[0].id;
+        let send = |c: &mut Raw| {
+            c.ack(PUBACK, id);
+            c.send_unsubscribe("a");
+        };
+        match writes {
+            Writes::One => c.in_one_write(send),
+            Writes::Each => send(&mut c),
+        }
+        let heads: Vec<u8> = all(&mut c, 1, 1).iter().map(|p| p.head & 0xF0).collect();
+        assert_eq!(heads, [0x30, 0xB0], "{writes:?}: the second, then UNSUBACK");
+    }
+}
+
+/// Whoever has unsubscribed may still acknowledge; that does not keep the group for the next one who joins.
+#[test]
+fn a_message_between_two_lives_of_a_group_is_not_delivered_with_something_unacknowledged_either() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for filter in ["$share/g/x", "$queue/x"] {
+        let mut c = Raw::connect(weir.mqtt, Version::V5, filter);
+        c.subscribe(filter, 1);
+        c.publish(1, false, 1, "x", "first");
+        let first = publishes(&all(&mut c, 1, 1), Version::V5).remove(0);
+        c.send_unsubscribe(filter);
+        all(&mut c, 1, 0);
+        c.publish(1, false, 2, "x", "between");
+        all(&mut c, 1, 0);
+        c.subscribe(filter, 1);
+        // Of the life before.
+        c.ack(PUBACK, first.id);
+        c.publish(1, false, 3, "x", "behind");
+        let got = publishes(&all(&mut c, 1, 1), Version::V5);
+        assert_eq!(got.iter().map(|p| &*p.payload).collect::<Vec<_>>(), ["behind"], "{filter}");
+        c.ack(PUBACK, got[0].id);
+        c.publish(1, false, 4, "x", "last");
+        let got = publishes(&all(&mut c, 1, 1), Version::V5);
+        assert_eq!(got.iter().map(|p| &*p.payload).collect::<Vec<_>>(), ["last"], "{filter}");
+        c.disconnect();
+    }
+}
+
+/// A replay from far behind goes on for as long as it takes, and nothing waits for its end.
+#[test]
+fn an_unsubscribe_of_another_filter_does_not_wait_for_a_long_replay() {
+    const MESSAGES: usize = 1_500_000;
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Raw::connect(weir.mqtt, Version::V311, "publisher");
+    // QoS 0, "t", nothing in it.
+    let many = [0x30, 3, 0, 1, b't'].repeat(MESSAGES / 100);
+    (0..100).for_each(|_| p.write(&many));
+    p.publish(1, false, 1, "end", "");
+    p.expect_ack(PUBACK, 1);
+    let mut c = Raw::connect(weir.mqtt, Version::V311, "reader");
+    c.subscribe("other", 0);
+    c.send_subscribe("$replay/earliest/t", 0);
+    assert_eq!(c.read().head, 0x90);
+    assert_eq!(c.read().head, 0x30);
+    c.send_unsubscribe("other");
+    let sent = (0..MESSAGES).find(|_| c.read().head == 0xB0).expect("an UNSUBACK");
+    assert!(sent < MESSAGES / 4, "{sent} of {MESSAGES} messages came before it");
 }
 
 #[test]
@@ -224,7 +313,7 @@ fn answers_come_whatever_becomes_of_their_subject() {
                 c.publish(1, false, 7, "b", "x");
                 c.send(0xC0, &[]);
             });
-            let mut heads: Vec<u8> = all(c, 4).iter().map(|p| p.head & 0xF0).collect();
+            let mut heads: Vec<u8> = all(c, 4, 0).iter().map(|p| p.head & 0xF0).collect();
             heads.sort_unstable();
             assert_eq!(heads, [PUBACK, 0x90, 0xB0, 0xD0], "{filter} {topic}");
         });
@@ -307,7 +396,8 @@ fn play(c: &mut Raw, prefix: &str, script: &[Step], split: &mut impl FnMut() -> 
         });
     }
     let answers = script.iter().filter(|s| !matches!(s, Step::Publish(0, ..))).count();
-    all(c, answers)
+    let messages = expected(script).values().map(|(least, _)| least).sum();
+    all(c, answers, messages)
 }
 
 /// Random scripts of one connection, in one write or in several, against a model of what each subscription has seen.

@@ -5,6 +5,7 @@ mod support;
 use std::{
     io::{ErrorKind, Read, Write},
     net::TcpStream,
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -25,20 +26,42 @@ fn is_closed(socket: &mut TcpStream) -> bool {
     }
 }
 
-#[test]
-fn silent_sockets_take_no_descriptor_from_the_log_and_are_closed() {
-    let dir = dir();
+/// With so many descriptors.
+fn start_within(descriptors: u32, dir: &Path) -> Weir {
     let ports = [free_port(), free_port(), free_port()];
     let arguments = ["--mqtt", "--http", "--admin"].iter().zip(ports).map(|(flag, port)| format!("{flag} 127.0.0.1:{port}"));
     let run = format!(
-        "ulimit -n 120; exec {} run {} --data {}",
+        "ulimit -n {descriptors}; exec {} run {} --data {}",
         binary().display(),
         arguments.collect::<Vec<_>>().join(" "),
-        dir.path().join("data").display()
+        dir.join("data").display()
     );
     let mut command = Command::new("sh");
     command.args(["-c", &run]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let weir = Weir::spawn(command, ports);
+    Weir::spawn(command, ports)
+}
+
+/// Whoever looks after the gateway finds it when clients have taken every place that they can have.
+#[test]
+fn the_admin_port_answers_when_clients_have_taken_all_sockets() {
+    let dir = dir();
+    let weir = start_within(120, dir.path());
+    let clients: Vec<_> = (0..80).map(|_| TcpStream::connect(("127.0.0.1", weir.mqtt)).unwrap()).collect();
+    support::eventually("all places are taken", Duration::from_secs(5), || {
+        let metrics = http_get(weir.admin, "/metrics");
+        let of = |name: &str| metrics.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u32>().ok()).unwrap();
+        of("weir_sockets ") == of("weir_sockets_limit ")
+    });
+    for _ in 0..20 {
+        assert!(http_get(weir.admin, "/healthz").contains("200 OK"));
+    }
+    drop(clients);
+}
+
+#[test]
+fn silent_sockets_take_no_descriptor_from_the_log_and_are_closed() {
+    let dir = dir();
+    let weir = start_within(120, dir.path());
     let mut p = Raw::connect(weir.mqtt, Version::V5, "publisher");
     let open = |port: u16, words: &str| {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();

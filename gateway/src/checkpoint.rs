@@ -153,18 +153,21 @@ impl Work {
         let mut wanted = Vec::new();
         let now = self.gateway.now();
         let trusted = self.steps.trusted(now);
+        let mut files = 0;
         for (nth, p) in self.gateway.partitions.iter().enumerate() {
             let retention = self.gateway.retention(*p);
             let retention = if trusted { retention } else { retention.ageless() };
             let p = weir_log::PartitionId(p.0);
             match self.gateway.engine.segments(p) {
                 Ok(segments) => {
+                    files += segments.len();
                     sealed |= segments.last().is_some_and(|active| active.base.0 > self.folded[nth].0);
                     wanted.push((nth, retention.below(&segments, now.wall_ms)));
                 }
                 Err(e) => tracing::warn!("looking at the segments of partition {}: {e}; it is tried again", p.0),
             }
         }
+        self.gateway.sockets.log_has(files);
         if sealed || self.reached.is_some_and(|r| r.differs(self.gateway.clock.reached())) {
             self.checkpoint().await;
         }

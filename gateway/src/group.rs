@@ -204,12 +204,13 @@ impl Home {
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
             };
             while let Some(next) = command.take().or_else(|| commands.try_recv().ok()) {
-                self.command(next);
-                if self.is_over() && self.entered {
-                    // Whoever joins now begins another: what was published between belongs to neither.
+                // Whoever joins now begins another: what was published between belongs to neither.
+                let is_joined = matches!(next, Command::Join { .. });
+                if self.entered && (is_joined && self.has_no_subscriber() || self.is_over()) {
                     self.end();
                     self = Self::new(self.gateway.clone(), self.name.clone(), None, HashSet::new());
                 }
+                self.command(next);
             }
             if self.is_over() {
                 self.end();
@@ -242,7 +243,12 @@ impl Home {
 
     /// Nobody subscribes to it, and nobody has anything of it.
     fn is_over(&self) -> bool {
-        self.subscribers.is_empty() && self.members.is_empty() && !self.draining
+        self.has_no_subscriber() && self.members.is_empty()
+    }
+
+    /// Members that have unsubscribed may still acknowledge what they were sent.
+    fn has_no_subscriber(&self) -> bool {
+        self.subscribers.is_empty() && !self.draining
     }
 
     fn end(&mut self) {
@@ -429,7 +435,8 @@ impl Home {
         let Some(reader) = self.readers.get(nth) else { return false };
         let id = weir_log::PartitionId(self.gateway.partitions[nth].0);
         let is_far = reader.next.0 < self.gateway.engine.recent_start(id).0;
-        reader.next < to && !is_far && !(reader.is_live() && self.offered[nth] >= to)
+        let has_given = || self.offered[nth] >= to && reader.has_sent_all(&self.peer.inboxes[nth].lock());
+        reader.next < to && !is_far && !has_given()
     }
 
     fn give(&mut self, member: u64, place: Place) {

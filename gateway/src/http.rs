@@ -10,18 +10,22 @@ use crate::{
         shared::{Answers, share},
     },
     gateway::Gateway,
-    sockets::{self, Held, Sockets},
+    sockets::{self, Browser, Held, Sockets},
     websocket,
 };
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::{StatusCode, header::CONTENT_TYPE},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -31,20 +35,25 @@ use tokio::net::TcpListener;
 use weir_bridge::{feed::Feed, upgrade::upgrade, web};
 use weir_core::session::PACKET_BYTES_MAX;
 
-/// Sockets of each port: browsers with their feeds, scrapes, people.
+/// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.
 const SOCKETS_MAX: usize = 2_000;
 /// For the head of a request, and between two of them.
 const HEAD: Duration = Duration::from_secs(10);
 
 /// Serves a port for as long as the process lives.
-pub(crate) async fn serve(listener: TcpListener, name: &'static str, all: Sockets, router: Router) {
-    let mine = all.part(SOCKETS_MAX);
+pub(crate) async fn serve(listener: TcpListener, name: &'static str, places: Sockets, router: Router) {
+    let browsers = Sockets::exactly(SOCKETS_MAX);
     loop {
-        let places = [mine.place(name).await, all.place(name).await];
+        let browser = Browser::new(browsers.place(name).await);
+        let place = places.place(name).await;
         let (stream, _) = sockets::accept(&listener).await;
-        let service = TowerToHyperService::new(router.clone());
+        let routes = TowerToHyperService::new(router.clone());
+        let io = TokioIo::new(Held { stream, _place: place, _browser: browser.clone() });
         tokio::spawn(async move {
-            let io = TokioIo::new(Held { stream, _places: places });
+            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+                request.extensions_mut().insert(browser.clone());
+                routes.call(request)
+            });
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(HEAD);
             // Who leaves, says nothing or breaks the protocol is nobody's trouble.
@@ -59,11 +68,14 @@ pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>) -> Router {
     Router::new().route("/mqtt", get(mqtt)).merge(reading).with_state(gateway).merge(web::router(feed))
 }
 
-async fn mqtt(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension<Browser>, request: Request) -> Response {
     if gateway.is_draining() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    upgrade(request, Some("mqtt"), PACKET_BYTES_MAX, |socket| websocket::serve(socket, gateway))
+    upgrade(request, Some("mqtt"), PACKET_BYTES_MAX, move |socket| {
+        browser.give_back();
+        websocket::serve(socket, gateway)
+    })
 }
 
 /// The port for those who run it.

@@ -60,8 +60,8 @@ names! {
     Bytes Counter "weir_bytes_total" "Bytes of MQTT packets, from clients (in) and to clients (out).";
     ConnectionsTotal Counter "weir_connections_total" "Connections that were accepted.";
     Connections Gauge "weir_connections" "Connections now.";
-    Sockets Gauge "weir_sockets" "Sockets that are open, of all ports, and one that each listener keeps for the next; at their limit others wait to be accepted.";
-    SocketsLimit Gauge "weir_sockets_limit" "How many sockets may be open: the limit of descriptors, less what the log keeps for itself.";
+    Sockets Gauge "weir_sockets" "Sockets that are open, of all ports but the admin port, and one that each listener keeps for the next; at their limit others wait to be accepted.";
+    SocketsLimit Gauge "weir_sockets_limit" "How many sockets may be open: the limit of descriptors, less what the log and the admin port keep for themselves.";
     Sessions Gauge "weir_sessions" "Sessions that outlive their connections, connected or not.";
     Subscriptions Gauge "weir_subscriptions" "Subscriptions of all sessions, connected or not, shared ones too.";
     Retained Gauge "weir_retained_messages" "Topics with a retained message.";
@@ -388,7 +388,7 @@ impl Metrics {
         set(Name::Subscriptions, gateway.interests.len());
         set(Name::Retained, gateway.retained.iter().map(|view| view.read().len() as u64).sum());
         set(Name::Sockets, gateway.sockets.open() as u64);
-        set(Name::SocketsLimit, gateway.sockets.most as u64);
+        set(Name::SocketsLimit, gateway.sockets.most() as u64);
         set(Name::LogStalled, u64::from(!gateway.engine.stalled().is_empty()));
         set(Name::Quarantined, gateway.engine.damaged() as u64);
         self.gauge(Name::BuildInfo, &[Label::from_static_parts("version", env!("CARGO_PKG_VERSION"))]).set(1.0);

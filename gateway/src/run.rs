@@ -14,6 +14,7 @@ use crate::{
     http,
     metrics::Metrics,
     rates,
+    sockets::Sockets,
     start::{Found, assemble},
     tcp, vital,
 };
@@ -153,7 +154,7 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     vital::spawn("the HTTP listener", http::serve(http, "http", gateway.sockets.clone(), public));
     let process = Arc::new(Process { settings: RwLock::new(options.settings.clone()), level: hooks.level });
     let admin_routes = http::admin(gateway.clone(), process.clone());
-    vital::spawn("the admin listener", http::serve(admin, "admin", gateway.sockets.clone(), admin_routes));
+    vital::spawn("the admin listener", http::serve(admin, "admin", Sockets::of_admin(), admin_routes));
     vital::spawn("the keeper of the metrics", async move {
         loop {
             tokio::time::sleep(UPKEEP_EVERY).await;

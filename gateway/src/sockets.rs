@@ -1,4 +1,5 @@
-//! How many sockets are open at once. The log keeps descriptors of its own: listeners stop accepting before it runs out.
+//! How many sockets are open at once. The log keeps descriptors of its own: listeners stop accepting
+//! before it runs out, and the admin port has places that no other port takes.
 //!
 //! Invariant: a socket holds its place until its descriptor is closed, whatever it has become meanwhile.
 //! Must not know: what is spoken over them.
@@ -21,55 +22,101 @@ use tokio::{
 
 /// Descriptors that are the log's: segments that are open for readers, one that is begun, its directory.
 const RESERVED: u64 = 256;
+/// What the log may need more than it has: segments that are begun before retention has taken others.
+const LOG_SPARE: u64 = 64;
+/// Sockets of the admin port: whoever looks after the gateway finds it open when clients have taken all others.
+const ADMIN: u64 = 64;
 /// A line about sockets that wait, at most.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Places for sockets.
 #[derive(Clone, Debug)]
-pub(crate) struct Sockets {
-    all: Arc<Semaphore>,
-    pub most: usize,
+pub(crate) struct Sockets(Arc<Places>);
+
+#[derive(Debug)]
+struct Places {
+    free: Arc<Semaphore>,
+    /// Descriptors of the process, less those of the admin port.
+    descriptors: u64,
+    most: Mutex<usize>,
     /// When it was said last that sockets wait.
-    said: Arc<Mutex<Option<Instant>>>,
+    said: Mutex<Option<Instant>>,
 }
 
 /// A socket's place.
 #[derive(Debug)]
 pub(crate) struct Place(#[expect(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit);
 
+/// Below the limit of this process.
+fn limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many of these descriptors are the admin port's.
+fn of_admin(descriptors: u64) -> u64 {
+    ADMIN.min(descriptors / 8)
+}
+
+/// How many sockets there may be beside a log that has so many files open.
+fn most_beside(descriptors: u64, files: u64) -> usize {
+    let log = RESERVED.min(descriptors / 2).max(files + LOG_SPARE.min(descriptors / 4));
+    descriptors.saturating_sub(log).clamp(1, Semaphore::MAX_PERMITS as u64) as usize
+}
+
 impl Sockets {
-    fn of(most: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(most)), most, said: Arc::default() }
+    fn of(descriptors: u64, most: usize) -> Self {
+        let free = Arc::new(Semaphore::new(most));
+        Self(Arc::new(Places { free, descriptors, most: Mutex::new(most), said: Mutex::default() }))
     }
 
     /// Below this limit of descriptors.
     pub fn within(descriptors: u64) -> Self {
-        let most = descriptors.saturating_sub(RESERVED.min(descriptors / 2)).clamp(1, Semaphore::MAX_PERMITS as u64) as usize;
-        Self::of(most)
+        let descriptors = descriptors - of_admin(descriptors);
+        Self::of(descriptors, most_beside(descriptors, 0))
     }
 
     /// Below the limit of this process.
     pub fn of_process() -> Self {
-        Self::within(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+        Self::within(limit())
     }
 
-    /// Some of them, which must be had too.
-    pub fn part(&self, most: usize) -> Self {
-        Self::of(most.min(self.most))
+    /// Those of the admin port.
+    pub fn of_admin() -> Self {
+        Self::exactly(of_admin(limit()).max(1) as usize)
+    }
+
+    pub fn exactly(most: usize) -> Self {
+        Self::of(most as u64, most)
+    }
+
+    /// The log has so many files open now: they are no sockets' descriptors. Sockets that are open stay.
+    pub fn log_has(&self, files: usize) {
+        let wanted = most_beside(self.0.descriptors, files as u64);
+        let mut most = self.0.most.lock();
+        if wanted > *most {
+            self.0.free.add_permits(wanted - *most);
+            *most = wanted;
+        } else {
+            *most -= self.0.free.forget_permits(*most - wanted);
+        }
+    }
+
+    pub fn most(&self) -> usize {
+        *self.0.most.lock()
     }
 
     pub fn open(&self) -> usize {
-        self.most.saturating_sub(self.all.available_permits())
+        self.most().saturating_sub(self.0.free.available_permits())
     }
 
     /// Waits for a place.
     pub async fn place(&self, listener: &'static str) -> Place {
-        if let Ok(place) = self.all.clone().try_acquire_owned() {
+        if let Ok(place) = self.0.free.clone().try_acquire_owned() {
             return Place(place);
         }
         loop {
             self.say(listener);
-            match tokio::time::timeout(SAY_EVERY, self.all.clone().acquire_owned()).await {
+            match tokio::time::timeout(SAY_EVERY, self.0.free.clone().acquire_owned()).await {
                 Ok(Ok(place)) => return Place(place),
                 // Nobody closes it.
                 Ok(Err(_)) => std::future::pending().await,
@@ -80,29 +127,32 @@ impl Sockets {
 
     /// Warns that sockets wait, unless that was said a short while ago.
     fn say(&self, listener: &'static str) {
-        let mut said = self.said.lock();
-        if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-            *said = Some(Instant::now());
-            let most = self.most;
-            tracing::warn!(
-                listener,
-                most,
-                "as many sockets are open as may be: others wait. Raise the limit of open files (LimitNOFILE) for more"
-            );
+        if is_due(&self.0.said) {
+            let most = self.most();
+            tracing::warn!(listener, most, "as many sockets of this port are open as may be: others wait (see docs/operating.md)");
         }
     }
 }
 
+/// Was it said long enough ago? Then it is said now.
+fn is_due(said: &Mutex<Option<Instant>>) -> bool {
+    let mut said = said.lock();
+    let due = said.is_none_or(|at| at.elapsed() >= SAY_EVERY);
+    if due {
+        *said = Some(Instant::now());
+    }
+    due
+}
+
 /// Accepts a connection, and waits where there is no descriptor: others have taken them, in this process or in the whole machine.
 pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    let mut said = None::<tokio::time::Instant>;
+    static SAID: Mutex<Option<Instant>> = Mutex::new(None);
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(e) => {
-                if said.is_none_or(|at| at.elapsed() > SAY_EVERY) {
+                if is_due(&SAID) {
                     tracing::warn!("accepting a connection: {e}; it is tried again");
-                    said = Some(tokio::time::Instant::now());
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -110,11 +160,27 @@ pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// A socket with its places.
+/// A socket with its place.
 pub(crate) struct Held {
     pub stream: TcpStream,
     /// Given back behind it.
-    pub _places: [Place; 2],
+    pub _place: Place,
+    pub _browser: Browser,
+}
+
+/// A place among browsers, until the socket turns out to be none.
+#[derive(Clone)]
+pub(crate) struct Browser(Arc<Mutex<Option<Place>>>);
+
+impl Browser {
+    pub fn new(place: Place) -> Self {
+        Self(Arc::new(Mutex::new(Some(place))))
+    }
+
+    /// It speaks MQTT: its place is free.
+    pub fn give_back(&self) {
+        self.0.lock().take();
+    }
 }
 
 impl AsyncRead for Held {
@@ -150,19 +216,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_keeps_256_descriptors_or_half_of_few() {
-        for (limit, most) in [(1_024, 768), (1 << 20, (1 << 20) - 256), (512, 256), (120, 60), (1, 1), (0, 1)] {
-            assert_eq!(Sockets::within(limit).most, most, "{limit}");
+    fn the_log_keeps_256_descriptors_or_half_of_few_and_more_if_it_needs_them() {
+        for (limit, most) in [(1_024, 704), (1 << 20, (1 << 20) - 320), (512, 224), (120, 53), (1, 1), (0, 1)] {
+            assert_eq!(Sockets::within(limit).most(), most, "{limit}");
+        }
+        let sockets = Sockets::within(490);
+        assert_eq!(sockets.most(), 215);
+        for (files, most) in [(10, 215), (222, 143), (100, 215), (10_000, 1)] {
+            sockets.log_has(files);
+            assert_eq!(sockets.most(), most, "{files}");
         }
     }
 
     #[tokio::test]
     async fn who_comes_beyond_waits_for_a_place() {
-        let sockets = Sockets::within(4);
+        let sockets = Sockets::exactly(2);
         let (a, _b) = (sockets.place("test").await, sockets.place("test").await);
         assert_eq!(sockets.open(), 2);
         let waiting = tokio::time::timeout(Duration::from_millis(50), sockets.place("test")).await;
         assert!(waiting.is_err());
+        // Those that are open stay.
+        sockets.log_has(2);
+        assert_eq!((sockets.most(), sockets.open()), (2, 2));
         drop(a);
         let _c = tokio::time::timeout(Duration::from_secs(5), sockets.place("test")).await.expect("a place");
     }

@@ -66,7 +66,7 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
         if gateway.is_draining() {
             return;
         }
-        tokio::spawn(serve(stream, place, address, gateway.clone()));
+        tokio::spawn(serve(place, stream, address, gateway.clone()));
         accepted += 1;
         if accepted.is_multiple_of(ACCEPTED_AT_ONCE) {
             // Others have their turn.
@@ -75,7 +75,7 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     }
 }
 
-async fn serve(mut stream: TcpStream, place: Place, address: SocketAddr, gateway: Arc<Gateway>) {
+async fn serve(place: Place, mut stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>) {
     // A socket without it still works, only slower.
     let _ = stream.set_nodelay(true);
     gateway.totals.add(Total::ConnectionsTcp, 1);
@@ -93,7 +93,7 @@ async fn serve(mut stream: TcpStream, place: Place, address: SocketAddr, gateway
         }
         drop((stream, place));
     } else {
-        tokio::spawn(linger(stream, place));
+        tokio::spawn(linger(place, stream));
     }
     outlive(driver).await;
 }
@@ -107,7 +107,7 @@ pub(crate) async fn outlive(mut driver: Box<Driver>) {
 }
 
 /// Closes politely: a socket that is dropped with unread bytes sends a reset, and the peer never sees why it was closed.
-async fn linger(mut stream: TcpStream, _place: Place) {
+async fn linger(_place: Place, mut stream: TcpStream) {
     let _ = stream.shutdown().await;
     let mut sink = [0; 4096];
     let end = Instant::now() + Duration::from_secs(1);

@@ -34,6 +34,17 @@ pub struct Raw {
     gathered: Option<Vec<u8>>,
 }
 
+/// A variable byte integer.
+fn varint(mut n: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while n >= 0x80 {
+        bytes.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    bytes.push(n as u8);
+    bytes
+}
+
 fn text(s: &str) -> Vec<u8> {
     [&(s.len() as u16).to_be_bytes()[..], s.as_bytes()].concat()
 }
@@ -95,14 +106,7 @@ impl Raw {
 
     /// False: the connection is broken.
     pub fn try_send(&mut self, head: u8, body: &[u8]) -> bool {
-        let mut packet = vec![head];
-        let mut n = body.len();
-        while n >= 0x80 {
-            packet.push(n as u8 | 0x80);
-            n >>= 7;
-        }
-        packet.push(n as u8);
-        packet.extend_from_slice(body);
+        let packet = [&[head][..], &varint(body.len()), body].concat();
         if let Some(gathered) = &mut self.gathered {
             gathered.extend(packet);
             return true;
@@ -120,6 +124,11 @@ impl Raw {
 
     pub fn send(&mut self, head: u8, body: &[u8]) {
         assert!(self.try_send(head, body), "the connection is broken");
+    }
+
+    /// Bytes as they are.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).unwrap();
     }
 
     pub fn is_closed(&self) -> bool {
@@ -147,7 +156,7 @@ impl Raw {
             body.extend(id.to_be_bytes());
         }
         if self.version == Version::V5 {
-            body.push(properties.len() as u8);
+            body.extend(varint(properties.len()));
             body.extend_from_slice(properties);
         }
         body.extend_from_slice(payload.as_bytes());

@@ -177,6 +177,7 @@ impl<S: Storage> Appender<S> {
             beyond = Some(Damage { file, at: 0, range: next..end_of_lost(next, o) });
         }
         let mut found = recovery::scan(&active, o.gaps_allowed)?;
+        let scanned_end = found.end;
         let known_end = beyond.is_none();
         if let Some(beyond) = beyond {
             if found.end < beyond.range.start {
@@ -231,7 +232,7 @@ impl<S: Storage> Appender<S> {
             let built = built.map_err(|e| OpenError::Damaged { file: appender.active.name.clone(), at: 0, what: e.to_string() })?;
             *appender.active.indexed.write() = Indexed::Building(RwLock::new(built));
         } else {
-            appender.seal_at_cut(o.now_ms).map_err(OpenError::io(format!("beginning a new segment in {here}")))?;
+            appender.seal_at_cut(o.now_ms, scanned_end).map_err(OpenError::io(format!("beginning a new segment in {here}")))?;
         }
         Ok(appender)
     }
@@ -288,7 +289,8 @@ impl<S: Storage> Appender<S> {
     }
 
     /// Never writes after a cut in the same file: what stands behind the cut could be taken for its own later.
-    fn seal_at_cut(&mut self, now_ms: u64) -> io::Result<()> {
+    /// `end`: of what stands in the file, whatever is known to be lost behind it.
+    fn seal_at_cut(&mut self, now_ms: u64, end: Offset) -> io::Result<()> {
         if self.next == self.active.head.base {
             // Nothing in it yet: a fresh file takes its name.
             self.segments.take_newest();
@@ -298,22 +300,30 @@ impl<S: Storage> Appender<S> {
             let zeros = vec![0; (whole - self.at) as usize];
             self.active.file.write_at(&[io::IoSlice::new(&zeros)], self.at)?;
             // If this start comes no further, the next one must not take it for cut by somebody else.
-            segment::write_cut(&self.active, self.next)?;
+            segment::write_cut(&self.active, end)?;
             self.active.file.sync_data()?;
             self.active.file.truncate(whole)?;
             self.active.file.sync_data()?;
         }
-        self.begin_segment(now_ms).map_err(|e| e.error)
+        // If this start is refused in the end, its segment has not said that the log begins where it found its first file.
+        let began = self.began();
+        self.begin_segment_saying(now_ms, began).map_err(|e| e.error)
     }
 
     fn begin_segment(&mut self, now_ms: u64) -> Result<(), BeginError> {
+        let first = self.segments.start();
+        self.begin_segment_saying(now_ms, Some(first))
+    }
+
+    /// `first`: where the log begins, as far as that is known.
+    fn begin_segment_saying(&mut self, now_ms: u64, first: Option<Offset>) -> Result<(), BeginError> {
         let head = SegmentHead {
             salt: (self.random)(),
             base: self.next,
             segment_bytes: self.limits.segment_bytes,
             // Never before a batch that stands before it, whatever the clock says.
             created_ms: now_ms.max(self.time_ms),
-            first: Some(self.segments.start()),
+            first,
             ..self.active.head
         };
         let begun = segment::create(&*self.storage, head, &self.segments.spares, &self.segments.ring)?;
@@ -368,9 +378,7 @@ impl<S: Storage> Appender<S> {
 
     /// Where the log began when its newest segments that say so did.
     pub(crate) fn began(&self) -> Option<Offset> {
-        // The one that this start has begun knows no more than this start.
-        let before = self.segments.all().into_iter().filter(|(s, _)| s.head.base != self.active.head.base);
-        before.filter_map(|(s, _)| s.head.first).max()
+        self.segments.all().into_iter().filter_map(|(s, _)| s.head.first).max()
     }
 
     /// Records that were acknowledged and that recovery did not find.

@@ -19,7 +19,7 @@ use crate::{
     pending::Pending,
     reader::{self, Source},
     readers::{Readers, Turn, answering},
-    seek,
+    recovery, seek,
     segment::{Limits, SegmentInfo},
     state::{self, Directory, State, StateStore},
     storage::{FileStorage, Name, Storage},
@@ -276,6 +276,24 @@ impl<S: Storage> LogEngine<S> {
             now_ms: (o.now_ms)(),
             random: o.random,
         };
+        // Nothing is created beside what somebody may bring back.
+        let is_new = !recovery::has_segments(&*storage).map_err(io("listing"))?;
+        let unheard = |stream: &Stream, storage: &S| {
+            let here = storage.describe();
+            let any = recovery::has_records(storage).map_err(OpenError::io(format!("reading {here}")))?;
+            let state = o.directory.join("state");
+            if any { Err(OpenError::Unknown { stream: stream.name.clone(), state }) } else { Ok(()) }
+        };
+        let at = |stream: &Stream, number: u32| {
+            let path = Path::new("streams").join(&stream.name).join(number.to_string());
+            make(&path, stream.durability)
+        };
+        for stream in o.streams.iter().filter(|_| is_new) {
+            for number in 0..stream.partitions {
+                let storage = at(stream, number)?;
+                unheard(stream, &storage)?;
+            }
+        }
         let mut appender = Appender::open(storage.clone(), &opening)?;
         let read = |e: ReadError| OpenError::Damaged { file: "state".into(), at: 0, what: e.to_string() };
         let mut directory = Directory::load(appender.segments(), appender.next()).map_err(read)?;
@@ -322,18 +340,18 @@ impl<S: Storage> LogEngine<S> {
             for number in 0..stream.partitions {
                 let id = PartitionId(first + number);
                 let durability = stream.durability;
-                let storage = make(&Path::new("streams").join(&stream.name).join(number.to_string()), durability)?;
+                let storage = at(stream, number)?;
                 let named = ends.get(&id).copied().unwrap_or_default();
                 let start = starts.get(&id).copied().unwrap_or_default();
                 let begun = streams.contains_key(stream.name.as_bytes());
+                if !begun {
+                    unheard(stream, &storage)?;
+                }
                 let (now_ms, random) = ((o.now_ms)(), o.random);
                 let unsynced = unsynced.get(&id).is_some_and(|boot| *boot != boot_value(o));
                 let opening =
                     Opening { partition: id, limits, clean, named, start, begun, gaps_allowed: true, durability, unsynced, now_ms, random };
                 let appender = Appender::open(storage.clone(), &opening)?;
-                if !begun && appender.next() > Offset(0) {
-                    return Err(OpenError::Unknown { stream: stream.name.clone(), state: o.directory.join("state") });
-                }
                 storages.push(storage);
                 let partition = Partition { id, stream: stream.name.clone(), number, log_id: appender.log_id() };
                 opened.push((partition, limits, durability, appender));

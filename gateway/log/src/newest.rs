@@ -140,8 +140,9 @@ fn read<F: File>(segments: &[(Arc<Segment<F>>, Option<Offset>)], durable: Offset
         }
         let Some((segment, end)) = segments.get(nth) else { continue };
         // Where its batches are, for the times: read once per segment.
-        segment.place(segment.head.base, end.unwrap_or(durable))?;
-        match segment.record_at(position, segment.head.base, &mut raw) {
+        let end = end.unwrap_or(durable);
+        segment.place(segment.head.base, end)?;
+        match segment.record_at(position, segment.head.base, end, &mut raw) {
             Ok(_) => {
                 let time_ms = segment.batch_of(position, &mut Placed::default())?;
                 page.batch.push(&raw, segment.head.base, time_ms);

@@ -120,8 +120,15 @@ impl Offline {
         }
         let stream = |source: &Source| source.name.split_once('/').map(|(stream, _)| stream.to_owned());
         let unheard = |stream: &String| !known.streams.contains_key(stream.as_bytes());
-        let mut unknown: Vec<_> = sources.iter().filter_map(|s| stream(s).filter(unheard).filter(|_| s.has_records())).collect();
-        unknown.dedup();
+        let mut unknown = Vec::new();
+        for source in &sources {
+            if let Some(name) = stream(source).filter(unheard)
+                && unknown.last() != Some(&name)
+                && source.has_records()?
+            {
+                unknown.push(name);
+            }
+        }
         Ok(Self { sources, unknown, _lock: lock })
     }
 }
@@ -191,15 +198,11 @@ impl Source {
         self.bases.first().copied()
     }
 
-    /// Some batch of it can be read.
-    pub(crate) fn has_records(&self) -> bool {
-        let mut any = false;
-        // Who cannot read it at all will hear of it elsewhere.
-        let _ = self.read(&mut |found| {
-            any |= matches!(found, Found::Batch(_));
-            !any
-        });
-        any
+    /// It has records, or had some.
+    fn has_records(&self) -> Result<bool, OpenError> {
+        let reading = || OpenError::io(format!("reading {}", self.path.display()));
+        let storage = FileStorage::new(&self.path, Durability::Os).map_err(reading())?;
+        recovery::has_records(&storage).map_err(reading())
     }
 
     /// What most of its files say.

@@ -150,12 +150,19 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
             out.lose(&segment.name, BATCHES_AT, at..end);
             return Ok(());
         };
+        // Whoever asks for a record that no place leads to is told, whether an index knows it or not.
+        let readable = segment.head.base.plus(u64::from(place.delta));
+        if readable > at {
+            out.lose(&segment.name, BATCHES_AT, at..readable.min(end));
+            return Ok(());
+        }
         if !select.is_wide()
             && let Some(chosen) = index::ask(source.storage, source.indexes, &segment, select, place.position)
             && chosen.end > at
         {
             let upto = end.min(chosen.end);
-            match pick(&segment, &chosen.positions, at..upto, select.wants_times(), out) {
+            let known = after.unwrap_or(source.durable);
+            match pick(&segment, &chosen.positions, (at..upto, known), select.wants_times(), out) {
                 Ok(Some(next)) => {
                     out.fetched.next = next;
                     return Ok(());
@@ -170,10 +177,6 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
             }
         }
         let mut scan = Scan::new(&segment, place);
-        if scan.next() > at {
-            out.lose(&segment.name, BATCHES_AT, at..scan.next().min(end));
-            return Ok(());
-        }
         while scan.next() < end {
             if out.is_full() {
                 out.fetched.next = at;
@@ -216,18 +219,19 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
     Ok(())
 }
 
-/// Reads the records at these positions that lie in `range`. Gives where to go on if there was no room for one.
+/// Reads the records at these positions that lie in `range`; `end` is that of the segment. Gives where to go on if there
+/// was no room for one.
 fn pick<F: File>(
     segment: &Segment<F>,
     positions: &[u32],
-    range: Range<Offset>,
+    (range, end): (Range<Offset>, Offset),
     times: bool,
     out: &mut Out,
 ) -> Result<Option<Offset>, ReadError> {
     let mut buffer = Vec::new();
     let mut batch = Placed::default();
     for position in positions {
-        let (offset, time_ms) = segment.record_at(*position, range.start, &mut buffer)?;
+        let (offset, time_ms) = segment.record_at(*position, range.start, end, &mut buffer)?;
         if offset < range.start {
             continue;
         }

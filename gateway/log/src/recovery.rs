@@ -16,9 +16,10 @@
 use crate::{
     Damage, Offset, OpenError,
     batch::{self, BATCH_HEAD, BatchHead},
-    segment::{BATCHES_AT, BLOCK, SUCCESSOR_AT, Segment, is_cut},
-    storage::{File, read_around},
+    segment::{self, BATCHES_AT, BLOCK, Identified, SUCCESSOR_AT, Segment, is_cut},
+    storage::{File, Name, Storage, read_around},
 };
+use std::io;
 
 /// What a scan of the active segment found.
 #[derive(Debug)]
@@ -39,6 +40,39 @@ pub(crate) struct Found {
     pub unsure: bool,
     /// Records that must have stood here, and the byte where the first of them should begin.
     pub gaps: Vec<Damage>,
+}
+
+/// Has it a segment?
+pub(crate) fn has_segments<S: Storage>(storage: &S) -> io::Result<bool> {
+    Ok(storage.names()?.iter().any(|name| matches!(name, Name::Segment(_))))
+}
+
+/// Has it a record, or had it one? For a start and for those who verify alike.
+pub(crate) fn has_records<S: Storage>(storage: &S) -> io::Result<bool> {
+    for name in storage.names()? {
+        match name {
+            Name::Segment(Offset(0)) => {}
+            Name::Segment(_) | Name::Damaged(_) => return Ok(true),
+            Name::Index(_) | Name::Spare(_) => continue,
+        }
+        let file = storage.open(name)?;
+        let mut bytes = vec![0; file.bytes()? as usize];
+        let (read, _) = read_around(&file, &mut bytes, 0)?;
+        bytes.truncate(read);
+        let batches = bytes.get(BATCHES_AT as usize..).unwrap_or_default().to_vec();
+        let head = match segment::identify(&bytes, Offset(0), None, || Ok(batches))? {
+            Ok(Identified::Ours(head) | Identified::Remade(head, _)) => head,
+            // Nobody knows what was in it.
+            Err(_) => return Ok(true),
+        };
+        // Of a batch that stands behind damage there is one too.
+        if look_ahead(&bytes, BATCHES_AT as usize, head.salt, head.base, head.base).is_some()
+            || batch::check(bytes.get(BATCHES_AT as usize..).unwrap_or_default(), head.salt, head.base).is_some()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reads the whole segment, from the device: what is about to be believed must be there.

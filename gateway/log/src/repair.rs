@@ -54,6 +54,8 @@ pub fn repair(directory: &Path, derived: &dyn Fn(&[u8]) -> bool) -> Result<Repai
     values.retain(|key, _| !derived(key));
     // The goodbye of the last run may be older than what is lost.
     values.remove(engine::CLEAN);
+    // The new store begins at its first record.
+    values.remove(&engine::start_key(STATE)[..]);
     name_streams(&streams, &mut values);
     let new = directory.join(NEW);
     write(&new, &values)?;

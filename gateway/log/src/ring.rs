@@ -123,6 +123,14 @@ impl Ring {
         (done > 0).then_some(done)
     }
 
+    /// Is the file's byte here?
+    pub fn holds(&self, base: Offset, at: u64) -> bool {
+        let ring = self.inside.lock();
+        let before = ring.batches.partition_point(|b| b.place() <= (base, at)).checked_sub(1);
+        let batch = before.and_then(|i| ring.batches.get(i)).filter(|b| b.place().0 == base);
+        batch.is_some_and(|b| at < b.place().1 + b.sealed_bytes().len() as u64)
+    }
+
     /// The batches that hold so many bytes of a file from `at` on; none unless the first of them does.
     fn of_file(&self, base: Offset, at: u64, bytes: usize) -> Vec<Arc<Batch>> {
         let end = at + bytes as u64;

@@ -30,7 +30,7 @@ use crate::sync::{
 };
 use crate::{
     Durability, Offset, PartitionId, ReadError,
-    batch::{BATCH_HEAD, BatchHead},
+    batch::{self, BATCH_HEAD, BatchHead},
     index::{Building, Indexed},
     record::{RECORD_HEAD, crc},
     ring::Ring,
@@ -304,6 +304,8 @@ pub struct Segment<F> {
 
 /// Bytes read for a record that an index names: most are shorter.
 const RECORD_READ: usize = 1_024;
+/// Bytes read behind it: as far as the head of the next batch.
+const BEHIND: usize = 8 + BATCH_HEAD;
 
 impl<F: File> Segment<F> {
     pub(crate) fn new(head: SegmentHead, file: F, name: String, places: Option<Vec<Place>>, indexed: Indexed, ring: Arc<Ring>) -> Self {
@@ -325,27 +327,43 @@ impl<F: File> Segment<F> {
         self.ring.read_at(self.head.base, into, at).map_or_else(|| read_around(&self.file, into, at).map(|(n, _)| n), Ok)
     }
 
-    /// The whole record at `position`, its CRC checked, with its offset and the time of the last place before it. `expected`: for the message if
-    /// it is damaged.
-    pub(crate) fn record_at(&self, position: u32, expected: Offset, raw: &mut Vec<u8>) -> Result<(Offset, u64), ReadError> {
+    /// The whole record at `position`, its CRC checked, with its offset and the time of the last place before it.
+    /// `expected`: for the message if it is damaged. `end`: of what is durable here.
+    pub(crate) fn record_at(&self, position: u32, expected: Offset, end: Offset, raw: &mut Vec<u8>) -> Result<(Offset, u64), ReadError> {
         let at = u64::from(position);
+        let damaged = || self.damaged(at, expected);
         raw.resize(RECORD_READ, 0);
         let n = self.read_at(raw, at).map_err(self.io(at))?;
         raw.truncate(n);
-        let (len, delta) = crate::batch::len_and_delta(raw).ok_or_else(|| self.damaged(at, expected))?;
-        if len > raw.len() {
+        // What the ring still has was read from there.
+        let mut in_memory = self.ring.holds(self.head.base, at);
+        let (len, delta) = batch::len_and_delta(raw).ok_or_else(damaged)?;
+        if raw.len() < if in_memory { len } else { len + BEHIND } {
             if at + len as u64 > u64::from(self.head.segment_bytes) {
-                return Err(self.damaged(at, expected));
+                return Err(damaged());
             }
-            raw.resize(len, 0);
-            self.read_at(raw, at).map_err(self.io(at))?;
+            raw.resize(len + BEHIND, 0);
+            let n = self.read_at(raw, at).map_err(self.io(at))?;
+            raw.truncate(n);
+            in_memory = self.ring.holds(self.head.base, at);
         }
-        raw.truncate(len);
-        if !crate::batch::record_is_whole(raw) {
-            return Err(self.damaged(at, expected));
+        let behind = raw.split_off(len.min(raw.len()));
+        let offset = self.head.base.plus(u64::from(delta));
+        if !batch::record_is_whole(raw) || !in_memory && !self.goes_on(&behind, at + len as u64, offset.plus(1), end) {
+            return Err(damaged());
         }
         let before = self.place_of(position);
-        Ok((self.head.base.plus(u64::from(delta)), before.map_or(0, |p| p.time_ms)))
+        Ok((offset, before.map_or(0, |p| p.time_ms)))
+    }
+
+    /// Does `behind`, which stands at `at`, begin with the record `next`? A record's own checksum leaves its offset out, and who
+    /// comes by an index has not counted from the head of its batch: what stands behind it says whether its offset has rotted.
+    fn goes_on(&self, behind: &[u8], at: u64, next: Offset, end: Offset) -> bool {
+        let delta = batch::len_and_delta(behind).filter(|(len, _)| *len >= RECORD_HEAD).map(|(_, delta)| delta);
+        let in_batch = delta.is_some_and(|delta| self.head.base.plus(u64::from(delta)) == next);
+        let gap = (at.next_multiple_of(8) - at) as usize;
+        let new_batch = || BatchHead::parse(behind.get(gap..)?, self.head.salt).map(|head| head.first);
+        in_batch || next == end || new_batch() == Some(next)
     }
 
     /// The last place at or before `position`. A copy: the writer notes places under the same lock, and must not wait for whoever reads a file.

@@ -25,7 +25,7 @@ use crate::{
     storage::{File, Name, Storage},
 };
 use std::{
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, VecDeque},
     sync::{Arc, mpsc::RecvTimeoutError},
     time::Duration,
 };
@@ -75,6 +75,36 @@ struct Located {
     len: u32,
 }
 
+/// Keys whose deletion may not be durable yet: they are gone for good only then.
+#[derive(Debug, Default)]
+pub(crate) struct Deleted {
+    /// Behind the record that deleted it.
+    of: HashMap<Box<[u8]>, Offset>,
+    order: VecDeque<(Offset, Box<[u8]>)>,
+}
+
+impl Deleted {
+    fn add(&mut self, key: &[u8], end: Offset) {
+        self.of.insert(key.into(), end);
+        self.order.push_back((end, key.into()));
+    }
+
+    /// Forgets those that are gone for good.
+    pub fn forget(&mut self, durable: Offset) {
+        while let Some((end, key)) = self.order.pop_front_if(|(end, _)| *end <= durable) {
+            // It may have been deleted again.
+            if self.of.get(&key) == Some(&end) {
+                self.of.remove(&key);
+            }
+        }
+    }
+
+    /// What must be durable before the key is gone.
+    pub fn end_of(&self, key: &[u8]) -> Offset {
+        self.of.get(key).copied().unwrap_or_default()
+    }
+}
+
 /// Where the newest record of each key lies. Whole keys, not hashes of them: 40 B more a key, and no collision to refuse.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
@@ -82,8 +112,7 @@ pub(crate) struct Directory {
     live_bytes: u64,
     /// Offset of the next record.
     next: Offset,
-    /// Behind the last record that deleted a key: one that is absent is gone for good when that is durable.
-    deleted: Offset,
+    pub(crate) deleted: Deleted,
     scratch: Records,
 }
 
@@ -133,9 +162,6 @@ impl Directory {
             let mut meta = [0; META];
             meta[..4].copy_from_slice(&p.tag.to_le_bytes());
             meta[4..].copy_from_slice(&version.to_le_bytes());
-            if p.value.is_none() {
-                self.deleted = Offset(version);
-            }
             let kind = if p.value.is_some() { Kind::Message } else { Kind::Tombstone };
             let pushed = records.push(kind, 0, &meta, p.key, &[], p.value.unwrap_or_default());
             if let Err(PushError::KeyTooLong { bytes } | PushError::MetaTooLong { bytes } | PushError::TooLong { bytes }) = pushed {
@@ -155,8 +181,12 @@ impl Directory {
         let receipt = append(records)?;
         for (i, start) in records.starts().iter().enumerate() {
             let end = records.starts().get(i + 1).map_or(records.bytes().len(), |e| *e as usize);
-            self.note(&records.bytes()[*start as usize..end]);
+            let raw = &records.bytes()[*start as usize..end];
+            self.note(raw);
             self.next = self.next.plus(1);
+            if let Some((Kind::Tombstone, _, [_, key, ..])) = parse(raw) {
+                self.deleted.add(key, self.next);
+            }
         }
         Ok(receipt)
     }
@@ -439,9 +469,12 @@ impl<S: Storage> Inner<S> {
     }
 
     fn read(self: &Arc<Self>, key: Vec<u8>, done: GetDone) {
-        let located = self.directory.lock().map.get(&key[..]).map(|l| l.offset);
-        // What is deleted is gone only when the tombstone is durable, so an absent key waits too, but for no put.
-        let needed = located.map_or_else(|| self.directory.lock().deleted, |o| o.plus(1));
+        let mut directory = self.directory.lock();
+        directory.deleted.forget(self.partition.shared.durable());
+        let located = directory.map.get(&key[..]).map(|l| l.offset);
+        // An absent key waits too, but for nothing that was put under another.
+        let needed = located.map_or_else(|| directory.deleted.end_of(&key), |o| o.plus(1));
+        drop(directory);
         let this = self.clone();
         let then = move || {
             if this.partition.shared.durable() < needed {
@@ -479,7 +512,9 @@ pub(crate) fn tag(meta: &[u8]) -> u32 {
 
 impl<S: Storage> State for StateStore<S> {
     fn put(&self, puts: &[Put<'_>], who: &Arc<dyn Wake>) -> Result<Receipt, AppendError> {
-        self.inner.directory.lock().put(puts, |r| self.inner.partition.shared.append(r, who))
+        let mut directory = self.inner.directory.lock();
+        directory.deleted.forget(self.inner.partition.shared.durable());
+        directory.put(puts, |r| self.inner.partition.shared.append(r, who))
     }
 
     fn get(&self, key: &[u8], done: GetDone) {

@@ -87,6 +87,18 @@ impl Held {
     }
 }
 
+impl Feeding {
+    /// Something that a group gave is read, or waits to be sent.
+    pub fn is_shared(&self) -> bool {
+        let kind = match self {
+            Self::Fetching(kind, _) => Some(kind),
+            Self::Held(held) => Some(&held.kind),
+            Self::Idle | Self::Stale(_) | Self::Kept(_) | Self::Found(..) => None,
+        };
+        kind.is_some_and(|kind| matches!(kind, Feed::Shared(..)))
+    }
+}
+
 impl Driver {
     /// Gives the session records while there is room: what must be sent again, then retained pages, then what is new.
     pub(super) fn feed(&mut self, now: Now) {

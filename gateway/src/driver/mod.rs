@@ -346,6 +346,10 @@ impl Driver {
                     break;
                 }
                 Ok(Decoded::Packet(packet, n)) => {
+                    if matches!(packet, Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubComp(_)) {
+                        // There may be room now.
+                        self.stuck = false;
+                    }
                     if self.must_wait(now, &packet) {
                         self.blocked = true;
                         break;

@@ -95,15 +95,18 @@ impl Driver {
 
     /// A group may be about to give what this connection published to it.
     fn waits_for_groups(&mut self, u: &Unsubscribe<'_>) -> bool {
+        let shared = || u.filters.iter().map(|(filter, _)| filter).filter(|f| self.shared.iter().any(|s| **s == **f));
+        if shared().next().is_none() {
+            return false;
+        }
         let ends = self.appended_ends();
         if self.groups.as_ref().is_none_or(|asked| asked.ends != ends) {
-            let shared = u.filters.iter().map(|(filter, _)| filter).filter(|f| self.shared.iter().any(|s| **s == **f));
             let reach = || group::Command::Reach(self.peer.clone(), ends.clone());
-            let left = shared.filter(|filter| group::Groups::tell(&self.gateway, filter, reach())).count();
+            let left = shared().filter(|filter| group::Groups::tell(&self.gateway, filter, reach())).count();
             self.groups = Some(Box::new(Groups { ends, left }));
         }
         let asked = self.groups.as_ref().is_some_and(|asked| asked.left > 0);
-        let on_the_way = !self.stuck && (!self.given.is_empty() || !matches!(self.feeding, Feeding::Idle));
+        let on_the_way = !self.stuck && (!self.given.is_empty() || self.feeding.is_shared());
         if !asked && !on_the_way {
             self.groups = None;
         }

@@ -192,12 +192,6 @@ impl Session {
     #[inline]
     pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>, out: &mut Vec<u8>) -> Result<Option<Append<'a>>, Violation> {
         self.counts.received[p.qos as usize] += 1;
-        if let Some(limit) = self.limits.refuses_name(p.topic) {
-            return self.refuse_limit(p, limit, ReasonCode::TOPIC_NAME_INVALID, out);
-        }
-        if let Some(limit) = self.limits.refuses_properties(p.properties) {
-            return self.refuse_limit(p, limit, ReasonCode::QUOTA_EXCEEDED, out);
-        }
         let mut topic = Topic::Borrowed(p.topic);
         for property in p.properties.iter() {
             match property {
@@ -209,6 +203,13 @@ impl Session {
                 }
                 _ => {}
             }
+        }
+        // Behind its alias: that stands for this topic from now on, whatever becomes of the message.
+        if let Some(limit) = self.limits.refuses_name(&topic) {
+            return self.refuse_limit(p, limit, ReasonCode::TOPIC_NAME_INVALID, out);
+        }
+        if let Some(limit) = self.limits.refuses_properties(p.properties) {
+            return self.refuse_limit(p, limit, ReasonCode::QUOTA_EXCEEDED, out);
         }
         let in_flight = self.inbound.publishes() + self.exchanges.len();
         let known = p.qos == Qos::ExactlyOnce && p.packet_id.is_some_and(|id| self.exchanges.is_open(id));

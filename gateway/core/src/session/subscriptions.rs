@@ -205,7 +205,7 @@ impl Session {
         let mut ack = Subscribed { bytes: Vec::new(), new: Vec::new(), retained: Vec::new() };
         for (whole, options) in s.filters.iter() {
             let (from, filter) = replay(whole).map_or((from, whole), |(from, filter)| (Some(from), filter));
-            let begin = match self.refuse_filter(filter, &mut bytes).map_or_else(|| begin(from, filter, now), Err) {
+            let begin = match self.refuse_filter(filter, bytes).map_or_else(|| begin(from, filter, now), Err) {
                 Ok(begin) => begin,
                 Err(refused) => {
                     self.actions.extend(refused.limit.map(Action::Refused));
@@ -221,7 +221,9 @@ impl Session {
             let options = SubscriptionOptions { qos, ..options };
             reasons.push(options.qos as u8);
             let asked = Asked { options, identifier: identifier.unwrap_or(0), position, begin };
+            let taken = self.subscriptions.len();
             let new = self.add_subscription(filter, asked);
+            bytes += if self.subscriptions.len() > taken { weight(filter) } else { 0 };
             ack.new.extend(new);
             answers += if new.is_none() {
                 0
@@ -282,8 +284,8 @@ impl Session {
         if bytes.len() > self.outbound.packet_bytes_max { encoded(Properties::default()) } else { bytes }
     }
 
-    /// `bytes`: of the filters of the session, with those of this packet.
-    fn refuse_filter(&self, filter: &str, bytes: &mut usize) -> Option<Refused> {
+    /// `bytes`: of the filters of the session, with those of this packet that were taken.
+    fn refuse_filter(&self, filter: &str, bytes: usize) -> Option<Refused> {
         if !filter_is_valid(filter) {
             return Some(Refused {
                 reason: ReasonCode::TOPIC_FILTER_INVALID,
@@ -299,14 +301,12 @@ impl Session {
         if self.subscriptions.all.contains_key(filter) || self.subscriptions.shared.contains_key(filter) {
             return None;
         }
-        *bytes += weight(filter);
         let is_shared = shared(filter).is_some();
         if self.subscriptions.len() >= self.limits.subscriptions {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::Subscriptions)
         } else if is_shared && self.subscriptions.shared.len() >= self.limits.shared_subscriptions {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::SharedSubscriptions)
-        } else if *bytes > self.limits.session_bytes {
-            *bytes -= weight(filter);
+        } else if bytes + weight(filter) > self.limits.session_bytes {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::SessionBytes)
         } else {
             None

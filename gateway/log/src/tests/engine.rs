@@ -423,11 +423,17 @@ fn a_state_store_that_is_refused_is_repaired_from_what_can_be_read() {
         }
         engine.stop();
         drop(engine);
+        let oldest = files().remove(0);
         spoil(&state, &files());
         let refused = FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new()).err().expect("refused").to_string();
         assert!(refused.contains("weir log repair"), "{what}: {refused}");
+        // A start that is refused makes nothing worse, and nothing harder to find.
+        let again = FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new()).err().expect("refused again").to_string();
+        assert_eq!(again, refused, "{what}");
         let repaired = crate::repair::repair(&dir.path().join("data"), &|_| false).expect("repairs");
         assert!(!repaired.lost.is_empty() && repaired.aside.as_ref().is_some_and(|aside| aside.is_dir()), "{what}: {repaired:?}");
+        let named = |file: &PathBuf| repaired.lost.iter().any(|l| l.contains(&file.display().to_string()));
+        assert!(what != "a missing oldest file" || named(&oldest), "{what}: {repaired:?}");
         let mut kept = 0;
         let mut each = |key: &[u8], _: u32, value: &[u8]| {
             if let Some(n) = std::str::from_utf8(key).ok().and_then(|k| k.strip_prefix("c/")?.parse::<u32>().ok()) {
@@ -444,6 +450,47 @@ fn a_state_store_that_is_refused_is_repaired_from_what_can_be_read() {
         drop(engine);
         // A second time there is nothing to do.
         assert!(crate::repair::repair(&dir.path().join("data"), &|_| false).expect("reads").aside.is_none(), "{what}");
+    }
+}
+
+/// No program does it: while one begins, it holds the locks of all other tests.
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("creates");
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let (from, to) = (entry.as_ref().expect("an entry").path(), to.join(entry.expect("an entry").file_name()));
+        if from.is_dir() { copy_all(&from, &to) } else { std::fs::copy(&from, &to).map(drop).expect("copies") }
+    }
+}
+
+/// The error says to restore the files; a start that was refused is not in the way of that.
+#[test]
+fn a_state_store_that_is_restored_after_a_refusal_is_as_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = open(dir.path());
+    let bell = Arc::new(Bell::default());
+    let receipt = engine.append(P, &mut message(1, 100), &(bell.clone() as Arc<dyn Wake>)).expect("room");
+    wait_for(&engine, &bell, receipt);
+    // Killed, so that the next start would seal what it finds.
+    std::mem::forget(engine);
+    let (data, copy) = (dir.path().join("data"), dir.path().join("copy"));
+    copy_all(&data, &copy);
+    for empty in [true, false] {
+        std::fs::remove_dir_all(copy.join("state")).expect("removes");
+        if empty {
+            std::fs::create_dir(copy.join("state")).expect("creates");
+        }
+        let copied = Options { directory: copy.clone(), ..options(dir.path()) };
+        let refused = FileEngine::open(&copied, &mut |_, _, _| Vec::new()).err().expect("refused").to_string();
+        assert!(refused.contains("does not know it"), "{refused}");
+        let left = std::fs::read_dir(copy.join("state")).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "nothing stands where the files are to be restored");
+        std::fs::remove_dir(copy.join("state")).expect("empty");
+        copy_all(&data.join("state"), &copy.join("state"));
+        let engine = FileEngine::open(&copied, &mut |_, _, _| Vec::new()).expect("opens");
+        assert_eq!((read_all(&engine).len(), engine.damaged()), (1, 0));
+        std::mem::forget(engine);
+        std::fs::remove_dir_all(&copy).expect("removes");
+        copy_all(&data, &copy);
     }
 }
 

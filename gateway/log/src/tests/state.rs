@@ -120,6 +120,27 @@ fn holds_what_a_plain_map_holds_through_cleaning_and_power_cuts() {
     assert!(cleaned > 50, "cleaning was hardly tried: {cleaned} times");
 }
 
+/// Whoever asks for a key that is absent waits for its own deletion alone, and for none that was refused.
+#[test]
+fn an_absent_key_waits_for_its_own_deletion() {
+    seed_random(1);
+    let mut store = Store::open(&Arc::new(SimStorage::new(1))).expect("opens");
+    let delete = |key| [Put { key, tag: 0, value: None }];
+    assert!(store.put(&[Put { key: b"a", tag: 0, value: Some(b"x") }]));
+    assert!(store.directory.put(&delete(b"a"), |_| Err(AppendError::Full)).is_err());
+    assert_eq!(store.directory.deleted.end_of(b"a"), Offset(0), "it was refused");
+    let end = store.appender.next().plus(1);
+    assert!(store.put(&delete(b"a")));
+    assert_eq!((store.directory.deleted.end_of(b"a"), store.directory.deleted.end_of(b"b")), (end, Offset(0)));
+    store.directory.deleted.forget(Offset(end.0 - 1));
+    assert_eq!(store.directory.deleted.end_of(b"a"), end);
+    assert!(store.put(&delete(b"a")));
+    store.directory.deleted.forget(end);
+    assert_eq!(store.directory.deleted.end_of(b"a"), end.plus(1), "deleted again");
+    store.directory.deleted.forget(end.plus(1));
+    assert_eq!(store.directory.deleted.end_of(b"a"), Offset(0));
+}
+
 #[test]
 fn the_puts_of_one_call_stay_in_order_and_the_last_wins() {
     seed_random(1);
