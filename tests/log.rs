@@ -87,7 +87,7 @@ fn a_log_is_verified_printed_and_left_as_it_was() {
     let damaged = log(&["verify"], &data);
     assert_eq!(damaged.status.code(), Some(1));
     assert!(
-        text(&damaged.stdout).contains("records 40 to 41 are lost") && text(&damaged.stderr).contains("1 places where"),
+        text(&damaged.stdout).contains("records 40 to 40 are lost") && text(&damaged.stderr).contains("in places: 1;"),
         "{}{}",
         text(&damaged.stdout),
         text(&damaged.stderr)

@@ -360,7 +360,7 @@ fn whereabouts(p: &PlaceInfo) -> String {
         return format!(
             "records {} to {} are lost for it, retention has taken them; it goes on at {}, {} behind",
             p.next,
-            p.start,
+            p.start - 1,
             p.start,
             p.end - p.start
         );

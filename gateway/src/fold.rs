@@ -70,12 +70,8 @@ fn partition(engine: &dyn Engine, p: &Partition, base: Base, facts: &mut Facts) 
             }
         }
         if !fetched.lost.is_empty() {
-            let (from, to) = (fetched.lost.start, fetched.lost.end);
-            tracing::warn!(
-                "records {from} to {to} of {}/{} cannot be read: what was retained or released in them is not known",
-                p.stream,
-                p.number
-            );
+            let lost = weir_log::records(&fetched.lost);
+            tracing::warn!("{lost} of {}/{} cannot be read: what was retained or released in them is not known", p.stream, p.number);
         }
         from = fetched.next;
         if told.elapsed() > Duration::from_secs(2) {

@@ -380,12 +380,12 @@ impl Home {
         match fetched {
             Ok(f) => {
                 if !f.lost.is_empty() {
-                    let (from, to) = (f.lost.start, f.lost.end);
+                    let lost = weir_log::records(&f.lost);
                     tracing::warn!(
                         group = &*self.name,
-                        "records {from} to {to} are lost for the group: taken by retention before it had come to them, or damaged"
+                        "{lost} are lost for the group: taken by retention before it had come to them, or damaged"
                     );
-                    self.gateway.totals.add(Total::Lost, to.0 - from.0);
+                    self.gateway.totals.add(Total::Lost, f.lost.end.0 - f.lost.start.0);
                 }
                 let offsets = f.batch.iter().filter(|r| stored(r).is_some()).map(|r| Offset(r.offset.0)).collect();
                 self.reading = Reading::Found(Found { nth, offsets, next: Offset(f.next.0) });

@@ -18,7 +18,7 @@ use weir_core::{
 };
 use weir_log::{
     Record,
-    offline::{Found, Offline, Source},
+    offline::{Found, Offline, Source, behind},
 };
 
 #[derive(Subcommand, Clone, Debug)]
@@ -81,7 +81,7 @@ impl Repair {
                 repaired.values
             ),
             Some(aside) => println!(
-                "state: {} values are kept, and sessions, groups or retained messages that stood in the damaged places are lost or older than they were; the old files are in {}",
+                "state: {} values are kept, and sessions and groups that stood in the damaged places are lost or older than they were, and what is retained is read from the log again; the old files are in {}",
                 repaired.values,
                 aside.display()
             ),
@@ -121,9 +121,9 @@ impl Verify {
         match (damaged, state) {
             (0, 0) => Ok(()),
             (0, _) => Err("the state store is damaged, and the gateway does not start on it: restore its files from a copy, or keep what can be read with weir log repair".into()),
-            (n, 0) => Err(format!("{n} places where acknowledged records cannot be read; the gateway serves the others")),
+            (n, 0) => Err(format!("acknowledged records cannot be read in places: {n}; the gateway serves the others")),
             (n, _) => Err(format!(
-                "{n} places of streams where acknowledged records cannot be read; and the state store is damaged, and the gateway does not start on it: restore its files from a copy, or keep what can be read with weir log repair"
+                "acknowledged records of streams cannot be read in places: {n}; and the state store is damaged, and the gateway does not start on it: restore its files from a copy, or keep what can be read with weir log repair"
             )),
         }
     }
@@ -155,6 +155,10 @@ fn verify(source: &Source, bar: &ProgressBar) -> Result<u64, String> {
                 sum.damaged += 1;
                 say(d.to_string());
             }
+            Found::Behind { name, at, from } => {
+                sum.damaged += 1;
+                say(behind(&name, at, from));
+            }
             Found::Torn { name, at, bytes } => {
                 say(format!("{name}: {bytes} bytes at {at} were begun and never acknowledged; the next start cuts them"));
             }
@@ -163,7 +167,7 @@ fn verify(source: &Source, bar: &ProgressBar) -> Result<u64, String> {
     };
     source.read(&mut each).map_err(|e| e.to_string())?;
     let range = sum.ends.map_or_else(|| "empty".into(), |(start, end)| format!("records {start} to {}", end.saturating_sub(1)));
-    say(format!("{}: {} files, {} batches, {} records, {range}", source.name, sum.files, sum.batches, sum.records));
+    say(format!("{}: files {}, batches {}, records {}, {range}", source.name, sum.files, sum.batches, sum.records));
     Ok(sum.damaged)
 }
 
@@ -196,6 +200,11 @@ impl Cat {
                 Found::Missing { name } => {
                     lost = true;
                     eprintln!("weir: {name} is missing: restore the file from a copy to have its records back");
+                    true
+                }
+                Found::Behind { name, at, from } => {
+                    lost = true;
+                    eprintln!("weir: {}", behind(&name, at, from));
                     true
                 }
                 Found::File { .. } | Found::Torn { .. } => true,

@@ -47,7 +47,7 @@ enum Command {
     Top(ask::Top),
     /// Where the messages of one client are: what its session reads, how far it has come, and what it waits for. Connected or not.
     Explain(ask::Explain),
-    /// Verify or print a log that no gateway runs on.
+    /// Verify, print or repair a log that no gateway runs on.
     #[command(subcommand)]
     Log(inspect::Log),
     /// Publish, with the flags and exit codes of mosquitto_pub.

@@ -130,23 +130,33 @@ impl<S: Storage> Appender<S> {
         let mut beyond: Option<Damage> = None;
         if let Some(first) = bases.first().filter(|first| o.begun && **first > o.start) {
             let file = format!("{here}/{}", Name::Segment(o.start));
-            headless.push(Damage { file, at: 0, range: o.start..*first });
+            headless.push(Damage { file, at: None, range: o.start..*first });
         }
-        for (i, base) in bases.iter().enumerate() {
+        let mut opened = Vec::new();
+        let mut log_id = None;
+        for base in &bases {
             let indexed = if indexes.contains(base) { Indexed::Sealed } else { Indexed::Missing };
-            let log_id = segments.last().map(|s: &Arc<Segment<S::File>>| s.head.log_id);
-            match (open_segment(&*storage, *base, o, log_id, indexed, &ring), bases.get(i + 1)) {
+            let segment = open_segment(&*storage, *base, o, log_id, indexed, &ring);
+            log_id = segment.as_ref().ok().map(|s| s.head.log_id).or(log_id);
+            opened.push((*base, segment));
+        }
+        // The newest ones that are none cannot be gone on from.
+        while let Some((base, Err(OpenError::Damaged { file, what, .. }))) =
+            opened.pop_if(|(_, segment)| o.gaps_allowed && matches!(segment, Err(OpenError::Damaged { .. })))
+        {
+            let aside = Name::Damaged(base);
+            eprintln!("{file}: {what}; it is kept as {aside}, and the log goes on behind what it can have held");
+            storage.rename(Name::Segment(base), aside).map_err(OpenError::io(format!("renaming {file}")))?;
+            storage.sync_names().map_err(OpenError::io(format!("renaming {file}")))?;
+            set_aside.push(base);
+        }
+        let ends: Vec<_> = opened.iter().skip(1).map(|(base, _)| *base).collect();
+        for (i, (base, segment)) in opened.into_iter().enumerate() {
+            match (segment, ends.get(i)) {
                 (Ok(segment), _) => segments.push(Arc::new(segment)),
                 // A sealed one costs what is in it.
                 (Err(OpenError::Damaged { file, at, .. }), Some(next)) if o.gaps_allowed => {
-                    headless.push(Damage { file, at, range: *base..*next });
-                }
-                (Err(OpenError::Damaged { file, what, .. }), None) if o.gaps_allowed => {
-                    let aside = Name::Damaged(*base);
-                    eprintln!("{file}: {what}; it is kept as {aside}, and the log goes on behind what it can have held");
-                    storage.rename(Name::Segment(*base), aside).map_err(OpenError::io(format!("renaming {file}")))?;
-                    storage.sync_names().map_err(OpenError::io(format!("renaming {file}")))?;
-                    set_aside.push(*base);
+                    headless.push(Damage { file, at: Some(at), range: base..*next });
                 }
                 (Err(e), _) => return Err(e),
             }
@@ -158,9 +168,10 @@ impl<S: Storage> Appender<S> {
             let known = beyond.as_ref().map_or(last, |b| b.range.end).max(o.named);
             // A name that no segment of this log can have had.
             if base <= known.plus(2 * records_max(o)) {
-                let file = format!("{here}/{}", Name::Damaged(base));
+                // Its old name is the one to restore it under.
+                let file = format!("{here}/{}", Name::Segment(base));
                 let from = beyond.take().map_or(base, |before| before.range.start);
-                beyond = Some(Damage { file, at: 0, range: from..end_of_lost(base, o) });
+                beyond = Some(Damage { file, at: None, range: from..end_of_lost(base, o) });
             }
         }
         let Some(active) = segments.last().cloned() else {
@@ -174,14 +185,14 @@ impl<S: Storage> Appender<S> {
             }
             let file = format!("{here}/{}", Name::Segment(next));
             eprintln!("{file}: the newest segment is missing; the log goes on behind what it can have held");
-            beyond = Some(Damage { file, at: 0, range: next..end_of_lost(next, o) });
+            beyond = Some(Damage { file, at: None, range: next..end_of_lost(next, o) });
         }
         let mut found = recovery::scan(&active, o.gaps_allowed)?;
         let scanned_end = found.end;
         let known_end = beyond.is_none();
         if let Some(beyond) = beyond {
             if found.end < beyond.range.start {
-                found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..beyond.range.start });
+                found.gaps.push(Damage { file: active.name.clone(), at: Some(found.at), range: found.end..beyond.range.start });
             }
             found.end = beyond.range.end;
             found.gaps.push(beyond);
@@ -194,7 +205,7 @@ impl<S: Storage> Appender<S> {
             if !o.gaps_allowed {
                 return Err(OpenError::Missing { partition: here, end: found.end, named: o.named });
             }
-            found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..o.named });
+            found.gaps.push(Damage { file: active.name.clone(), at: Some(found.at), range: found.end..o.named });
             found.end = o.named;
         }
         // A file that has rotted in one place may have rotted where a torn batch seems to stand.
@@ -202,7 +213,7 @@ impl<S: Storage> Appender<S> {
         if unsure && !clean && known_end {
             // Who read them has seen their offsets. The header of a segment is synced before its first batch, so no other had begun.
             let end = found.end.plus(u64::from(active.head.segment_bytes).saturating_sub(found.at) / RECORD_BYTES_MIN);
-            found.gaps.push(Damage { file: active.name.clone(), at: found.at, range: found.end..end });
+            found.gaps.push(Damage { file: active.name.clone(), at: Some(found.at), range: found.end..end });
             found.end = end;
         }
         let found_end = found.end;
@@ -243,7 +254,7 @@ impl<S: Storage> Appender<S> {
         if gaps.is_empty() && o.begun {
             let range = o.start..end_of_lost(o.start, o);
             if !range.is_empty() {
-                gaps.push(Damage { file: format!("{here}/{}", Name::Segment(o.start)), at: 0, range });
+                gaps.push(Damage { file: format!("{here}/{}", Name::Segment(o.start)), at: None, range });
             }
         }
         let lost = gaps.iter().map(|gap| gap.range.end).max().unwrap_or_default();
@@ -251,7 +262,7 @@ impl<S: Storage> Appender<S> {
             if !o.gaps_allowed {
                 return Err(OpenError::Missing { partition: here, end: Offset(0), named: o.named });
             }
-            gaps.push(Damage { file: here.clone(), at: 0, range: lost..o.named });
+            gaps.push(Damage { file: here.clone(), at: None, range: lost..o.named });
         }
         let first = o.named.max(lost);
         let head = SegmentHead {

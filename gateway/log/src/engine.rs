@@ -19,7 +19,7 @@ use crate::{
     pending::Pending,
     reader::{self, Source},
     readers::{Readers, Turn, answering},
-    recovery, seek,
+    records, recovery, seek,
     segment::{Limits, SegmentInfo},
     state::{self, Directory, State, StateStore},
     storage::{FileStorage, Name, Storage},
@@ -29,6 +29,7 @@ use std::{
     fs,
     hash::{BuildHasher, Hasher, RandomState},
     io,
+    ops::Range,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::Arc,
@@ -203,7 +204,7 @@ fn damage_key(p: PartitionId, from: Offset) -> Vec<u8> {
 
 /// u8 format 1, u64 end offset, u64 byte in the file, the file.
 fn damage_value(d: &Damage) -> Vec<u8> {
-    [&[1][..], &d.range.end.0.to_le_bytes(), &d.at.to_le_bytes(), d.file.as_bytes()].concat()
+    [&[1][..], &d.range.end.0.to_le_bytes(), &d.at.unwrap_or_default().to_le_bytes(), d.file.as_bytes()].concat()
 }
 
 fn parse_damage_key(key: &[u8]) -> Option<(PartitionId, Offset)> {
@@ -220,6 +221,14 @@ fn parse_damage_end(value: &[u8]) -> Option<Offset> {
 struct Quarantined(BTreeMap<(PartitionId, Offset), Offset>);
 
 impl Quarantined {
+    /// Takes out those of a partition that `is_whole`: somebody has restored their file.
+    fn take_back(&mut self, p: PartitionId, is_whole: impl Fn(&Range<Offset>) -> bool) -> Vec<Range<Offset>> {
+        let of_it = self.0.range((p, Offset(0))..=(p, Offset(u64::MAX)));
+        let back: Vec<_> = of_it.map(|((_, from), end)| *from..*end).filter(is_whole).collect();
+        self.0.retain(|(q, from), end| *q != p || !back.contains(&(*from..*end)));
+        back
+    }
+
     /// Notes damage and gives what to put; nothing if all of it is known. Ranges that touch become one, because a reader that begins in the middle of a gap finds the rest of it.
     fn add(&mut self, p: PartitionId, damage: &Damage) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut range = damage.range.clone();
@@ -365,12 +374,18 @@ impl<S: Storage> LogEngine<S> {
                 puts.push((stream_key(&stream.name), Some(stream_value(*first, stream.partitions))));
             }
         }
-        for (p, _, durability, appender) in &opened {
+        for ((p, _, durability, appender), storage) in opened.iter().zip(&storages) {
             if *durability == Durability::Os || unsynced.contains_key(&p.id) {
                 puts.push((os_key(p.id), (*durability == Durability::Os).then(|| boot_value(o))));
             }
+            let back = quarantined.take_back(p.id, |range| reader::is_whole(&**storage, appender, range));
+            for range in back {
+                puts.push((damage_key(p.id, range.start), None));
+                eprintln!("{} of {}/{} can be read again", records(&range), p.stream, p.number);
+            }
             for ((_, from), end) in quarantined.0.range((p.id, Offset(0))..=(p.id, Offset(u64::MAX))) {
-                eprintln!("records {from} to {end} of {}/{} could not be read at an earlier start; readers are told", p.stream, p.number);
+                let lost = records(&(*from..*end));
+                eprintln!("{lost} of {}/{} cannot be read, as was found earlier; readers are told", p.stream, p.number);
             }
             for gap in appender.gaps() {
                 let new = quarantined.add(p.id, gap);
@@ -397,7 +412,8 @@ impl<S: Storage> LogEngine<S> {
         let state = begin(STATE, limits, Durability::Disk, "state", false, appender)?;
         let (mut partitions, mut data) = (Vec::new(), Vec::new());
         for (p, limits, durability, appender) in opened {
-            torn_bytes += appender.torn_bytes();
+            // What was cut beside something that is known to be missing was perhaps acknowledged.
+            torn_bytes += if appender.gaps().is_empty() { appender.torn_bytes() } else { 0 };
             let name = format!("{}-{}", p.stream, p.number);
             data.push(begin(p.id, limits, durability, &name, true, appender)?);
             partitions.push(p);

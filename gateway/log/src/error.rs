@@ -62,19 +62,28 @@ impl std::error::Error for AppendError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     pub file: String,
-    /// Where the first of them should stand.
-    pub at: u64,
+    /// Where the first of them should stand; `None`: the whole file is missing.
+    pub at: Option<u64>,
     pub range: Range<Offset>,
+}
+
+/// A range for people: its last offset is the last that is in it.
+#[must_use]
+pub fn records(range: &Range<Offset>) -> String {
+    format!("records {} to {}", range.start, range.end.0.saturating_sub(1).max(range.start.0))
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, at, range } = self;
-        write!(
-            f,
-            "{file} is damaged at byte {at}: records {} to {} are lost; stop, and restore the file from a copy to have them back",
-            range.start, range.end
-        )
+        let lost = records(&self.range);
+        match self.at {
+            Some(at) => write!(
+                f,
+                "{} is damaged at byte {at}: {lost} are lost; stop, and restore the file from a copy to have them back",
+                self.file
+            ),
+            None => write!(f, "{} is missing: {lost} are lost; stop, and restore it from a copy to have them back", self.file),
+        }
     }
 }
 
@@ -185,7 +194,7 @@ impl fmt::Display for OpenError {
             }
             Self::Damaged { file, at, what } => write!(
                 f,
-                "{file} is damaged at byte {at}: {what}. What is behind it was acknowledged, so nothing is cut: restore the file from a copy, or keep what can be read with \
+                "{file} is damaged at byte {at}: {what}. It held what was acknowledged, so nothing starts without it: restore the file from a copy, or keep what can be read with \
                  weir log repair"
             ),
             Self::Missing { partition, end, named } => write!(
@@ -195,7 +204,7 @@ impl fmt::Display for OpenError {
             Self::Unknown { stream, state } => write!(
                 f,
                 "stream {stream} has records, and the state store in {} does not know it: its files are missing, or of another data directory. Restore them from a copy, or begin a new \
-                 state store, without sessions and retained messages, with weir log repair",
+                 state store, without sessions, with weir log repair",
                 state.display()
             ),
             Self::Streams { name, stored, wanted } => {

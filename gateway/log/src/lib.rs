@@ -33,7 +33,7 @@ mod tests;
 
 pub use batch::{Batch, Record, Run};
 pub use engine::{Engine, FileEngine, LogEngine, Options, Partition, STATE, Stream};
-pub use error::{AppendError, Damage, Failure, OpenError, ReadError, Stall};
+pub use error::{AppendError, Damage, Failure, OpenError, ReadError, Stall, records};
 pub use newest::{Newest, Page};
 pub use reader::{Everything, Fetch, Fetched, Select, Skip, Wanted};
 pub use record::{Kind, Records};

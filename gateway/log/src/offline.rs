@@ -50,6 +50,12 @@ pub enum Found {
     },
     /// Acknowledged records that cannot be read.
     Damage(Damage),
+    /// Acknowledged records at the end of the newest file: how many, the files do not say.
+    Behind {
+        name: String,
+        at: u64,
+        from: Offset,
+    },
     /// A file that begins behind the last one, and is not there. What was in it nobody knows.
     Missing {
         name: String,
@@ -60,6 +66,14 @@ pub enum Found {
         at: u64,
         bytes: u64,
     },
+}
+
+/// What `Found::Behind` says to people.
+#[must_use]
+pub fn behind(name: &str, at: u64, from: Offset) -> String {
+    format!(
+        "{name} is damaged at byte {at}: records from {from} on are lost, and how many, the files do not say; restore the file from a copy to have them back"
+    )
 }
 
 /// The data directory, claimed while it is read: no gateway runs on it.
@@ -266,7 +280,9 @@ impl Source {
             if !each(Found::File { name: name.clone(), bytes: bytes.len() as u64 }) {
                 return Ok(());
             }
-            if *base > expected && !each(Found::Damage(Damage { file: name.clone(), at: 0, range: expected..*base })) {
+            if *base > expected
+                && !each(Found::Damage(Damage { file: self.path_of(expected).display().to_string(), at: None, range: expected..*base }))
+            {
                 return Ok(());
             }
             match file(&name, &bytes, (self.partition, *base), next, each) {
@@ -286,7 +302,7 @@ fn file(
     next: Option<Offset>,
     each: &mut dyn FnMut(Found) -> bool,
 ) -> Option<Offset> {
-    let damage = |at: usize, range| Found::Damage(Damage { file: name.to_owned(), at: at as u64, range });
+    let damage = |at: usize, range| Found::Damage(Damage { file: name.to_owned(), at: Some(at as u64), range });
     let batches = || Ok(bytes.get(BATCHES_AT as usize..).unwrap_or_default().to_vec());
     let head = match segment::identify(bytes, base, partition, batches) {
         Ok(Ok(Identified::Ours(head))) => head,
@@ -298,10 +314,9 @@ fn file(
             head
         }
         Ok(Err(e)) => {
-            // How much was in the last one, nobody knows.
-            let end = next.unwrap_or(base.plus(1));
-            let told = each(Found::Head { name: name.to_owned(), why: e.to_string() }) && each(damage(0, base..end));
-            return told.then_some(end);
+            let lost = next.map_or_else(|| Found::Behind { name: name.to_owned(), at: 0, from: base }, |next| damage(0, base..next));
+            let told = each(Found::Head { name: name.to_owned(), why: e.to_string() }) && each(lost);
+            return told.then_some(next.unwrap_or(base));
         }
         // It is all in memory.
         Err(_) => return Some(base),
@@ -335,7 +350,7 @@ fn file(
         let here = end..gone.unwrap_or(next);
         let named = |gone: Offset| name.replace(&Name::Segment(base).to_string(), &Name::Segment(gone).to_string());
         let told = (here.is_empty() || each(damage(at, here)))
-            && gone.is_none_or(|gone| each(Found::Damage(Damage { file: named(gone), at: 0, range: gone..next })));
+            && gone.is_none_or(|gone| each(Found::Damage(Damage { file: named(gone), at: None, range: gone..next })));
         return told.then_some(next);
     }
     if let Some(missing) = successor.filter(|after| next.is_none() && *after > base) {
@@ -344,8 +359,7 @@ fn file(
     }
     let note = bytes.get(SUCCESSOR_AT as usize..).unwrap_or_default();
     if next.is_none() && segment::is_cut(&head, bytes.len() as u64, note, end).is_some() {
-        // How much was behind it, nobody knows.
-        return each(damage(at, end..end.plus(1))).then_some(end);
+        return each(Found::Behind { name: name.to_owned(), at: at as u64, from: end }).then_some(end);
     }
     let torn = BatchHead::parse(bytes.get(at..).unwrap_or_default(), salt).filter(|h| h.first == end && next.is_none());
     match torn {

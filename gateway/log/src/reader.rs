@@ -6,9 +6,10 @@
 
 use crate::{
     Batch, Damage, Offset, PartitionId, ReadError,
+    appender::Appender,
     batch::parse,
     index::{self, Cache},
-    segment::{BATCHES_AT, PLACE_BYTES, Placed, Scan, Segment, Segments},
+    segment::{self, BATCHES_AT, PLACE_BYTES, Placed, Scan, Segment, Segments},
     storage::{File, Storage},
 };
 use std::{ops::Range, sync::Arc};
@@ -112,14 +113,21 @@ struct Out {
 
 impl Out {
     /// Ends the fetch behind records that cannot be read, or before them if others are lost already: a fetch tells of one loss.
-    fn lose(&mut self, file: &str, at: u64, range: Range<Offset>) {
+    fn lose<F: File>(&mut self, segment: &Segment<F>, at: u64, range: Range<Offset>) {
+        // The file that was begun behind this one may be what is missing: then this one is not to be restored.
+        let gone = segment::successor(segment).ok().flatten().filter(|gone| *gone > segment.head.base && *gone < range.end);
+        let (file, at, range) = match gone {
+            Some(gone) if gone <= range.start => (segment.named(gone), None, range),
+            Some(gone) => (segment.name.clone(), Some(at), range.start..gone),
+            None => (segment.name.clone(), Some(at), range),
+        };
         if !self.fetched.lost.is_empty() {
             self.fetched.next = range.start;
             return;
         }
         self.fetched.next = range.end;
         self.fetched.lost = range.clone();
-        self.fetched.damage = Some(Damage { file: file.to_owned(), at, range });
+        self.fetched.damage = Some(Damage { file, at, range });
     }
 
     fn is_full(&self) -> bool {
@@ -147,13 +155,13 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
         let end = after.unwrap_or(to).min(to);
         let Some(place) = segment.place(at, after.unwrap_or(source.durable))? else {
             // Nothing in it can be read, not even where it begins.
-            out.lose(&segment.name, BATCHES_AT, at..end);
+            out.lose(&segment, BATCHES_AT, at..end);
             return Ok(());
         };
         // Whoever asks for a record that no place leads to is told, whether an index knows it or not.
         let readable = segment.head.base.plus(u64::from(place.delta));
         if readable > at {
-            out.lose(&segment.name, BATCHES_AT, at..readable.min(end));
+            out.lose(&segment, BATCHES_AT, at..readable.min(end));
             return Ok(());
         }
         if !select.is_wide()
@@ -191,7 +199,7 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
                         // Before what is wanted.
                         continue;
                     }
-                    out.lose(&segment.name, byte, lost);
+                    out.lose(&segment, byte, lost);
                     return Ok(());
                 }
                 Err(e) => return Err(e),
@@ -217,6 +225,34 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
     }
     out.fetched.next = at.max(from);
     Ok(())
+}
+
+/// Can all of this range be read, at a start?
+pub(crate) fn is_whole<S: Storage>(storage: &S, appender: &Appender<S>, range: &Range<Offset>) -> bool {
+    let (indexes, mut at) = (Cache::new(0), range.start);
+    let source = Source { storage, segments: appender.segments(), indexes: &indexes, durable: appender.next() };
+    while at < range.end {
+        let wanted = Wanted::Range { from: at, to: range.end, select: Arc::new(Nothing) };
+        let read = fetch(&source, &Fetch { partition: PartitionId(0), wanted, records_max: 1, bytes_max: 1 });
+        match read {
+            Ok(fetched) if fetched.lost.is_empty() && fetched.next > at => at = fetched.next,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Looks at every record, and chooses none.
+struct Nothing;
+
+impl Select for Nothing {
+    fn matches(&self, _key: &[u8]) -> bool {
+        false
+    }
+
+    fn is_wide(&self) -> bool {
+        true
+    }
 }
 
 /// Reads the records at these positions that lie in `range`; `end` is that of the segment. Gives where to go on if there
@@ -257,7 +293,7 @@ fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset],
         };
         let end = after.unwrap_or(durable);
         let Some(place) = segment.place(first, end)? else {
-            out.lose(&segment.name, BATCHES_AT, first..end);
+            out.lose(&segment, BATCHES_AT, first..end);
             return Ok(());
         };
         let mut scan = Scan::new(&segment, place);
@@ -271,7 +307,7 @@ fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset],
                 return Ok(());
             }
             if scan.next() > offset {
-                out.lose(&segment.name, BATCHES_AT, offset..scan.next().min(end));
+                out.lose(&segment, BATCHES_AT, offset..scan.next().min(end));
                 return Ok(());
             }
             let before = scan.next() < offset;
@@ -285,7 +321,7 @@ fn exactly<F: File>(segments: &Segments<F>, durable: Offset, offsets: &[Offset],
                     let lost = scan.next().max(offset)..scan.pass_damage()?.map_or(end, |next| next.min(end));
                     // Else it is before what is wanted.
                     if lost.start < lost.end {
-                        out.lose(&segment.name, byte, lost);
+                        out.lose(&segment, byte, lost);
                         return Ok(());
                     }
                 }

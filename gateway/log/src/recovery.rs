@@ -100,7 +100,7 @@ pub(crate) fn scan<F: File>(segment: &Segment<F>, gaps_allowed: bool) -> Result<
             let what = format!("record {end} should stand here, and a whole batch from record {later} stands at byte {later_at}");
             return Err(OpenError::Damaged { file: segment.name.clone(), at: at as u64, what });
         }
-        gaps.push(Damage { file: segment.name.clone(), at: at as u64, range: end..later });
+        gaps.push(Damage { file: segment.name.clone(), at: Some(at as u64), range: end..later });
         (at, end) = (later_at, later);
     }
     let note = bytes.get(SUCCESSOR_AT as usize..).unwrap_or_default();

@@ -6,7 +6,7 @@ use crate::{
     AppendError, Durability, Kind, Limits, Offset, OpenError, Put, Receipt,
     appender::{Appender, Opening},
     engine::{self, STATE},
-    offline::{Found, Offline, Source},
+    offline::{Found, Offline, Source, behind},
     pending::Pending,
     state::{Directory, tag},
     storage::FileStorage,
@@ -98,6 +98,7 @@ fn read(source: &Source) -> Result<(Values, Vec<String>), OpenError> {
             Found::Head { name, why } => damaged_head = Some(format!("{name}: {why}")),
             Found::Missing { name } => lost.push(format!("{name} is missing")),
             Found::Damage(damage) => lost.extend(damaged_head.take().into_iter().chain([damage.to_string()])),
+            Found::Behind { name, at, from } => lost.extend(damaged_head.take().into_iter().chain([behind(&name, at, from)])),
             Found::File { .. } => damaged_head = None,
             Found::Torn { .. } => {}
         }

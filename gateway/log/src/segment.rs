@@ -398,6 +398,11 @@ impl<F: File> Segment<F> {
         move |error| ReadError::Io { file: self.name.clone(), at, error }
     }
 
+    /// The name of another segment beside it.
+    pub(crate) fn named(&self, base: Offset) -> String {
+        self.name.replace(&Name::Segment(self.head.base).to_string(), &Name::Segment(base).to_string())
+    }
+
     /// Where the last batch that was noted ends.
     pub(crate) fn filled(&self) -> u64 {
         self.filled.load(Ordering::Relaxed)

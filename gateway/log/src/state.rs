@@ -498,7 +498,9 @@ impl<S: Storage> Inner<S> {
             Ok(fetched) => match fetched.batch.iter().next() {
                 Some(r) => done(Ok(Some(Entry { tag: tag(r.meta), value: r.value.to_vec() }))),
                 // It would not be read the next time either.
-                None if let Some(d) = fetched.damage => done(Err(ReadError::Damaged { file: d.file, at: d.at, offset })),
+                None if let Some(d) = fetched.damage => {
+                    done(Err(ReadError::Damaged { file: d.file, at: d.at.unwrap_or_default(), offset }))
+                }
                 // Cleaning moved it meanwhile.
                 None => self.read(key, done),
             },

@@ -39,7 +39,6 @@ pub struct Connection {
     username: Option<String>,
     #[arg(short = 'P', long)]
     pw: Option<String>,
-    /// Version of the protocol.
     /// TLS: the certificates, in PEM, of those who may vouch for the broker.
     #[arg(long, value_name = "FILE")]
     cafile: Option<PathBuf>,

@@ -85,6 +85,19 @@ pub(crate) fn parse_from(text: &str) -> Result<String, String> {
     Begin::parse(&from, 0).map(|_| from).map_err(|e| e.to_string())
 }
 
+/// `STREAM/PARTITION:FROM-END` as people read it: with its last offset, where `END` is the one behind that.
+fn words(lost: &str) -> String {
+    let parts = || {
+        let (partition, range) = lost.split_once(':')?;
+        let (from, end) = range.split_once('-')?;
+        Some((partition, from.parse().ok()?, end.parse().ok()?))
+    };
+    parts().map_or_else(
+        || lost.to_owned(),
+        |(partition, from, end)| format!("{} of {partition}", weir_log::records(&(weir_log::Offset(from)..weir_log::Offset(end)))),
+    )
+}
+
 /// Where to go on when the connection has broken: a session that is kept knows by itself.
 struct Place<'a> {
     s: &'a Subscribe,
@@ -95,7 +108,7 @@ impl Place<'_> {
     fn came(&mut self, m: &Message) {
         if !self.s.connection.is_quiet() {
             for (_, range) in m.user_properties.iter().filter(|(name, _)| name == "lost") {
-                eprintln!("weir: lost, by retention or damage: {range}");
+                eprintln!("weir: lost, by retention or damage: {}", words(range));
             }
         }
         let offset = m.user_properties.iter().find(|(name, _)| name == "offset").and_then(|(_, at)| at.parse::<u64>().ok());

@@ -493,16 +493,11 @@ impl Driver {
         if let (Ok(f), Feed::Range(_)) = (&fetched, &kind)
             && !f.lost.is_empty()
         {
-            let lost = f.lost.clone();
+            let lost = weir_log::records(&f.lost);
             let client = self.client_id.as_deref().unwrap_or("?");
-            tracing::warn!(
-                client,
-                "records {} to {} are lost for this client: taken by retention before it had come to them, or damaged",
-                lost.start,
-                lost.end
-            );
+            tracing::warn!(client, "{lost} are lost for this client: taken by retention before it had come to them, or damaged",);
             if let Feed::Range(nth) = &kind {
-                let range = Offset(lost.start.0)..Offset(lost.end.0);
+                let range = Offset(f.lost.start.0)..Offset(f.lost.end.0);
                 self.event(now, Event::Lost(self.gateway.partitions[*nth], range));
             }
         }

@@ -529,7 +529,8 @@ fn a_missing_file_in_the_middle_is_named_and_not_the_one_before_it() {
     }
     engine.stop();
     drop(engine);
-    std::fs::remove_file(&files()[1]).expect("removes");
+    let (missing, copy) = (files().remove(1), dir.path().join("copy"));
+    std::fs::rename(&missing, &copy).expect("moves");
     let log = crate::offline::Offline::open(&dir.path().join("data")).expect("opens");
     let mut named = Vec::new();
     for source in &log.sources {
@@ -541,9 +542,29 @@ fn a_missing_file_in_the_middle_is_named_and_not_the_one_before_it() {
         };
         source.read(&mut each).expect("reads");
     }
+    drop(log);
     let next = files()[1].file_stem().expect("a name").to_string_lossy().parse::<u64>().expect("a number");
     assert_eq!(named.len(), 1, "{named:?}");
     assert_eq!(named[0].range.end, Offset(next));
     let base = named[0].range.start.0;
     assert!(named[0].file.ends_with(&format!("{base:020}.log")) && base > 0, "{named:?}");
+    // Whoever reads is told of the same file; and of none when it is there again.
+    let damage = |engine: &FileEngine| {
+        let (tx, rx) = mpsc::channel();
+        let wanted = Wanted::Range { from: Offset(0), to: Offset(n), select: Arc::new(Everything) };
+        let fetch = Fetch { partition: P, wanted, records_max: u32::MAX, bytes_max: u32::MAX };
+        engine.fetch(fetch, Box::new(move |r| tx.send(r.expect("reads").damage).expect("somebody waits")));
+        rx.recv_timeout(Duration::from_secs(10)).expect("an answer")
+    };
+    let engine = open(dir.path());
+    let found = damage(&engine).expect("a file is missing");
+    assert_eq!(found.to_string(), named[0].to_string());
+    assert!(found.at.is_none() && found.to_string().contains(" is missing: "), "{found}");
+    engine.stop();
+    assert_eq!(engine.damaged(), 1);
+    drop(engine);
+    std::fs::rename(&copy, &missing).expect("moves");
+    let engine = open(dir.path());
+    assert_eq!((engine.damaged(), damage(&engine), read_all(&engine).len() as u64), (0, None, n));
+    engine.stop();
 }
