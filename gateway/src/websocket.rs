@@ -4,56 +4,80 @@
 //! Must not know: MQTT.
 
 use crate::{driver::Driver, gateway::Gateway, metrics::Total, tcp};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
 use std::{sync::Arc, time::Duration};
-use tokio_tungstenite::tungstenite::{Bytes, Message};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use weir_bridge::upgrade::Socket;
 use weir_core::{
     packet::ReasonCode,
     session::{Cause, Violation},
 };
 
-/// A peer that takes nothing for so long is gone.
+/// Bytes of one message: what a slow line takes in less than `WRITE_STALL`.
+const PIECE_BYTES: usize = 32 * 1024;
+/// A peer that takes not even one message for so long is gone.
 const WRITE_STALL: Duration = Duration::from_secs(10);
 
-pub(crate) async fn serve(mut socket: Socket, gateway: Arc<Gateway>) {
+pub(crate) async fn serve(socket: Socket, gateway: Arc<Gateway>) {
     gateway.totals.add(Total::ConnectionsWebsocket, 1);
     let mut driver = Box::new(Driver::new(gateway));
+    let (mut to, mut from) = socket.split();
+    converse(&mut to, &mut from, &mut driver).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), to.close()).await;
+    drop((to, from));
+    tcp::outlive(driver).await;
+}
+
+/// Both ways at once: a peer that is sent much is heard meanwhile.
+async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, driver: &mut Driver) {
     let peer = driver.peer().clone();
+    // Bytes that are on the way, and until when they must have left.
+    let mut piece: Option<(usize, Instant)> = None;
     while driver.close().is_none() || !driver.out.is_empty() {
-        if !driver.out.is_empty() {
-            let bytes = Bytes::copy_from_slice(driver.out.unsent());
-            let n = bytes.len();
-            let sent = tokio::time::timeout(WRITE_STALL, socket.send(Message::Binary(bytes))).await;
-            if !matches!(sent, Ok(Ok(()))) {
-                driver.closed(Cause::Socket);
-                break;
+        if piece.is_none() && !driver.out.is_empty() {
+            let unsent = driver.out.unsent();
+            let bytes = unsent.get(..PIECE_BYTES).unwrap_or(unsent);
+            piece = Some((bytes.len(), Instant::now() + WRITE_STALL));
+            // The one before has left, so this one is taken at once.
+            if to.feed(Message::Binary(Bytes::copy_from_slice(bytes))).await.is_err() {
+                return driver.closed(Cause::Socket);
             }
-            driver.written(n);
-            continue;
         }
-        let deadline = driver.deadline().map(|d| driver.instant(d));
-        let due = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let until = piece.map(|(_, until)| until);
+        let deadline = driver.deadline().map(|d| driver.instant(d)).filter(|_| driver.close().is_none());
         tokio::select! {
+            left = to.flush(), if piece.is_some() => {
+                let Ok(()) = left else { return driver.closed(Cause::Socket) };
+                driver.written(piece.take().map_or(0, |(bytes, _)| bytes));
+            }
+            () = at(until) => return driver.closed(Cause::Socket),
             () = peer.rung() => driver.woken(),
-            message = socket.next(), if driver.wants_read() => match message {
-                Some(Ok(Message::Binary(bytes))) => driver.received(&bytes),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Text(_))) => {
-                    let statement = "MQTT-6.0.0-1: a text message";
-                    driver.closed(Cause::Violation(Violation { reason: ReasonCode::MALFORMED_PACKET, statement }));
-                }
-                _ => driver.closed(Cause::Socket),
-            },
-            () = due => driver.timeout(),
+            message = from.next(), if driver.wants_read() => take(message, driver),
+            () = at(deadline) => driver.timeout(),
         }
     }
-    let _ = tokio::time::timeout(Duration::from_secs(1), socket.close(None)).await;
-    drop(socket);
-    tcp::outlive(driver).await;
+}
+
+/// Never, where there is no time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn take(message: Option<Result<Message, tungstenite::Error>>, driver: &mut Driver) {
+    match message {
+        Some(Ok(Message::Binary(bytes))) => driver.received(&bytes),
+        Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+        Some(Ok(Message::Text(_))) => {
+            let statement = "MQTT-6.0.0-1: a text message";
+            driver.closed(Cause::Violation(Violation { reason: ReasonCode::MALFORMED_PACKET, statement }));
+        }
+        _ => driver.closed(Cause::Socket),
+    }
 }

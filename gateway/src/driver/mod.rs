@@ -98,6 +98,8 @@ pub(crate) struct Driver {
     groups: Option<Box<order::Groups>>,
     /// There was no room for what was to be sent last.
     stuck: bool,
+    /// Bytes of `out` that are deliveries, or fewer.
+    delivered: usize,
     pub out: Out,
     asked: Asked,
     /// Where it comes from, if that is known.
@@ -176,6 +178,7 @@ impl Driver {
             reached: Vec::new(),
             groups: None,
             stuck: false,
+            delivered: 0,
             out: Out::default(),
             asked: Asked::default(),
             address: None,
@@ -239,7 +242,13 @@ impl Driver {
             Phase::Running(s) => s.wants_packets(),
             _ => false,
         };
-        ready && self.close.is_none() && !self.full && !self.blocked && self.put.is_none() && self.out.len() < OUT_BYTES_STOP
+        ready && self.close.is_none() && !self.full && !self.blocked && self.put.is_none() && self.takes_answers()
+    }
+
+    /// Answers to what is read have room. What was delivered takes none of it: a client that is sent a large message goes on
+    /// being heard, and one that sends and is sent at once does not wait for us while we wait for it.
+    fn takes_answers(&self) -> bool {
+        self.out.len() < OUT_BYTES_STOP + self.delivered
     }
 
     /// When `timeout` is due, in `Now::monotonic_ms`.
@@ -264,7 +273,12 @@ impl Driver {
     pub fn written(&mut self, n: usize) {
         self.gateway.totals.add(Total::BytesOut, n as u64);
         let was_full = self.out.len() >= OUT_BYTES_HIGH;
+        if !self.takes_answers() {
+            // It is not read, and takes what it is sent: it is alive.
+            self.heard(self.gateway.now());
+        }
         self.out.written(n);
+        self.delivered = self.delivered.saturating_sub(n);
         if was_full && self.out.len() < OUT_BYTES_HIGH {
             self.woken();
         }
@@ -274,6 +288,8 @@ impl Driver {
     pub fn received(&mut self, bytes: &[u8]) {
         let now = self.gateway.now();
         self.bytes_in += bytes.len() as u64;
+        // Of a packet that takes longer than the keep-alive, too.
+        self.heard(now);
         let (mut begun, mut bytes) = (std::mem::take(&mut self.rest), bytes);
         // Only the packet that has begun is put together; what is behind it is decoded where it is.
         while !begun.is_empty() && !bytes.is_empty() && self.wants_more() {
@@ -292,6 +308,13 @@ impl Driver {
         self.pump(now);
     }
 
+    /// The client has given a sign of life.
+    fn heard(&mut self, now: Now) {
+        if let Phase::Running(session) = &mut self.phase {
+            session.heard(now);
+        }
+    }
+
     /// The bell rang.
     pub fn woken(&mut self) {
         let now = self.gateway.now();
@@ -300,12 +323,12 @@ impl Driver {
 
     pub fn timeout(&mut self) {
         let now = self.gateway.now();
-        match &mut self.phase {
+        match &self.phase {
             Phase::FirstPacket { .. } => self.closed(Cause::KeepAlive),
-            Phase::Running(session) => {
-                if self.blocked {
-                    // What was heard is not looked at yet.
-                    session.heard(now);
+            Phase::Running(_) => {
+                if !self.wants_read() && self.takes_answers() {
+                    // The gateway does not read: that is no silence of the client.
+                    self.heard(now);
                 }
                 self.event(now, Event::Timeout);
             }
@@ -501,7 +524,9 @@ impl Driver {
         }
         self.advance(now);
         self.watermarks(now);
+        let before = self.out.len();
         self.feed(now);
+        self.delivered += self.out.len() - before;
         self.tell_sent();
         self.act(now);
     }

@@ -1,0 +1,154 @@
+//! Slow links: what counts is that something moves. A client that is not read, or that is sent
+//! something for longer than its keep-alive, is not silent [MQTT-3.1.2-22].
+
+mod support;
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+use support::{
+    Weir, dir,
+    raw::{PUBACK, Raw, Version},
+};
+
+const LARGE: usize = 7_000_000;
+
+/// Version 3.1.1, clean session.
+fn connect_packet(client_id: &str, keep_alive_s: u8) -> Vec<u8> {
+    let length = 12 + client_id.len() as u8;
+    [&[0x10, length][..], b"\0\x04MQTT\x04\x02\0", &[keep_alive_s, 0, client_id.len() as u8], client_id.as_bytes()].concat()
+}
+
+/// One filter of one letter, QoS 0.
+const SUBSCRIBE: &[u8] = b"\x82\x06\0\x01\0\x01t\0";
+
+/// A client of few words; the answers to CONNECT and SUBSCRIBE are read.
+fn subscriber(port: u16, client_id: &str, keep_alive_s: u8) -> TcpStream {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.write_all(&connect_packet(client_id, keep_alive_s)).unwrap();
+    socket.write_all(SUBSCRIBE).unwrap();
+    socket.read_exact(&mut [0; 9]).unwrap();
+    socket
+}
+
+/// A message that is longer than what sockets hold, for who subscribes to `t`.
+fn publish_large(port: u16) {
+    let mut p = Raw::connect(port, Version::V311, "publisher");
+    p.publish(1, false, 1, "t", &"x".repeat(LARGE));
+    p.expect_ack(PUBACK, 1);
+}
+
+/// Reads so many bytes in pieces of 30 kB with a pause after each. Gives how many came before the end.
+fn read_slowly(socket: &mut TcpStream, wanted: usize, pause: Duration) -> usize {
+    let (mut buffer, mut got) = (vec![0; 30_000], 0);
+    socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    while got < wanted {
+        match socket.read(&mut buffer) {
+            Ok(0) | Err(_) => return got,
+            Ok(n) => got += n,
+        }
+        std::thread::sleep(pause);
+    }
+    got
+}
+
+#[test]
+fn who_is_sent_a_large_message_is_heard_meanwhile() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = subscriber(weir.mqtt, "c", 2);
+    publish_large(weir.mqtt);
+    // It takes nothing for longer than its keep-alive allows, and says all along that it is there.
+    for _ in 0..6 {
+        std::thread::sleep(Duration::from_secs(1));
+        c.write_all(&[0xC0, 0]).unwrap();
+    }
+    let answers = LARGE + 6 * 2;
+    assert!(read_slowly(&mut c, answers, Duration::ZERO) >= answers);
+}
+
+#[test]
+fn who_takes_nothing_and_says_nothing_is_closed() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = subscriber(weir.mqtt, "c", 2);
+    publish_large(weir.mqtt);
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(read_slowly(&mut c, LARGE, Duration::ZERO) < LARGE, "it was closed before it had all");
+}
+
+#[test]
+fn who_sends_to_itself_and_does_not_read_comes_to_the_end() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = subscriber(weir.mqtt, "c", 0);
+    c.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    // 1,000,000 bytes behind the topic, QoS 0.
+    let message = [&[0x30, 0xC3, 0x84, 0x3D, 0, 1, b't'][..], &vec![b'x'; 1_000_000]].concat();
+    for n in 0..30 {
+        c.write_all(&message).unwrap_or_else(|e| panic!("message {n}: {e}"));
+    }
+    c.write_all(&[0xC0, 0]).unwrap();
+    // What it was too slow for is dropped, as QoS 0 is; the answer to PINGREQ comes behind the rest.
+    c.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let (mut buffer, mut last, mut got) = (vec![0; 1 << 20], [0; 2], 0);
+    while last != [0xD0, 0] {
+        let n = c.read(&mut buffer).expect("the answer to PINGREQ");
+        assert!(n > 0, "closed after {got} bytes");
+        got += n;
+        last = if n > 1 { [buffer[n - 2], buffer[n - 1]] } else { [last[1], buffer[0]] };
+    }
+}
+
+#[test]
+fn a_message_may_take_longer_than_the_keep_alive() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = subscriber(weir.mqtt, "c", 1);
+    // 6,000 bytes to "u" with QoS 1, a thousand every 0.7 s.
+    let message = [&[0x32, 0xF5, 0x2E, 0, 1, b'u', 0, 7][..], &vec![b'x'; 6_000]].concat();
+    for piece in message.chunks(1_000) {
+        c.write_all(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    let mut puback = [0; 4];
+    c.read_exact(&mut puback).unwrap();
+    assert_eq!(puback, [0x40, 2, 0, 7]);
+    // Silence is silence still.
+    let begun = Instant::now();
+    c.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    match c.read(&mut puback) {
+        Ok(0) => {}
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// Longer than the ten seconds that one piece of it may take.
+#[test]
+fn a_slow_websocket_gets_all_of_a_large_message() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = TcpStream::connect(("127.0.0.1", weir.http)).unwrap();
+    let request = "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
+    c.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        c.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    // Binary, masked with zeros.
+    let frame = |packet: &[u8]| [&[0x82, 0x80 | packet.len() as u8, 0, 0, 0, 0][..], packet].concat();
+    c.write_all(&frame(&connect_packet("c", 0))).unwrap();
+    c.write_all(&frame(SUBSCRIBE)).unwrap();
+    c.read_exact(&mut [0; 2 + 4 + 2 + 5]).unwrap();
+    publish_large(weir.mqtt);
+    let begun = Instant::now();
+    let got = read_slowly(&mut c, LARGE, Duration::from_millis(80));
+    assert!(got >= LARGE && begun.elapsed() > Duration::from_secs(15), "{got} bytes in {:?}", begun.elapsed());
+}
