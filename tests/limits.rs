@@ -114,3 +114,33 @@ fn beyond_a_limit_there_is_an_answer_a_count_and_no_harm() {
     }
     assert!(http_get(weir.admin, "/readyz").contains("200 OK"));
 }
+
+/// What has expired is held no longer, neither in memory nor over a restart.
+#[test]
+fn retained_messages_that_have_expired_are_collected() {
+    let dir = dir();
+    let ports = [free_port(), free_port(), free_port()];
+    let retained = |weir: &Weir| {
+        let metrics = http_get(weir.admin, "/metrics");
+        let of = metrics.lines().find_map(|l| l.strip_prefix("weir_retained_messages ")?.parse::<u32>().ok());
+        of.unwrap()
+    };
+    let weir = start(dir.path(), ports, &[]);
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "c", true, &[]);
+    let soon = [2, 0, 0, 0, 2];
+    for n in 1..=200 {
+        c.publish_with(1 << 1 | RETAIN, n, &format!("fleeting/{n}"), &soon, "x");
+        c.expect_ack(PUBACK, n);
+    }
+    c.publish_with(1 << 1 | RETAIN, 1, "lasting", &[], "x");
+    c.expect_ack(PUBACK, 1);
+    assert!(retained(&weir) > 200);
+    // Once with what the log says of them, once with what a checkpoint has put in the store.
+    weir.kill();
+    assert_eq!(start(dir.path(), ports, &[]).terminate(), Some(0));
+    let weir = start(dir.path(), ports, &[]);
+    support::eventually("they are collected", std::time::Duration::from_secs(10), || retained(&weir) < 100);
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "c", true, &[]);
+    c.subscribe("lasting", 0);
+    assert!(c.expect_publish().retain);
+}

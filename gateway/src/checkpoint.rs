@@ -24,6 +24,7 @@ use weir_core::{
     group::Place,
     ids::{Offset, PartitionId},
     message::Stored,
+    retained::{Expiry, Position, expiry},
 };
 use weir_log::{AppendError, Fetch, Nobody, Put, Record, Wake, Wanted};
 
@@ -46,6 +47,8 @@ pub(crate) fn retained_key(topic: &str) -> Vec<u8> {
 /// A value of `r/TOPIC`.
 pub(crate) struct Kept<'a> {
     at: Place,
+    /// Of a message that the log still has.
+    expires: Option<Expiry>,
     /// When retention has taken it from the log.
     pub message: Option<Stored<'a>>,
 }
@@ -67,6 +70,12 @@ impl<'a> Kept<'a> {
         b
     }
 
+    /// Of a message that the log has.
+    fn position(p: PartitionId, position: Position) -> Vec<u8> {
+        let expires = position.expires.map(|at| at.get().to_le_bytes());
+        [&Self::place((p, position.at))[..], expires.as_ref().map_or(&[], |at| &at[..])].concat()
+    }
+
     /// `None`: not of this format.
     pub fn parse(topic: &'a str, value: &'a [u8]) -> Option<Self> {
         let rest = value.strip_prefix(&[FORMAT])?;
@@ -74,7 +83,10 @@ impl<'a> Kept<'a> {
         let (offset, rest) = rest.split_first_chunk::<8>()?;
         let at = (PartitionId(u32::from_le_bytes(*partition)), Offset(u64::from_le_bytes(*offset)));
         if rest.is_empty() {
-            return Some(Self { at, message: None });
+            return Some(Self { at, expires: None, message: None });
+        }
+        if let Ok(expires) = rest.try_into() {
+            return Some(Self { at, expires: Expiry::new(u32::from_le_bytes(expires)), message: None });
         }
         let (time_ms, rest) = rest.split_first_chunk::<8>()?;
         let (flags, rest) = rest.split_first()?;
@@ -83,7 +95,7 @@ impl<'a> Kept<'a> {
         let (n, rest) = rest.split_first_chunk::<4>()?;
         let (headers, payload) = rest.split_at_checked(u32::from_le_bytes(*n) as usize)?;
         let message = Stored::parse(at.1, u64::from_le_bytes(*time_ms), *flags, meta, topic.as_bytes(), headers, payload)?;
-        Some(Self { at, message: Some(message) })
+        Some(Self { at, expires: expiry(&message), message: Some(message) })
     }
 }
 
@@ -99,7 +111,8 @@ pub(crate) fn read(key: &[u8], value: &[u8], bases: &mut HashMap<PartitionId, Ba
     let Some(kept) = Kept::parse(topic, value) else {
         return Some(Err(format!("key r/{topic}: a retained message that this program cannot read")));
     };
-    bases.entry(kept.at.0).or_default().retained.restore(topic, kept.at.1);
+    let position = Position { at: kept.at.1, expires: kept.expires };
+    bases.entry(kept.at.0).or_default().retained.restore(topic, position);
     Some(Ok((kept.at.0, Offset(kept.at.1.0 + 1))))
 }
 
@@ -153,6 +166,7 @@ impl Work {
         let mut wanted = Vec::new();
         let now = self.gateway.now();
         let trusted = self.steps.trusted(now);
+        self.gateway.retained.iter().for_each(|view| view.write().expire(now.steady_ms));
         let mut files = 0;
         for (nth, p) in self.gateway.partitions.iter().enumerate() {
             let retention = self.gateway.retention(*p);
@@ -190,7 +204,7 @@ impl Work {
         for (nth, view) in self.gateway.retained.iter().enumerate() {
             let p = self.gateway.partitions[nth];
             for (topic, at) in view.write().take_changed() {
-                puts.push((retained_key(&topic), at.map(|at| Kept::place((p, at)))));
+                puts.push((retained_key(&topic), at.map(|at| Kept::position(p, at))));
             }
         }
         for (nth, at) in positions.iter().enumerate().filter(|(nth, at)| **at > self.folded[*nth]) {
@@ -332,7 +346,11 @@ mod tests {
         let value = Kept::whole(at, &r);
         let m = Kept::parse("t", &value).and_then(|k| k.message).expect("whole");
         assert_eq!((m.offset, m.qos, m.retain, m.client_hash, m.payload), (Offset(77), Qos::AtLeastOnce, true, 7, &b"payload"[..]));
-        for cut in 14..value.len() - b"payload".len() {
+        let position = Position { at: at.1, expires: Expiry::new(5) };
+        let with_expiry = Kept::position(at.0, position);
+        assert!(Kept::parse("t", &with_expiry).is_some_and(|k| (k.at, k.expires) == (at, Expiry::new(5))));
+        // As long as a place with its expiry it is one.
+        for cut in (14..value.len() - b"payload".len()).filter(|cut| *cut != with_expiry.len()) {
             assert!(Kept::parse("t", &value[..cut]).is_none(), "{cut}");
         }
     }

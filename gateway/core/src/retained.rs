@@ -12,12 +12,33 @@ use std::{
 /// Topics looked at in one step of a page: a lock is held that long.
 const KEYS_PER_STEP: usize = 4_096;
 
+/// Where the retained message of a topic is, and when it expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub at: Offset,
+    pub expires: Option<Expiry>,
+}
+
+/// A second of the steady clock, since 1970. Whole seconds are what a client asks for, and a million of them are held.
+pub type Expiry = std::num::NonZeroU32;
+
+/// When a message expires, rounded up.
+#[must_use]
+pub fn expiry(m: &Stored<'_>) -> Option<Expiry> {
+    let seconds = m.expires_ms?.div_ceil(1_000);
+    Expiry::new(u32::try_from(seconds).unwrap_or(u32::MAX).max(1))
+}
+
 /// One partition's retained messages.
 #[derive(Debug, Default)]
 pub struct Retained {
-    topics: BTreeMap<Box<str>, Offset>,
+    topics: BTreeMap<Box<str>, Position>,
     /// Topics that changed since they were taken.
     changed: BTreeSet<Box<str>>,
+    /// How many of them expire.
+    expiring: usize,
+    /// The last topic that was looked at for its expiry; `None`: the next is the first.
+    swept: Option<Box<str>>,
 }
 
 /// A part of what a filter finds, in topic order.
@@ -36,21 +57,47 @@ impl Retained {
             self.changed.insert(topic.into());
         }
         if m.payload.is_empty() {
-            self.topics.remove(topic);
-        } else if let Some(at) = self.topics.get_mut(topic) {
-            *at = m.offset;
+            let before = self.topics.remove(topic);
+            self.expiring -= usize::from(before.is_some_and(|p| p.expires.is_some()));
         } else {
-            self.topics.insert(topic.into(), m.offset);
+            self.restore(topic, Position { at: m.offset, expires: expiry(m) });
         }
     }
 
     /// A topic as it was when it was last taken.
-    pub fn restore(&mut self, topic: &str, at: Offset) {
-        self.topics.insert(topic.into(), at);
+    pub fn restore(&mut self, topic: &str, position: Position) {
+        self.expiring += usize::from(position.expires.is_some());
+        let before = if let Some(known) = self.topics.get_mut(topic) {
+            Some(std::mem::replace(known, position))
+        } else {
+            self.topics.insert(topic.into(), position)
+        };
+        self.expiring -= usize::from(before.is_some_and(|p| p.expires.is_some()));
+    }
+
+    /// Removes topics whose message has expired, in one step: the next goes on where this one ended. `now_ms`: of the steady clock.
+    pub fn expire(&mut self, now_ms: u64) {
+        if self.expiring == 0 {
+            return;
+        }
+        let from = self.swept.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut looked_at, mut last, mut expired) = (0, None, Vec::new());
+        for (topic, position) in self.topics.range::<str, _>((from, Bound::Unbounded)).take(KEYS_PER_STEP) {
+            (looked_at, last) = (looked_at + 1, Some(topic));
+            if position.expires.is_some_and(|at| u64::from(at.get()) * 1_000 <= now_ms) {
+                expired.push(topic.clone());
+            }
+        }
+        self.swept = last.filter(|_| looked_at == KEYS_PER_STEP).cloned();
+        self.expiring -= expired.len();
+        for topic in expired {
+            self.topics.remove(&topic);
+            self.changed.insert(topic);
+        }
     }
 
     /// What changed since the last time, with the newest position; `None`: the topic has no retained message any more.
-    pub fn take_changed(&mut self) -> Vec<(Box<str>, Option<Offset>)> {
+    pub fn take_changed(&mut self) -> Vec<(Box<str>, Option<Position>)> {
         let changed = std::mem::take(&mut self.changed);
         changed.into_iter().map(|topic| (topic.clone(), self.topics.get(&topic).copied())).collect()
     }
@@ -60,9 +107,9 @@ impl Retained {
     pub fn within(&self, range: &Range<Offset>, after: Option<&str>) -> Page {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut page = Page::default();
-        for (i, (topic, at)) in self.topics.range::<str, _>((from, Bound::Unbounded)).enumerate() {
-            if range.contains(at) {
-                page.found.push((topic.clone(), *at));
+        for (i, (topic, position)) in self.topics.range::<str, _>((from, Bound::Unbounded)).enumerate() {
+            if range.contains(&position.at) {
+                page.found.push((topic.clone(), position.at));
             }
             if i + 1 >= KEYS_PER_STEP {
                 page.after = Some(topic.clone());
@@ -93,12 +140,12 @@ impl Retained {
             _ => Bound::Included(prefix),
         };
         let mut page = Page::default();
-        for (i, (topic, offset)) in self.topics.range::<str, _>((from, Bound::Unbounded)).enumerate() {
+        for (i, (topic, position)) in self.topics.range::<str, _>((from, Bound::Unbounded)).enumerate() {
             if !topic.starts_with(prefix) {
                 return page;
             }
             if filter_matches(filter, topic) {
-                page.found.push((topic.clone(), *offset));
+                page.found.push((topic.clone(), position.at));
             }
             if page.found.len() >= max || i + 1 >= KEYS_PER_STEP {
                 page.after = Some(topic.clone());
@@ -130,16 +177,49 @@ mod tests {
         }
     }
 
+    fn position(at: u64) -> Position {
+        Position { at: Offset(at), expires: None }
+    }
+
+    #[test]
+    fn what_has_expired_goes_in_steps_and_what_came_later_stays() {
+        let mut r = Retained::default();
+        let topic = |n: usize| format!("t/{n:05}");
+        let some = KEYS_PER_STEP + 100;
+        for n in 0..some {
+            let of = |expires_ms| Stored { expires_ms, ..stored("", n as u64, b"x", true) };
+            let name = topic(n);
+            r.apply(&Stored { topic: name.as_bytes(), ..of((n % 2 == 0).then_some(1_000 + n as u64)) });
+        }
+        // Taken away, replaced by one that stays, and by one that goes later.
+        r.apply(&stored(&topic(0), 1, b"", true));
+        r.apply(&stored(&topic(2), 2, b"y", true));
+        r.apply(&Stored { expires_ms: Some(90_000), ..stored(&topic(4), 3, b"y", true) });
+        r.take_changed();
+        r.expire(1_000);
+        assert_eq!((r.len(), r.take_changed().len()), (some - 1, 0));
+        r.expire(80_000);
+        r.expire(80_000);
+        let gone = r.take_changed();
+        assert_eq!((r.len(), gone.len()), (some / 2 + 2, some / 2 - 3));
+        assert!(gone.iter().all(|(_, position)| position.is_none()));
+        for now in [89_999, 90_000] {
+            r.expire(now);
+            r.expire(now);
+        }
+        assert_eq!((r.len(), r.expiring), (some / 2 + 1, 0));
+    }
+
     #[test]
     fn what_changed_is_taken_once_with_its_newest_position() {
         let mut r = Retained::default();
-        r.restore("old", Offset(1));
+        r.restore("old", position(1));
         assert_eq!(r.take_changed(), []);
         for (topic, at, payload) in [("a", 5, "x"), ("b", 6, "x"), ("a", 7, "y"), ("old", 8, "")] {
             r.apply(&stored(topic, at, payload.as_bytes(), true));
         }
         let changed = r.take_changed();
-        assert_eq!(changed, [("a".into(), Some(Offset(7))), ("b".into(), Some(Offset(6))), ("old".into(), None)]);
+        assert_eq!(changed, [("a".into(), Some(position(7))), ("b".into(), Some(position(6))), ("old".into(), None)]);
         assert_eq!(r.take_changed(), []);
         assert_eq!(r.within(&(Offset(0)..Offset(7)), None).found, [("b".into(), Offset(6))]);
         assert_eq!(r.within(&(Offset(0)..Offset(8)), Some("a")).found, [("b".into(), Offset(6))]);

@@ -152,8 +152,9 @@ fn killed(durability: Durability) {
             }
             let _may_have_ended = child.kill();
         }
-        let status = wait(&mut child);
-        let what = format!("WEIR_SEED={seed}, life {lives}, {status}");
+        let what = format!("WEIR_SEED={seed}, life {lives}");
+        let status = wait(&mut child, &what);
+        let what = format!("{what}, {status}");
         use std::os::unix::process::ExitStatusExt;
         assert!(status.success() || status.signal() == Some(9), "{what}; its words are above");
         ledger.take(&directory.path().join("journal"), &what);
@@ -170,18 +171,33 @@ fn killed(durability: Durability) {
     assert!(ledger.acknowledged > lives * 10 && ledger.puts > lives, "hardly anything was tried: {ledger}");
 }
 
-fn wait(child: &mut std::process::Child) -> ExitStatus {
+fn wait(child: &mut std::process::Child, what: &str) -> ExitStatus {
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("a child") {
             return status;
         }
         if begun.elapsed() > Duration::from_secs(120) {
+            let threads = threads(child.id());
             let _it_hangs = child.kill();
-            panic!("a life does not end by itself within two minutes");
+            panic!("{what}: it does not end by itself within two minutes; its threads: {threads}");
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Name, state, processor time (hundredths of a second) and system call of each thread, as the kernel has them.
+fn threads(process: u32) -> String {
+    let of = |task: std::path::PathBuf| {
+        let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        let stat = read("stat");
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, behind)| behind).split_whitespace().collect();
+        let field = |n: usize| fields.get(n).copied().unwrap_or("?").to_owned();
+        let time: u64 = [11, 12].iter().filter_map(|n| field(*n).parse::<u64>().ok()).sum();
+        format!("\n{} {} {time} {} {}", read("comm").trim(), field(0), read("wchan"), read("syscall").trim())
+    };
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    tasks.map(|task| of(task.path())).collect()
 }
 
 fn cut(durability: Durability) {
