@@ -33,6 +33,26 @@ fn subscriber(port: u16, client_id: &str, keep_alive_s: u8) -> TcpStream {
     socket
 }
 
+/// The same over websocket.
+fn websocket_subscriber(port: u16, client_id: &str) -> TcpStream {
+    let mut c = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
+    c.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        c.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    // Binary, masked with zeros.
+    let frame = |packet: &[u8]| [&[0x82, 0x80 | packet.len() as u8, 0, 0, 0, 0][..], packet].concat();
+    c.write_all(&frame(&connect_packet(client_id, 0))).unwrap();
+    c.write_all(&frame(SUBSCRIBE)).unwrap();
+    c.read_exact(&mut [0; 2 + 4 + 2 + 5]).unwrap();
+    c
+}
+
 /// A message that is longer than what sockets hold, for who subscribes to `t`.
 fn publish_large(port: u16) {
     let mut p = Raw::connect(port, Version::V311, "publisher");
@@ -91,14 +111,18 @@ fn who_sends_to_itself_and_does_not_read_comes_to_the_end() {
         c.write_all(&message).unwrap_or_else(|e| panic!("message {n}: {e}"));
     }
     c.write_all(&[0xC0, 0]).unwrap();
-    // What it was too slow for is dropped, as QoS 0 is; the answer to PINGREQ comes behind the rest.
-    c.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let (mut buffer, mut last, mut got) = (vec![0; 1 << 20], [0; 2], 0);
-    while last != [0xD0, 0] {
-        let n = c.read(&mut buffer).expect("the answer to PINGREQ");
-        assert!(n > 0, "closed after {got} bytes");
-        got += n;
-        last = if n > 1 { [buffer[n - 2], buffer[n - 1]] } else { [last[1], buffer[0]] };
+    // What it was too slow for is dropped, as QoS 0 is; what comes is whole, and the answer to PINGREQ is among it.
+    c.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut rest = vec![0; message.len() - 1];
+    loop {
+        let mut head = [0];
+        c.read_exact(&mut head).unwrap();
+        match head[0] {
+            0x30 => c.read_exact(&mut rest).unwrap(),
+            0xD0 => break,
+            other => panic!("{other:#x}"),
+        }
+        assert!(rest == message[1..], "a message is as it was sent");
     }
 }
 
@@ -132,23 +156,37 @@ fn a_message_may_take_longer_than_the_keep_alive() {
 fn a_slow_websocket_gets_all_of_a_large_message() {
     let dir = dir();
     let weir = Weir::start(dir.path());
-    let mut c = TcpStream::connect(("127.0.0.1", weir.http)).unwrap();
-    let request = "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
-    c.write_all(request.as_bytes()).unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        c.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    // Binary, masked with zeros.
-    let frame = |packet: &[u8]| [&[0x82, 0x80 | packet.len() as u8, 0, 0, 0, 0][..], packet].concat();
-    c.write_all(&frame(&connect_packet("c", 0))).unwrap();
-    c.write_all(&frame(SUBSCRIBE)).unwrap();
-    c.read_exact(&mut [0; 2 + 4 + 2 + 5]).unwrap();
+    let mut c = websocket_subscriber(weir.http, "c");
     publish_large(weir.mqtt);
     let begun = Instant::now();
     let got = read_slowly(&mut c, LARGE, Duration::from_millis(80));
     assert!(got >= LARGE && begun.elapsed() > Duration::from_secs(15), "{got} bytes in {:?}", begun.elapsed());
+}
+
+/// Whoever takes over the session of a client that does not read waits for nothing, and nobody waits for him.
+#[test]
+fn takeovers_of_clients_that_do_not_read_hold_up_nobody() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let stuck: Vec<_> = (0..40).map(|n| websocket_subscriber(weir.http, &format!("c{n}"))).collect();
+    publish_large(weir.mqtt);
+    std::thread::sleep(Duration::from_millis(500));
+    let begun = Instant::now();
+    let mut takeovers: Vec<_> = (0..40)
+        .map(|n| {
+            let mut socket = TcpStream::connect(("127.0.0.1", weir.mqtt)).unwrap();
+            socket.write_all(&connect_packet(&format!("c{n}"), 0)).unwrap();
+            socket
+        })
+        .collect();
+    let honest = Raw::connect(weir.mqtt, Version::V5, "honest");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    for socket in &mut takeovers {
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut connack = [0; 4];
+        socket.read_exact(&mut connack).unwrap();
+        assert_eq!(connack, [0x20, 2, 0, 0]);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    drop((stuck, honest));
 }

@@ -14,8 +14,8 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Asks for a client id. Whoever has it is told to go; `Mail::owned` follows.
-    pub fn claim(&self, client_id: &str, peer: &Arc<Peer>) {
+    /// Asks for a client id; `Mail::owned` follows. False: somebody has it, and is told to go.
+    pub fn claim(&self, client_id: &str, peer: &Arc<Peer>) -> bool {
         let told = match self.slots.entry(client_id.into()) {
             Entry::Vacant(v) => {
                 v.insert(Slot::new(peer.clone()));
@@ -26,15 +26,15 @@ impl Directory {
                 Some((o.get().owner().clone(), replaced))
             }
         };
-        match told {
-            None => peer.tell(|m| m.owned = true),
-            Some((owner, replaced)) => {
-                owner.tell(|m| m.taken_over = true);
-                if let Some(replaced) = replaced {
-                    replaced.tell(|m| m.replaced = true);
-                }
-            }
+        let Some((owner, replaced)) = told else {
+            peer.tell(|m| m.owned = true);
+            return true;
+        };
+        owner.tell(|m| m.taken_over = true);
+        if let Some(replaced) = replaced {
+            replaced.tell(|m| m.replaced = true);
         }
+        false
     }
 
     /// Who has a client id.

@@ -44,7 +44,7 @@ const TURN_BYTES: RangeInclusive<usize> = 16 * 1024..=ROUND_BYTES;
 /// waited for all of them.
 pub(crate) const AT_ONCE: usize = 32;
 /// How long what was written last may take to leave before the socket is closed.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);

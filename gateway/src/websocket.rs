@@ -37,7 +37,14 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
     let peer = driver.peer().clone();
     // Bytes that are on the way, and until when they must have left.
     let mut piece: Option<(usize, Instant)> = None;
+    let mut last_words = None;
     while driver.close().is_none() || !driver.out.is_empty() {
+        match driver.close() {
+            // Its session is another's already, who waits.
+            Some(Cause::TakenOver) => return,
+            Some(_) if last_words.is_none() => last_words = Some(Instant::now() + tcp::LAST_WORDS),
+            _ => {}
+        }
         if piece.is_none() && !driver.out.is_empty() {
             let unsent = driver.out.unsent();
             let bytes = unsent.get(..PIECE_BYTES).unwrap_or(unsent);
@@ -47,7 +54,7 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
                 return driver.closed(Cause::Socket);
             }
         }
-        let until = piece.map(|(_, until)| until);
+        let until = last_words.into_iter().chain(piece.map(|(_, until)| until)).min();
         let deadline = driver.deadline().map(|d| driver.instant(d)).filter(|_| driver.close().is_none());
         tokio::select! {
             left = to.flush(), if piece.is_some() => {

@@ -45,6 +45,8 @@ use weir_log::{Wake, record::Registration};
 const FIRST_PACKET_BYTES_MAX: usize = 512 * 1024;
 /// Time for the first packet, as in mosquitto and others: a socket that says nothing costs a little memory for so long.
 const FIRST_PACKET_MS: u64 = 10_000;
+/// Time in which a session is found: for another connection to leave it, and for the state store to read it.
+const LOGIN_MS: u64 = 5_000;
 /// Unsent bytes beyond which nothing more is delivered.
 const OUT_BYTES_HIGH: usize = 64 * 1024;
 /// Unsent bytes beyond which nothing more is read: acknowledgements of what comes in pile up too.
@@ -98,6 +100,10 @@ pub(crate) struct Driver {
     groups: Option<Box<order::Groups>>,
     /// There was no room for what was to be sent last.
     stuck: bool,
+    /// Another connection has the client id, and was told to go.
+    awaits_owner: bool,
+    /// Until when its session is to be found, in `Now::monotonic_ms`.
+    login_deadline: u64,
     /// Bytes of `out` that are deliveries, or fewer.
     delivered: usize,
     pub out: Out,
@@ -178,6 +184,8 @@ impl Driver {
             reached: Vec::new(),
             groups: None,
             stuck: false,
+            awaits_owner: false,
+            login_deadline: 0,
             delivered: 0,
             out: Out::default(),
             asked: Asked::default(),
@@ -221,7 +229,8 @@ impl Driver {
 
     /// Its session is being found; the peer waits for the gateway.
     pub fn is_entering(&self) -> bool {
-        matches!(self.phase, Phase::Claiming(_) | Phase::Loading(_) | Phase::Settling(..))
+        // Who waits for another to go stands in nobody's way.
+        matches!(self.phase, Phase::Claiming(_)) && !self.awaits_owner || matches!(self.phase, Phase::Loading(_) | Phase::Settling(..))
     }
 
     /// The client id whose session it works on.
@@ -255,6 +264,7 @@ impl Driver {
     pub fn deadline(&self) -> Option<u64> {
         match &self.phase {
             Phase::FirstPacket { deadline } => Some(*deadline),
+            Phase::Claiming(_) | Phase::Loading(_) => Some(self.login_deadline),
             Phase::Running(s) => s.deadline(),
             _ => None,
         }
@@ -325,6 +335,7 @@ impl Driver {
         let now = self.gateway.now();
         match &self.phase {
             Phase::FirstPacket { .. } => self.closed(Cause::KeepAlive),
+            Phase::Claiming(_) | Phase::Loading(_) => self.refuse(ReasonCode::SERVER_BUSY),
             Phase::Running(_) => {
                 if !self.wants_read() && self.takes_answers() {
                     // The gateway does not read: that is no silence of the client.
@@ -471,7 +482,8 @@ impl Driver {
                 self.client_id = Some(request.client_id.as_str().into());
                 let (client_id, version) = (request.client_id.as_str().into(), request.version);
                 self.peer.identify(Identity { client_id, version, address: self.address, connected_ms: self.gateway.now().wall_ms });
-                self.gateway.directory.claim(&request.client_id, &self.peer);
+                self.awaits_owner = !self.gateway.directory.claim(&request.client_id, &self.peer);
+                self.login_deadline = self.gateway.now().monotonic_ms + LOGIN_MS;
                 self.phase = Phase::Claiming(Box::new(request));
             }
         }
