@@ -3,7 +3,11 @@
 mod support;
 
 use futures_util::{SinkExt, StreamExt};
-use std::{process::Command, time::Duration};
+use std::{
+    io::{Read, Write},
+    process::Command,
+    time::Duration,
+};
 use support::{Weir, dir, http_get};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
@@ -47,6 +51,33 @@ async fn expect(socket: &mut Socket, wanted: &[u8]) {
         bytes.extend_from_slice(&message.into_data());
     }
     assert_eq!(bytes, wanted);
+}
+
+/// [MQTT-6.0.0-3]; `mqttv3.1` is what clients of version 3.1 offer.
+#[test]
+fn one_of_the_offered_subprotocols_is_chosen() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let answer = |offered: &str| {
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", weir.http)).unwrap();
+        let offered = if offered.is_empty() { String::new() } else { format!("Sec-WebSocket-Protocol: {offered}\r\n") };
+        let request = format!(
+            "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{offered}\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = vec![0; 1_000];
+        let n = socket.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..n]).to_lowercase();
+        let chosen = answer.lines().find_map(|l| l.strip_prefix("sec-websocket-protocol: ")).map(str::to_owned);
+        (answer.starts_with("http/1.1 101"), chosen)
+    };
+    for (offered, chosen) in [("mqtt", "mqtt"), ("mqttv3.1", "mqttv3.1"), ("mqttv3.1, mqtt", "mqtt"), ("x-other,mqttv3.1", "mqttv3.1")] {
+        assert_eq!(answer(offered), (true, Some(chosen.to_owned())), "{offered}");
+    }
+    for offered in ["", "x-other"] {
+        assert_eq!(answer(offered), (false, None), "{offered}");
+    }
 }
 
 /// `tests/order.rs` has the whole of it, over TCP.

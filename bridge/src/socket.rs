@@ -72,7 +72,7 @@ impl Drop for Here {
 
 pub async fn ws(State(feed): State<Arc<Feed>>, request: Request) -> Response {
     let Some(here) = Here::new(&feed) else { return Here::refused() };
-    upgrade(request, None, MESSAGE_BYTES_MAX, |socket| serve(socket, feed, here))
+    upgrade(request, &[], MESSAGE_BYTES_MAX, |socket| serve(socket, feed, here))
 }
 
 struct Browser {

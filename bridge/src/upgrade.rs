@@ -39,10 +39,11 @@ pub fn origin_is_ours(headers: &HeaderMap) -> bool {
     origin.is_some() && origin == host
 }
 
-/// Answers the request and calls `serve` with the socket. `protocol`: the subprotocol that the client must offer.
+/// Answers the request and calls `serve` with the socket. `protocols`: the subprotocols of which the client must offer one, the
+/// preferred one first; none: it need not.
 pub fn upgrade<F>(
     mut request: Request,
-    protocol: Option<&'static str>,
+    protocols: &[&'static str],
     message_bytes_max: usize,
     serve: impl FnOnce(Socket) -> F + Send + 'static,
 ) -> Response
@@ -60,7 +61,8 @@ where
     if !origin_is_ours(headers) {
         return refuse(StatusCode::FORBIDDEN, "a page of another origin may not speak to this one\n");
     }
-    if protocol.is_some_and(|p| !has(headers, header::SEC_WEBSOCKET_PROTOCOL, p)) {
+    let protocol = protocols.iter().find(|p| has(headers, header::SEC_WEBSOCKET_PROTOCOL, p)).copied();
+    if protocol.is_none() && !protocols.is_empty() {
         return refuse(StatusCode::BAD_REQUEST, "offer the subprotocol \"mqtt\" [MQTT-6.0.0-3]\n");
     }
     let Some(accept) = headers.get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes())) else {

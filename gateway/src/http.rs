@@ -35,6 +35,8 @@ use tokio::net::TcpListener;
 use weir_bridge::{feed::Feed, upgrade::upgrade, web};
 use weir_core::session::PACKET_BYTES_MAX;
 
+/// Of MQTT over websocket [MQTT-6.0.0-3]; the second is what clients of version 3.1 offer.
+const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.
 const SOCKETS_MAX: usize = 2_000;
 /// For the head of a request, and between two of them.
@@ -72,7 +74,7 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension
     if gateway.is_draining() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    upgrade(request, Some("mqtt"), PACKET_BYTES_MAX, move |socket| {
+    upgrade(request, &SUBPROTOCOLS, PACKET_BYTES_MAX, move |socket| {
         browser.give_back();
         websocket::serve(socket, gateway)
     })

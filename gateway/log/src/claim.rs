@@ -7,22 +7,34 @@ use crate::OpenError;
 use std::{
     fs,
     io::{Read, Seek, Write},
-    os::fd::AsFd,
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::Path,
 };
+
+/// What was published is not for every user of the machine.
+const DIRECTORY_MODE: u32 = 0o750;
+pub(crate) const FILE_MODE: u32 = 0o640;
+
+pub(crate) fn create_directory(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+}
 
 /// Takes the directory for this process, or says who has it and what else is wrong with it.
 pub(crate) fn claim(directory: &Path) -> Result<fs::File, OpenError> {
     let io = |what: &str| OpenError::io(format!("{what} data directory {}", directory.display()));
-    fs::create_dir_all(directory).map_err(io("creating"))?;
+    create_directory(directory).map_err(io("creating"))?;
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).map_err(io("reading"))? {
         found.push(entry.map_err(io("reading"))?.file_name().to_string_lossy().into_owned());
     }
-    // `state.new` and `state.damaged-N` are of a repair.
-    let ours = |f: &str| ["lock", "state", "streams", "lost+found"].contains(&f) || f.starts_with("state.");
-    let foreign = found.iter().find(|f| !ours(f));
-    if let Some(foreign) = foreign {
+    // What others have left in a data directory, an editor or a file system, is theirs. A log begins where there is nothing but
+    // what every volume has.
+    let is_ours = found.iter().any(|f| ["lock", "state", "streams"].contains(&f.as_str()));
+    let foreign = found.iter().find(|f| *f != "lost+found" && !f.starts_with('.'));
+    if let Some(foreign) = foreign.filter(|_| !is_ours) {
         return Err(OpenError::Foreign { directory: directory.into(), found: foreign.clone() });
     }
     let path = directory.join("lock");
@@ -31,6 +43,7 @@ pub(crate) fn claim(directory: &Path) -> Result<fs::File, OpenError> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(FILE_MODE)
         .open(&path)
         .map_err(OpenError::io(format!("opening {}", path.display())))?;
     if rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {

@@ -5,6 +5,7 @@
 use crate::{
     AppendError, Durability, Kind, Limits, Offset, OpenError, Put, Receipt,
     appender::{Appender, Opening},
+    claim::create_directory,
     engine::{self, STATE},
     offline::{Found, Offline, Source, behind},
     pending::Pending,
@@ -61,7 +62,7 @@ pub fn repair(directory: &Path, derived: &dyn Fn(&[u8]) -> bool) -> Result<Repai
     write(&new, &values)?;
     like(directory, &new)?;
     if !state.is_dir() {
-        fs::create_dir(&state).map_err(OpenError::io(format!("creating {}", state.display())))?;
+        create_directory(&state).map_err(OpenError::io(format!("creating {}", state.display())))?;
     }
     let aside = put_in_place(&state, &new)?;
     Ok(Repaired { lost, values: kept, aside: Some(aside) })

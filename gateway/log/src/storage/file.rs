@@ -7,7 +7,11 @@
 
 use super::{File, Identity, Name, Storage};
 use crate::sync::Mutex;
-use crate::{Durability, segment::BLOCK};
+use crate::{
+    Durability,
+    claim::{FILE_MODE, create_directory},
+    segment::BLOCK,
+};
 use std::{
     fs, io,
     os::{
@@ -30,7 +34,7 @@ pub struct FileStorage {
 impl FileStorage {
     /// Creates the directory if it is missing; its own name is durable when this returns.
     pub fn new(directory: &Path, durability: Durability) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+        create_directory(directory)?;
         for parent in directory.ancestors().skip(1).take(4).filter(|p| !p.as_os_str().is_empty()) {
             fs::File::open(parent)?.sync_all()?;
         }
@@ -58,7 +62,7 @@ impl Storage for FileStorage {
     }
 
     fn create(&self, name: Name, bytes: u64) -> io::Result<DiskFile> {
-        let file = fs::File::options().read(true).write(true).create(true).truncate(true).open(self.path(name))?;
+        let file = fs::File::options().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(self.path(name))?;
         // The blocks are taken now, so that a full disk shows here and never in the write of a batch.
         rustix::fs::fallocate(file.as_fd(), rustix::fs::FallocateFlags::empty(), 0, bytes)?;
         Ok(DiskFile::new(file, self.durability))

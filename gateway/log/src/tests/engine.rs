@@ -453,6 +453,33 @@ fn a_state_store_that_is_refused_is_repaired_from_what_can_be_read() {
     }
 }
 
+/// A volume has things of its own in its root, and so have editors and file systems; and what was published is not for everybody.
+#[test]
+fn strangers_in_a_data_directory_are_left_alone_and_nobody_else_reads_what_is_in_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    for before in [&["notes.txt"][..], &["lost+found", ".snapshot", ".nfs0000001"]] {
+        before.iter().for_each(|name| std::fs::create_dir_all(data.join(name)).expect("creates"));
+        let opened = FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new());
+        assert_eq!(opened.is_ok(), before.len() == 3, "{before:?}");
+        if let Ok(engine) = opened {
+            engine.stop();
+        }
+        std::fs::remove_dir_all(data.join("notes.txt")).ok();
+    }
+    for folder in ["", "state", "streams", "streams/default", "streams/default/0"] {
+        for name in ["notes.txt", ".DS_Store", "00000000000000000000.log.swp"] {
+            std::fs::write(data.join(folder).join(name), "x").expect("writes");
+        }
+        std::fs::create_dir_all(data.join(folder).join("lost+found")).expect("creates");
+    }
+    open(dir.path()).stop();
+    let mode = |path: &str| std::fs::metadata(data.join(path)).expect("it is there").permissions().mode() & 0o007;
+    let ours = ["streams", "streams/default/0", "streams/default/0/00000000000000000000.log", "state", "lock"];
+    assert_eq!(ours.map(mode), [0; 5]);
+}
+
 /// No program does it: while one begins, it holds the locks of all other tests.
 fn copy_all(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("creates");
