@@ -153,6 +153,25 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Within<MIN, MAX> 
     }
 }
 
+/// The same of a size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+struct SizeWithin<const MIN: u64, const MAX: u64>(Size);
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for SizeWithin<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let size = Size::deserialize(d)?;
+        let is_within = (MIN..=MAX).contains(&size.0);
+        let error = || de::Error::custom(format!("{size} is not between {} and {}", Size(MIN), Size(MAX)));
+        if is_within { Ok(Self(size)) } else { Err(error()) }
+    }
+}
+
+/// A session's value is put in one piece, and read whenever its client comes: with its will it stays far below a segment.
+const WILL_BYTES_MAX: u64 = 256 << 10;
+const SESSION_BYTES_MAX: u64 = 8 << 20;
+const FILTERS_MAX: u64 = 1_000_000;
+
 /// The log's keys hold names with a prefix in front.
 const NAME_BYTES_MAX: u64 = weir_core::session::KEY_BYTES_MAX as u64;
 
@@ -162,12 +181,12 @@ struct Clients {
     client_id_bytes: Within<23, NAME_BYTES_MAX>,
     topic_bytes: Within<1, NAME_BYTES_MAX>,
     topic_levels: Within<1, 1_024>,
-    will_bytes: Size,
+    will_bytes: SizeWithin<0, WILL_BYTES_MAX>,
     user_properties: u32,
     user_properties_bytes: Size,
-    subscriptions: u32,
-    shared_subscriptions: u32,
-    session_bytes: Size,
+    subscriptions: Within<0, FILTERS_MAX>,
+    shared_subscriptions: Within<0, FILTERS_MAX>,
+    session_bytes: SizeWithin<0, SESSION_BYTES_MAX>,
     keep_alive: Age,
     session_expiry: Age,
 }
@@ -180,12 +199,12 @@ impl Default for Clients {
             client_id_bytes: Within(l.client_id_bytes as u64),
             topic_bytes: Within(l.topic_bytes as u64),
             topic_levels: Within(l.topic_levels as u64),
-            will_bytes: Size(l.will_bytes as u64),
+            will_bytes: SizeWithin(Size(l.will_bytes as u64)),
             user_properties: l.user_properties as u32,
             user_properties_bytes: Size(l.user_properties_bytes as u64),
-            subscriptions: l.subscriptions as u32,
-            shared_subscriptions: l.shared_subscriptions as u32,
-            session_bytes: Size(l.session_bytes as u64),
+            subscriptions: Within(l.subscriptions as u64),
+            shared_subscriptions: Within(l.shared_subscriptions as u64),
+            session_bytes: SizeWithin(Size(l.session_bytes as u64)),
             keep_alive: seconds(l.keep_alive_s.into()),
             session_expiry: seconds(l.session_expiry_s.into()),
         }
@@ -198,12 +217,12 @@ impl From<Clients> for ClientLimits {
             client_id_bytes: c.client_id_bytes.0 as usize,
             topic_bytes: c.topic_bytes.0 as usize,
             topic_levels: c.topic_levels.0 as usize,
-            will_bytes: c.will_bytes.0 as usize,
+            will_bytes: c.will_bytes.0.0 as usize,
             user_properties: c.user_properties as usize,
             user_properties_bytes: c.user_properties_bytes.0 as usize,
-            subscriptions: c.subscriptions as usize,
-            shared_subscriptions: c.shared_subscriptions as usize,
-            session_bytes: c.session_bytes.0 as usize,
+            subscriptions: c.subscriptions.0 as usize,
+            shared_subscriptions: c.shared_subscriptions.0 as usize,
+            session_bytes: c.session_bytes.0.0 as usize,
             keep_alive_s: c.keep_alive.0.map_or(0, |age| age.as_secs().clamp(1, u16::MAX.into()) as u16),
             session_expiry_s: c.session_expiry.0.map_or(u32::MAX, |age| age.as_secs().clamp(1, u32::MAX.into()) as u32),
         }
@@ -512,6 +531,23 @@ mod tests {
     fn the_annotated_file_says_every_default_and_nothing_else() {
         let said: Config = Figment::from(Toml::file_exact(FILE)).extract().expect("whole, without the defaults behind it");
         assert_eq!(said, Config::default());
+    }
+
+    #[test]
+    fn a_limit_outside_its_range_is_an_error_that_says_the_range() {
+        let read = |line: &str| {
+            let file = format!("[limits]\n{line}");
+            Figment::from(Serialized::defaults(Config::default())).merge(Toml::string(&file)).extract::<Config>().map_err(|e| e.to_string())
+        };
+        for (line, says) in [
+            ("will_bytes = \"1MiB\"", "1MiB is not between 0 and 256KiB"),
+            ("session_bytes = \"1GiB\"", "1GiB is not between 0 and 8MiB"),
+            ("subscriptions = 4000000000", "4000000000 is not between 0 and 1000000"),
+            ("topic_bytes = 65536", "65536 is not between 1 and 65000"),
+        ] {
+            assert!(read(line).is_err_and(|e| e.contains(says)), "{line}: {:?}", read(line));
+        }
+        assert!(read("will_bytes = \"256KiB\"\nsession_bytes = \"8MiB\"").is_ok());
     }
 
     #[test]
