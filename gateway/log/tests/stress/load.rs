@@ -212,6 +212,9 @@ fn newest(w: &World, below: u64) {
     }
 }
 
+/// About: what the next life has to read.
+const SEGMENTS_KEPT: usize = 100;
+
 fn retire(w: &World, mut rng: Rng) {
     while !w.is_over() {
         std::thread::sleep(Duration::from_millis(rng.below(40)));
@@ -221,7 +224,9 @@ fn retire(w: &World, mut rng: Rng) {
         if segments.len() < 3 + rng.below(4) as usize {
             continue;
         }
-        let below = bases[1 + rng.below(2) as usize];
+        // Each life reads all that there is, so a log of thousands of lives does not grow with them.
+        let excess = bases.len().saturating_sub(SEGMENTS_KEPT);
+        let below = bases[excess + 1 + rng.below(2) as usize];
         w.note(Fact::Retiring { below: below.0 });
         let (tx, rx) = std::sync::mpsc::channel();
         w.engine.retire(P, below, Box::new(move |done| drop(tx.send(done))));
