@@ -78,7 +78,7 @@ fn silent_sockets_take_no_descriptor_from_the_log_and_are_closed() {
         p.publish(1, false, n, "x", &body);
         assert_eq!(p.expect_ack(PUBACK, n), 0x10);
     }
-    support::eventually("all of them are closed", Duration::from_secs(60), || {
+    support::eventually("all of them are closed", Duration::from_secs(150), || {
         silent.retain_mut(|socket| !is_closed(socket));
         silent.is_empty()
     });

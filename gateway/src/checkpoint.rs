@@ -212,7 +212,11 @@ impl Work {
         }
         let reached = self.gateway.clock.reached();
         puts.push((clock::KEY.to_vec(), Some(reached.value())));
-        if self.put(&puts).await {
+        if !self.put(&puts).await {
+            // The next one puts them.
+            let topics = puts.iter().filter_map(|(key, _)| std::str::from_utf8(key.strip_prefix(b"r/")?).ok());
+            topics.for_each(|topic| self.gateway.retained[self.gateway.partition_of(topic)].write().touch(topic));
+        } else {
             self.reached = Some(reached);
             self.folded = positions;
         }

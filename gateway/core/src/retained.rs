@@ -53,9 +53,7 @@ impl Retained {
     /// Takes one record of the log.
     pub fn apply(&mut self, m: &Stored<'_>) {
         let Some(topic) = m.retain.then(|| std::str::from_utf8(m.topic).ok()).flatten() else { return };
-        if !self.changed.contains(topic) {
-            self.changed.insert(topic.into());
-        }
+        self.touch(topic);
         if m.payload.is_empty() {
             let before = self.topics.remove(topic);
             self.expiring -= usize::from(before.is_some_and(|p| p.expires.is_some()));
@@ -93,6 +91,13 @@ impl Retained {
         for topic in expired {
             self.topics.remove(&topic);
             self.changed.insert(topic);
+        }
+    }
+
+    /// It is to be taken again.
+    pub fn touch(&mut self, topic: &str) {
+        if !self.changed.contains(topic) {
+            self.changed.insert(topic.into());
         }
     }
 
@@ -221,6 +226,8 @@ mod tests {
         let changed = r.take_changed();
         assert_eq!(changed, [("a".into(), Some(position(7))), ("b".into(), Some(position(6))), ("old".into(), None)]);
         assert_eq!(r.take_changed(), []);
+        r.touch("a");
+        assert_eq!(r.take_changed(), [("a".into(), Some(position(7)))]);
         assert_eq!(r.within(&(Offset(0)..Offset(7)), None).found, [("b".into(), Offset(6))]);
         assert_eq!(r.within(&(Offset(0)..Offset(8)), Some("a")).found, [("b".into(), Offset(6))]);
     }

@@ -308,7 +308,8 @@ fn file(
         Ok(Ok(Identified::Ours(head))) => head,
         // The next start makes the header again.
         Ok(Ok(Identified::Remade(head, e))) => {
-            if !each(Found::Head { name: name.to_owned(), why: e.to_string() }) {
+            let why = format!("{e}; the next start makes the header again, and no batch is lost by it");
+            if !each(Found::Head { name: name.to_owned(), why }) {
                 return None;
             }
             head
