@@ -130,9 +130,9 @@ impl Client {
         }
     }
 
-    /// Takes everything until nothing comes.
+    /// Takes everything until nothing comes; one at a time, for a window of one opens with each acknowledgement.
     pub fn drain(&mut self, life: usize, rng: &mut Rng) {
-        while self.take(50, Duration::from_millis(500), life, rng) {
+        while self.take(1, Duration::from_millis(500), life, rng) {
             self.acknowledge();
         }
         self.acknowledge();
