@@ -252,7 +252,7 @@ fn an_unsubscribe_behind_an_acknowledgement_waits_for_what_that_has_made_room_fo
     }
 }
 
-/// Whoever has unsubscribed may still acknowledge; that does not keep the group for the next one who joins.
+/// A member that has unsubscribed may still acknowledge; the next one to join begins a new group all the same.
 #[test]
 fn a_message_between_two_lives_of_a_group_is_not_delivered_with_something_unacknowledged_either() {
     let dir = dir();

@@ -53,7 +53,7 @@ fn websocket_subscriber(port: u16, client_id: &str) -> TcpStream {
     c
 }
 
-/// A message that is longer than what sockets hold, for who subscribes to `t`.
+/// A message that is longer than what sockets hold, for the subscribers of `t`.
 fn publish_large(port: u16) {
     let mut p = Raw::connect(port, Version::V311, "publisher");
     p.publish(1, false, 1, "t", &"x".repeat(LARGE));

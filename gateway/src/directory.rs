@@ -14,7 +14,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Asks for a client id; `Mail::owned` follows. False: somebody has it, and is told to go.
+    /// Asks for a client id; `Mail::owned` follows. False: another connection has it, and is asked to leave.
     pub fn claim(&self, client_id: &str, peer: &Arc<Peer>) -> bool {
         let told = match self.slots.entry(client_id.into()) {
             Entry::Vacant(v) => {

@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// When (ms of the steady clock) and who.
+/// When (ms of the steady clock), and the client id.
 pub(crate) type Due = (u64, Box<str>);
 
 /// Where due sessions are announced.

@@ -40,7 +40,7 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
     let mut last_words = None;
     while driver.close().is_none() || !driver.out.is_empty() {
         match driver.close() {
-            // Its session is another's already, who waits.
+            // Another connection waits for its session.
             Some(Cause::TakenOver) => return,
             Some(_) if last_words.is_none() => last_words = Some(Instant::now() + tcp::LAST_WORDS),
             _ => {}

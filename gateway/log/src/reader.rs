@@ -158,7 +158,7 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
             out.lose(&segment, BATCHES_AT, at..end);
             return Ok(());
         };
-        // Whoever asks for a record that no place leads to is told, whether an index knows it or not.
+        // No place leads to these records: the reader hears of them, whether an index knows them or not.
         let readable = segment.head.base.plus(u64::from(place.delta));
         if readable > at {
             out.lose(&segment, BATCHES_AT, at..readable.min(end));

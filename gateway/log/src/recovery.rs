@@ -47,7 +47,7 @@ pub(crate) fn has_segments<S: Storage>(storage: &S) -> io::Result<bool> {
     Ok(storage.names()?.iter().any(|name| matches!(name, Name::Segment(_))))
 }
 
-/// Has it a record, or had it one? For a start and for those who verify alike.
+/// Has it a record, or had it one? A start and `weir log verify` ask alike.
 pub(crate) fn has_records<S: Storage>(storage: &S) -> io::Result<bool> {
     for name in storage.names()? {
         match name {

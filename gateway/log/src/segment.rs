@@ -356,8 +356,8 @@ impl<F: File> Segment<F> {
         Ok((offset, before.map_or(0, |p| p.time_ms)))
     }
 
-    /// Does `behind`, which stands at `at`, begin with the record `next`? A record's own checksum leaves its offset out, and who
-    /// comes by an index has not counted from the head of its batch: what stands behind it says whether its offset has rotted.
+    /// Does `behind`, which stands at `at`, begin with the record `next`? A record's own checksum leaves its offset out, and an
+    /// index leads to it without counting from the head of its batch: what stands behind it says whether its offset has rotted.
     fn goes_on(&self, behind: &[u8], at: u64, next: Offset, end: Offset) -> bool {
         let delta = batch::len_and_delta(behind).filter(|(len, _)| *len >= RECORD_HEAD).map(|(_, delta)| delta);
         let in_batch = delta.is_some_and(|delta| self.head.base.plus(u64::from(delta)) == next);

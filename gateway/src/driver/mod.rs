@@ -100,7 +100,7 @@ pub(crate) struct Driver {
     groups: Option<Box<order::Groups>>,
     /// There was no room for what was to be sent last.
     stuck: bool,
-    /// Another connection has the client id, and was told to go.
+    /// Another connection has the client id, and was asked to leave.
     awaits_owner: bool,
     /// Until when its session is to be found, in `Now::monotonic_ms`.
     login_deadline: u64,
@@ -229,7 +229,7 @@ impl Driver {
 
     /// Its session is being found; the peer waits for the gateway.
     pub fn is_entering(&self) -> bool {
-        // Who waits for another to go stands in nobody's way.
+        // A connection that waits for another to leave holds no turn.
         matches!(self.phase, Phase::Claiming(_)) && !self.awaits_owner || matches!(self.phase, Phase::Loading(_) | Phase::Settling(..))
     }
 
@@ -318,7 +318,7 @@ impl Driver {
         self.pump(now);
     }
 
-    /// The client has given a sign of life.
+    /// The client is alive.
     fn heard(&mut self, now: Now) {
         if let Phase::Running(session) = &mut self.phase {
             session.heard(now);

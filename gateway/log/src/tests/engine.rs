@@ -575,7 +575,7 @@ fn a_missing_file_in_the_middle_is_named_and_not_the_one_before_it() {
     assert_eq!(named[0].range.end, Offset(next));
     let base = named[0].range.start.0;
     assert!(named[0].file.ends_with(&format!("{base:020}.log")) && base > 0, "{named:?}");
-    // Whoever reads is told of the same file; and of none when it is there again.
+    // A read names the same file, and none when it is there again.
     let damage = |engine: &FileEngine| {
         let (tx, rx) = mpsc::channel();
         let wanted = Wanted::Range { from: Offset(0), to: Offset(n), select: Arc::new(Everything) };
