@@ -21,6 +21,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
+use weir_log::Asker;
 
 /// A comment, so that what stands between does not take it for dead.
 const BEAT: Duration = Duration::from_secs(10);
@@ -58,7 +59,7 @@ pub async fn events(State(feed): State<Arc<Feed>>, headers: HeaderMap, Query(ask
     };
     let Some(here) = Here::new(&feed) else { return Here::refused() };
     let (tx, rx) = mpsc::channel(4);
-    let task = tokio::spawn(subscription::run(feed, wish, Outlet::Events(tx)));
+    let task = tokio::spawn(subscription::run(feed, wish, Outlet::Events(tx), Asker::default()));
     let ended = Ended(task);
     let body = stream::unfold((rx, here, ended), |(mut rx, here, ended)| async move {
         let text = match tokio::time::timeout(BEAT, rx.recv()).await {

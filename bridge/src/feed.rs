@@ -7,7 +7,7 @@ use crate::{tail::Tail, watched::Watched};
 use std::sync::{Arc, atomic::AtomicU64};
 use tokio::sync::{oneshot, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use weir_log::{Engine, Fetch, Fetched, Newest, Offset, Page, PartitionId, ReadError, Record, Seek, Wanted};
+use weir_log::{Asker, Engine, Fetch, Fetched, Newest, Offset, Page, PartitionId, ReadError, Record, Seek, Wanted};
 
 /// Read at once.
 pub const READ_BYTES: u32 = 256 * 1024;
@@ -55,16 +55,16 @@ async fn ask<T>(ask: impl FnOnce(oneshot::Sender<Result<T, ReadError>>)) -> Resu
     rx.await.unwrap_or(Err(ReadError::Stopping))
 }
 
-pub async fn fetch(engine: &dyn Engine, fetch: Fetch) -> Result<Fetched, ReadError> {
-    ask(|tx| engine.fetch(fetch, Box::new(move |f| drop(tx.send(f))))).await
+pub async fn fetch(engine: &dyn Engine, by: &Asker, fetch: Fetch) -> Result<Fetched, ReadError> {
+    ask(|tx| engine.fetch(by, fetch, Box::new(move |f| drop(tx.send(f))))).await
 }
 
-pub async fn seek(engine: &dyn Engine, p: PartitionId, seek: Seek) -> Result<Offset, ReadError> {
-    ask(|tx| engine.seek(p, seek, Box::new(move |f| drop(tx.send(f))))).await
+pub async fn seek(engine: &dyn Engine, by: &Asker, p: PartitionId, seek: Seek) -> Result<Offset, ReadError> {
+    ask(|tx| engine.seek(by, p, seek, Box::new(move |f| drop(tx.send(f))))).await
 }
 
-pub async fn newest(engine: &dyn Engine, p: PartitionId, newest: Newest) -> Result<Page, ReadError> {
-    ask(|tx| engine.newest(p, newest, Box::new(move |f| drop(tx.send(f))))).await
+pub async fn newest(engine: &dyn Engine, by: &Asker, p: PartitionId, newest: Newest) -> Result<Page, ReadError> {
+    ask(|tx| engine.newest(by, p, newest, Box::new(move |f| drop(tx.send(f))))).await
 }
 
 /// Gives these records if all are in memory still; else none.
@@ -89,6 +89,7 @@ pub fn recent(engine: &dyn Engine, p: PartitionId, places: &[Offset], mut give: 
 /// Gives these records, from memory or from the disk. What is gone meanwhile is passed over.
 pub async fn exactly(
     engine: &dyn Engine,
+    by: &Asker,
     p: PartitionId,
     mut places: Vec<Offset>,
     mut give: impl FnMut(&Record<'_>),
@@ -98,7 +99,7 @@ pub async fn exactly(
     }
     while !places.is_empty() {
         let wanted = Wanted::Exactly(places.clone());
-        let part = fetch(engine, Fetch { partition: p, wanted, records_max: 4_096, bytes_max: READ_BYTES }).await?;
+        let part = fetch(engine, by, Fetch { partition: p, wanted, records_max: 4_096, bytes_max: READ_BYTES }).await?;
         part.batch.iter().for_each(|r| give(&r));
         places.retain(|o| *o >= part.next);
     }

@@ -6,7 +6,7 @@
 use crate::{feed::newest, filters::Filters, record::json};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
-use weir_log::{Engine, Newest, Offset, PartitionId, ReadError};
+use weir_log::{Asker, Engine, Newest, Offset, PartitionId, ReadError};
 
 /// Of one part.
 const PART_BYTES: usize = 128 * 1024;
@@ -35,6 +35,7 @@ impl Snapshot {
 /// Reads one, part by part.
 pub struct Pages {
     engine: Arc<dyn Engine>,
+    by: Asker,
     partition: PartitionId,
     newest: Newest,
     told: usize,
@@ -43,9 +44,9 @@ pub struct Pages {
 
 impl Pages {
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, partition: PartitionId, filters: Arc<Filters>, below: Offset) -> Self {
+    pub fn new(engine: Arc<dyn Engine>, by: Asker, partition: PartitionId, filters: Arc<Filters>, below: Offset) -> Self {
         let newest = Newest { below, select: filters, after: Vec::new(), keys_max: PART_TOPICS, bytes_max: PART_BYTES };
-        Self { engine, partition, newest, told: 0, is_done: false }
+        Self { engine, by, partition, newest, told: 0, is_done: false }
     }
 
     /// The next part; `None`: that was all.
@@ -53,7 +54,7 @@ impl Pages {
         if self.is_done {
             return Ok(None);
         }
-        let page = newest(&*self.engine, self.partition, self.newest.clone()).await?;
+        let page = newest(&*self.engine, &self.by, self.partition, self.newest.clone()).await?;
         let records: Vec<_> = page.batch.iter().filter_map(|r| json(&r)).collect();
         self.told += records.len();
         self.is_done = page.after.is_none() || self.told >= TOPICS_MAX;

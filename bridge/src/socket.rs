@@ -27,6 +27,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 use tokio_tungstenite::tungstenite::Message;
+use weir_log::Asker;
 
 /// A subscription is one short line; `resume` names every partition.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -80,6 +81,7 @@ struct Browser {
     outlet: Outlet,
     tasks: JoinSet<Result<(), Gone>>,
     running: HashMap<u32, AbortHandle>,
+    by: Asker,
 }
 
 impl Browser {
@@ -116,7 +118,7 @@ impl Browser {
                 let id = wanted.id;
                 match self.room(id).and_then(|()| wanted.wish(wall_ms())) {
                     Ok(wish) => {
-                        let task = self.tasks.spawn(subscription::run(self.feed.clone(), wish, self.outlet.clone()));
+                        let task = self.tasks.spawn(subscription::run(self.feed.clone(), wish, self.outlet.clone(), self.by.part()));
                         self.running.insert(id, task);
                         Ok(())
                     }
@@ -147,7 +149,7 @@ impl Browser {
 async fn serve(socket: Socket, feed: Arc<Feed>, _here: Here) {
     let (sink, mut stream) = socket.split();
     let outlet = Outlet::Socket(Arc::new(Mutex::new(sink)));
-    let mut browser = Browser { feed, outlet, tasks: JoinSet::new(), running: HashMap::new() };
+    let mut browser = Browser { feed, outlet, tasks: JoinSet::new(), running: HashMap::new(), by: Asker::default() };
     let mut beat = tokio::time::interval(BEAT);
     loop {
         let done = tokio::select! {

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use weir_log::{Engine, Fetch, Offset, PartitionId, ReadError, Wanted};
+use weir_log::{Asker, Engine, Fetch, Offset, PartitionId, ReadError, Wanted};
 
 const TIME_MAX: Duration = Duration::from_secs(2);
 const RECORDS_MAX: usize = 500_000;
@@ -129,9 +129,9 @@ fn fields(payload: &[u8]) -> Vec<(String, Found)> {
 /// Reads the range and says it in one message.
 pub async fn told(
     engine: &dyn Engine,
+    by: &Asker,
     head: &Head,
-    partition: PartitionId,
-    range: Range<Offset>,
+    (partition, range): (PartitionId, Range<Offset>),
     filters: Arc<Filters>,
     step: Duration,
     field: Option<&str>,
@@ -142,7 +142,7 @@ pub async fn told(
     let (mut read_to, mut stopped) = (None, None);
     while next < range.end {
         let wanted = Wanted::Range { from: next, to: range.end, select: filters.clone() };
-        let found = fetch(engine, Fetch { partition, wanted, records_max: 10_000, bytes_max: READ_BYTES }).await?;
+        let found = fetch(engine, by, Fetch { partition, wanted, records_max: 10_000, bytes_max: READ_BYTES }).await?;
         for r in found.batch.iter() {
             if bytes >= BYTES_MAX {
                 stopped = Some(r.offset);

@@ -28,7 +28,7 @@ use weir_core::{
     session::begin::Begin,
     topic::{SYSTEM_STREAM, is_system},
 };
-use weir_log::{Fetch, Offset, ReadError, Seek, Select, Wanted};
+use weir_log::{Asker, Fetch, Offset, ReadError, Seek, Select, Wanted};
 
 /// Records of one message that is read from the log.
 const READ_RECORDS: u32 = 1_000;
@@ -91,6 +91,7 @@ struct Subscription {
     wish: Wish,
     filters: Arc<Filters>,
     outlet: Outlet,
+    by: Asker,
     bell: Arc<Notify>,
     cursors: Vec<Cursor>,
 }
@@ -104,11 +105,11 @@ impl Drop for Subscription {
 }
 
 /// Until it ends by itself, or its browser does.
-pub async fn run(feed: Arc<Feed>, wish: Wish, outlet: Outlet) -> Result<(), Gone> {
+pub async fn run(feed: Arc<Feed>, wish: Wish, outlet: Outlet, by: Asker) -> Result<(), Gone> {
     let (id, out) = (wish.id, outlet.clone());
     let _watch = wish.trace.then(|| feed.watched.watch(&wish.filter)).flatten();
     let filters = Arc::new(Filters::new([wish.filter.as_str().into()]).with_times(true));
-    let mut s = Subscription { feed, wish, filters, outlet, bell: Arc::default(), cursors: Vec::new() };
+    let mut s = Subscription { feed, wish, filters, outlet, by, bell: Arc::default(), cursors: Vec::new() };
     match s.serve().await {
         Ok(()) => out.say(frame::end(id), None).await,
         Err(End::Failed(words)) => out.say(frame::error(Some(id), &words), None).await,
@@ -268,10 +269,10 @@ impl Subscription {
         Ok(match begin {
             Begin::Earliest => span.start,
             Begin::Offset(at) => Offset(at.0).min(span.durable),
-            Begin::Time(ms) => seek(engine, p, Seek::Time(ms)).await?,
+            Begin::Time(ms) => seek(engine, &self.by, p, Seek::Time(ms)).await?,
             Begin::Last(count) => {
                 let select: Arc<dyn Select> = self.filters.clone();
-                seek(engine, p, Seek::Last { count, select, below }).await?
+                seek(engine, &self.by, p, Seek::Last { count, select, below }).await?
             }
         })
     }
@@ -323,7 +324,7 @@ impl Subscription {
         let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
         let wanted = Wanted::Range { from: c.next, to, select: self.filters.clone() };
         let asked = Fetch { partition: c.tail.partition.id, wanted, records_max: READ_RECORDS, bytes_max: READ_BYTES };
-        let found = fetch(&*self.feed.engine, asked).await?;
+        let found = fetch(&*self.feed.engine, &self.by, asked).await?;
         let span = c.next..found.next.min(to);
         let range: Range<Offset> = found.lost.clone();
         if !range.is_empty() {
@@ -340,7 +341,8 @@ impl Subscription {
         let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
         let (mut records, span) = (Vec::with_capacity(places.len()), c.next..end);
         let thinned = c.thinned(matched as i64 - places.len() as i64);
-        exactly(&*self.feed.engine, c.tail.partition.id, places, |r| records.extend(json(r).map(|json| (r.offset, json)))).await?;
+        exactly(&*self.feed.engine, &self.by, c.tail.partition.id, places, |r| records.extend(json(r).map(|json| (r.offset, json))))
+            .await?;
         self.frames(nth, span, thinned, &records).await
     }
 
@@ -375,7 +377,7 @@ impl Subscription {
             Some(channel) => channel.said(),
             None => c.next,
         };
-        let mut pages = Pages::new(self.feed.engine.clone(), partition, self.filters.clone(), below);
+        let mut pages = Pages::new(self.feed.engine.clone(), self.by.clone(), partition, self.filters.clone(), below);
         let parts: Arc<Snapshot> = match channel {
             Some(channel) => {
                 let mut shared = channel.snapshot.lock().await;
@@ -412,8 +414,8 @@ impl Subscription {
 
     async fn steps(&mut self, nth: usize, step: Duration, field: Option<&str>) -> Result<(), End> {
         let Some(c) = self.cursors.get(nth) else { return Ok(()) };
-        let range = c.next..c.until.unwrap_or(c.next);
-        let text = steps::told(&*self.feed.engine, &c.head, c.tail.partition.id, range, self.filters.clone(), step, field).await?;
+        let of = (c.tail.partition.id, c.next..c.until.unwrap_or(c.next));
+        let text = steps::told(&*self.feed.engine, &self.by, &c.head, of, self.filters.clone(), step, field).await?;
         self.say(text).await
     }
 }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 use weir_core::topic::filter_matches;
-use weir_log::{Batch, Engine, Follow, Kind, Offset, Partition, ReadError, Wake};
+use weir_log::{Asker, Batch, Engine, Follow, Kind, Offset, Partition, ReadError, Wake};
 
 /// Topics whose channels are remembered, about 150 B each.
 const TOPICS_MAX: usize = 65_536;
@@ -190,7 +190,11 @@ impl Tail {
             let tail = self.clone();
             tokio::spawn(async move {
                 let mut records = Vec::with_capacity(places.len());
-                match exactly(&*tail.engine, tail.partition.id, places, |r| records.extend(json(r).map(|json| (r.offset, json)))).await {
+                match exactly(&*tail.engine, &Asker::default(), tail.partition.id, places, |r| {
+                    records.extend(json(r).map(|json| (r.offset, json)))
+                })
+                .await
+                {
                     Ok(()) => channel.push(Frame::several(&channel.head, after..end, first, thinned, &records)),
                     Err(e) => {
                         tracing::error!("the feed of {}/{}: {e}", tail.partition.stream, tail.partition.number);

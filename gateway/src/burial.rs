@@ -14,7 +14,7 @@ use weir_core::{
     group::Place,
     ids::{Offset, PartitionId},
 };
-use weir_log::{AppendError, Fetch, Fetched, ReadError, Receipt, Records, Wake, Wanted, Watermark};
+use weir_log::{AppendError, Asker, Fetch, Fetched, ReadError, Receipt, Records, Wake, Wanted, Watermark};
 
 #[derive(Default)]
 enum State {
@@ -34,6 +34,7 @@ enum State {
 pub(crate) struct Burials {
     waiting: VecDeque<(Place, u32)>,
     state: State,
+    asker: Asker,
 }
 
 impl Burials {
@@ -52,7 +53,7 @@ impl Burials {
                     let wanted = Wanted::Exactly(vec![weir_log::Offset(place.1.0)]);
                     let fetch = Fetch { partition: weir_log::PartitionId(place.0.0), wanted, records_max: 1, bytes_max: u32::MAX };
                     let peer = peer.clone();
-                    gateway.engine.fetch(fetch, Box::new(move |f| peer.tell(|m| m.dying = Some(f))));
+                    gateway.engine.fetch(&self.asker, fetch, Box::new(move |f| peer.tell(|m| m.dying = Some(f))));
                     return None;
                 }
                 State::Read(place, p, mut records) => match gateway.engine.append(p, &mut records, who) {

@@ -26,7 +26,7 @@ use weir_core::{
     message::Stored,
     retained::{Expiry, Position, expiry},
 };
-use weir_log::{AppendError, Fetch, Nobody, Put, Record, Wake, Wanted};
+use weir_log::{AppendError, Asker, Fetch, Nobody, Put, Record, Wake, Wanted};
 
 const FORMAT: u8 = 1;
 /// Puts in one call: others come between.
@@ -127,7 +127,7 @@ impl Keeper {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let steps = Steps::new(gateway.now());
-        let mut work = Work { gateway, steps, folded, reached: None, trouble: None };
+        let mut work = Work { gateway, steps, folded, reached: None, asker: Asker::default(), trouble: None };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
@@ -156,6 +156,7 @@ struct Work {
     folded: Vec<Offset>,
     /// The steady clock, as it was put.
     reached: Option<Reached>,
+    asker: Asker,
     /// Why retention did not work last, as it was said.
     trouble: Option<String>,
 }
@@ -306,7 +307,7 @@ impl Work {
         let fetch =
             Fetch { partition: weir_log::PartitionId(p.0), wanted: Wanted::Exactly(offsets), records_max: u32::MAX, bytes_max: MOVE_BYTES };
         let (tx, rx) = oneshot::channel();
-        self.gateway.engine.fetch(fetch, Box::new(move |f| drop(tx.send(f))));
+        self.gateway.engine.fetch(&self.asker, fetch, Box::new(move |f| drop(tx.send(f))));
         let fetched = match rx.await {
             Ok(Ok(fetched)) => fetched,
             Ok(Err(e)) => {

@@ -19,7 +19,7 @@ use weir_core::{
     retained::Retained,
     session::{Fact, Session},
 };
-use weir_log::{Engine, Everything, Fetch, Kind, Nobody, Offset, Partition, Put, ReadError, Record, Wake, Wanted};
+use weir_log::{Asker, Engine, Everything, Fetch, Kind, Nobody, Offset, Partition, Put, ReadError, Record, Wake, Wanted};
 
 /// What the last checkpoint left of a partition: where to go on, and the view as it was there.
 #[derive(Default)]
@@ -52,13 +52,13 @@ fn partition(engine: &dyn Engine, p: &Partition, base: Base, facts: &mut Facts) 
             p.number
         );
     }
-    let mut from = span.start.max(base.folded);
+    let (by, mut from) = (Asker::default(), span.start.max(base.folded));
     let mut told = Instant::now();
     while from < span.durable {
         let (tx, rx) = mpsc::channel();
         let wanted = Wanted::Range { from, to: span.durable, select: Arc::new(Everything) };
         let fetch = Fetch { partition: p.id, wanted, records_max: u32::MAX, bytes_max: 4 << 20 };
-        engine.fetch(fetch, Box::new(move |f| drop(tx.send(f))));
+        engine.fetch(&by, fetch, Box::new(move |f| drop(tx.send(f))));
         let fetched = rx.recv().unwrap_or(Err(ReadError::Stopping)).map_err(RunError::Read)?;
         for r in fetched.batch.iter() {
             let message = stored(&r);

@@ -29,7 +29,7 @@ use weir_core::{
     session::CHECKPOINT_MS,
     topic::shared,
 };
-use weir_log::{AppendError, Fetch, Fetched, Put, ReadError, Receipt, Wake, Wanted, Watermark};
+use weir_log::{AppendError, Asker, Fetch, Fetched, Put, ReadError, Receipt, Wake, Wanted, Watermark};
 
 const FETCH_BYTES: u32 = 256 * 1024;
 const FETCH_RECORDS: u32 = 1_024;
@@ -130,6 +130,7 @@ struct Home {
     who: Arc<dyn Wake>,
     group: Group,
     readers: Vec<Reader>,
+    asker: Asker,
     /// Tails that have started; the readers begin when all have.
     started: usize,
     entered: bool,
@@ -175,6 +176,7 @@ impl Home {
             stored: stored.is_some(),
             group: stored.unwrap_or_default(),
             readers: Vec::new(),
+            asker: Asker::default(),
             started: 0,
             entered: false,
             subscribers,
@@ -497,7 +499,7 @@ impl Home {
                 let peer = self.peer.clone();
                 let fetch = Fetch { partition: id, wanted, records_max: FETCH_RECORDS, bytes_max: FETCH_BYTES };
                 self.reading = Reading::Fetching(nth);
-                self.gateway.engine.fetch(fetch, Box::new(move |fetched| peer.tell(|m| m.fetched = Some(fetched))));
+                self.gateway.engine.fetch(&self.asker, fetch, Box::new(move |fetched| peer.tell(|m| m.fetched = Some(fetched))));
                 false
             }
             Step::Send => self.offer_entry(nth),

@@ -87,6 +87,8 @@ names! {
     LogRecentLimit Gauge "weir_log_recent_limit_bytes" "What may be held of the newest records; a tail that lags beyond it holds the writer.";
     LogFailed Gauge "weir_log_failed" "1 when a write or sync has failed: nothing more is acknowledged until a restart.";
     LogStalled Gauge "weir_log_stalled" "1 while a segment cannot be begun, for want of room or descriptors: nothing is acknowledged there until that passes.";
+    ReadsWaiting Gauge "weir_log_reads_waiting" "Fetches and searches that wait for their turn of a reader.";
+    ReadWait Gauge "weir_log_read_wait_seconds" "How long the one that has its turn next has waited.";
     Quarantined Gauge "weir_log_quarantined_ranges" "Places of the log where acknowledged records cannot be read.";
     Browsers Gauge "weir_feed_browsers" "Browsers on the dashboard feed.";
     FeedRecords Counter "weir_feed_records_total" "Records that were told to browsers, once per browser.";
@@ -390,6 +392,9 @@ impl Metrics {
         set(Name::Sockets, gateway.sockets.open() as u64);
         set(Name::SocketsLimit, gateway.sockets.most() as u64);
         set(Name::LogStalled, u64::from(!gateway.engine.stalled().is_empty()));
+        let waiting = gateway.engine.waiting();
+        set(Name::ReadsWaiting, waiting.jobs as u64);
+        self.gauge(Name::ReadWait, &[]).set(waiting.longest.as_secs_f64());
         set(Name::Quarantined, gateway.engine.damaged() as u64);
         self.gauge(Name::BuildInfo, &[Label::from_static_parts("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         for (p, labels) in self.labels.get().into_iter().flatten() {

@@ -18,7 +18,7 @@ use crate::{
     partition::{self, Beginning},
     pending::Pending,
     reader::{self, Source},
-    readers::{Readers, Turn, answering},
+    readers::{Asker, Budget, Progress, Readers, Turn, Waiting, answering},
     records, recovery, seek,
     segment::{Limits, SegmentInfo},
     state::{self, Directory, State, StateStore},
@@ -74,12 +74,14 @@ pub trait Engine: Send + Sync + 'static {
     fn recent(&self, p: PartitionId, offsets: &[Offset]) -> Vec<Option<Arc<Batch>>>;
     /// First offset that is still in memory.
     fn recent_start(&self, p: PartitionId) -> Offset;
-    /// Reads on a thread of the log's own and calls back there.
-    fn fetch(&self, fetch: Fetch, done: FetchDone);
-    /// Finds an offset, as `fetch` reads.
-    fn seek(&self, p: PartitionId, seek: seek::Seek, done: SeekDone);
-    /// Reads the newest record of each key, as `fetch` reads.
-    fn newest(&self, p: PartitionId, newest: Newest, done: NewestDone);
+    /// Reads on a thread of the log's own and calls back there. It ends early where it has read for long enough: others have their turns.
+    fn fetch(&self, by: &Asker, fetch: Fetch, done: FetchDone);
+    /// Finds an offset, in as many turns as it takes.
+    fn seek(&self, by: &Asker, p: PartitionId, seek: seek::Seek, done: SeekDone);
+    /// Reads the newest record of each key, in as many turns as it takes.
+    fn newest(&self, by: &Asker, p: PartitionId, newest: Newest, done: NewestDone);
+    /// Reads that wait for their turn.
+    fn waiting(&self) -> Waiting;
     fn memory(&self, p: PartitionId) -> Memory;
     fn state(&self) -> &dyn State;
     /// The files of a partition, oldest first; the last is being written.
@@ -159,6 +161,8 @@ pub struct LogEngine<S: Storage> {
     starts: Arc<Mutex<HashMap<PartitionId, Offset>>>,
     state: Arc<StateStore<S>>,
     readers: Arc<Readers>,
+    /// Retention has its turn as all others.
+    retiring: Asker,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The state partition ended cleanly, or not yet.
     stopped: Mutex<bool>,
@@ -432,7 +436,7 @@ impl<S: Storage> LogEngine<S> {
             running.push(thread::Builder::new().name("log-index".into()).spawn(seal).map_err(io("starting a thread for"))?);
         }
         let submit = readers.clone();
-        let state = StateStore::start(storage, limits, directory, state, Arc::new(move |job| submit.submit(job)), threads);
+        let state = StateStore::start(storage, limits, directory, state, Arc::new(move |job| submit.submit_state(job)), threads);
         let state = state.map_err(io("starting a thread for"))?;
         Ok(Self {
             partitions,
@@ -443,6 +447,7 @@ impl<S: Storage> LogEngine<S> {
             starts: Arc::new(Mutex::new(starts)),
             state: Arc::new(state),
             readers,
+            retiring: Asker::default(),
             threads: Mutex::new(running),
             stopped: Mutex::new(false),
             torn_bytes,
@@ -464,18 +469,23 @@ impl<S: Storage> LogEngine<S> {
         &self.data[self.place(p)]
     }
 
-    /// Reads from a partition on a thread of the log's own.
+    /// Reads from a partition on a thread of the log's own, step by step.
     fn read<T>(
         &self,
+        by: &Asker,
         p: PartitionId,
-        read: impl FnOnce(&Source<'_, S>) -> Result<T, ReadError> + Send + 'static,
+        mut step: impl FnMut(&Source<'_, S>, Budget) -> Option<Result<T, ReadError>> + Send + 'static,
         done: impl FnOnce(Result<T, ReadError>) + Send + 'static,
     ) {
         let partition = self.partition(p);
         let (segments, shared) = (partition.segments.clone(), partition.shared.clone());
         let (storage, indexes) = (self.storages[self.place(p)].clone(), self.indexes.clone());
-        let read = move || read(&Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() });
-        self.readers.submit(answering(read, done));
+        let step = move || {
+            let source = Source { storage: &*storage, segments: &segments, indexes: &indexes, durable: shared.durable() };
+            // What is stepped is done by one seed.
+            step(&source, Budget::of_step(shared.threads))
+        };
+        self.readers.submit(by, answering(step, done));
     }
 
     fn put_clean(&self) {
@@ -526,10 +536,10 @@ impl<S: Storage> Engine for LogEngine<S> {
         shared.ring.start().unwrap_or_else(|| shared.durable())
     }
 
-    fn fetch(&self, fetch: Fetch, done: FetchDone) {
+    fn fetch(&self, by: &Asker, fetch: Fetch, done: FetchDone) {
         let (quarantined, state, p) = (self.quarantined.clone(), self.state.clone(), fetch.partition);
-        let read = move |source: &Source<'_, S>| {
-            let fetched = reader::fetch(source, &fetch)?;
+        let read = move |source: &Source<'_, S>, budget| {
+            let fetched = reader::fetch(source, &fetch, budget)?;
             if let Some(damage) = &fetched.damage {
                 let puts = quarantined.lock().add(p, damage);
                 let puts: Vec<_> = puts.iter().map(|(key, value)| Put { key, tag: 0, value: value.as_deref() }).collect();
@@ -541,15 +551,24 @@ impl<S: Storage> Engine for LogEngine<S> {
             }
             Ok(fetched)
         };
-        self.read(p, read, done);
+        self.read(by, p, move |source, budget| Some(read(source, budget)), done);
     }
 
-    fn seek(&self, p: PartitionId, seek: seek::Seek, done: SeekDone) {
-        self.read(p, move |source| seek::seek(source, p, &seek), done);
+    fn seek(&self, by: &Asker, p: PartitionId, seek: seek::Seek, done: SeekDone) {
+        let mut search = seek::Search::new(p, seek);
+        self.read(by, p, move |source, budget| search.step(source, budget), done);
     }
 
-    fn newest(&self, p: PartitionId, newest: Newest, done: NewestDone) {
-        self.read(p, move |source| newest::newest(source, &newest), done);
+    fn newest(&self, by: &Asker, p: PartitionId, newest: Newest, done: NewestDone) {
+        let mut search = None;
+        let step = move |source: &Source<'_, S>, budget| {
+            search.get_or_insert_with(|| newest::Search::new(source, newest.clone())).step(source, budget)
+        };
+        self.read(by, p, step, done);
+    }
+
+    fn waiting(&self) -> Waiting {
+        self.readers.waiting()
     }
 
     fn memory(&self, p: PartitionId) -> Memory {
@@ -587,15 +606,18 @@ impl<S: Storage> Engine for LogEngine<S> {
             };
             put.and_then(|receipt| state.wait_durable(receipt)).and_then(|()| segments.retire(&*storage, below))
         };
-        self.readers.submit(Box::new(move |turn| {
-            if turn == Turn::Stopped {
-                return done(Err(io::Error::other("the log is stopping")));
+        let mut once = Some((retire, done));
+        let job = move |turn| {
+            if let Some((retire, done)) = once.take() {
+                done(match turn {
+                    Turn::Stopped => Err(io::Error::other("the log is stopping")),
+                    Turn::Read => panic::catch_unwind(AssertUnwindSafe(retire))
+                        .unwrap_or_else(|_| Err(io::Error::other("it panicked; standard error has the place"))),
+                });
             }
-            done(
-                panic::catch_unwind(AssertUnwindSafe(retire))
-                    .unwrap_or_else(|_| Err(io::Error::other("it panicked; standard error has the place"))),
-            );
-        }));
+            Progress::Answered
+        };
+        self.readers.submit(&self.retiring, Box::new(job));
     }
 
     fn stop(&self) {

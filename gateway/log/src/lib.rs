@@ -36,6 +36,7 @@ pub use engine::{Engine, FileEngine, LogEngine, Options, Partition, STATE, Strea
 pub use error::{AppendError, Damage, Failure, OpenError, ReadError, Stall, records};
 pub use newest::{Newest, Page};
 pub use reader::{Everything, Fetch, Fetched, Select, Skip, Wanted};
+pub use readers::{Asker, Waiting};
 pub use record::{Kind, Records};
 pub use seek::{LAST_MAX, Seek};
 pub use segment::{Limits, SegmentInfo};

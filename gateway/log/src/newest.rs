@@ -9,6 +9,7 @@ use crate::{
     batch::parse,
     index,
     reader::Source,
+    readers::Budget,
     segment::{Placed, Scan, Segment},
     storage::{File, Storage},
 };
@@ -51,27 +52,93 @@ fn take(found: &mut Found, keys_max: usize, key: &[u8], at: (usize, u32)) -> boo
     true
 }
 
-/// Serves `newest` from the segments of a partition.
-pub(crate) fn newest<S: Storage>(source: &Source<'_, S>, n: &Newest) -> Result<Page, ReadError> {
-    let (segments, below) = (source.segments.all(), n.below.min(source.durable));
-    let mut found = Found::new();
-    for (nth, (segment, after)) in segments.iter().enumerate().rev().filter(|(_, (s, _))| s.head.base < below) {
-        let end = after.unwrap_or(below).min(below);
-        let whole = *after == Some(end);
-        let readable = after.unwrap_or(source.durable);
-        let before = if whole { u32::MAX } else { position(segment, end, readable)? };
-        let mut last = Found::new();
-        let mut indexed = Found::new();
-        let covered = index::newest(source.storage, source.indexes, segment, &*n.select, &n.after, before, &mut |key, position| {
-            take(&mut indexed, n.keys_max, key, (nth, position))
-        });
-        let rest = covered.unwrap_or(segment.head.base)..end;
-        scan(segment, rest, readable, n, nth, &mut last)?;
-        for (key, at) in last.into_iter().chain(indexed) {
-            take(&mut found, n.keys_max, &key, at);
+/// A segment of a page, and where it ends.
+type Part<F> = (Arc<Segment<F>>, Option<Offset>);
+
+/// A page that is read step by step.
+pub(crate) struct Search<F> {
+    newest: Newest,
+    /// Those that begin before the offset, as they were when it began.
+    segments: Vec<Part<F>>,
+    durable: Offset,
+    /// So many of them, the older ones, have not been looked at.
+    left: usize,
+    found: Found,
+    scanning: Option<Scanning>,
+}
+
+/// What is known of a segment while the records that its index does not cover are looked at.
+#[derive(Default)]
+struct Scanning {
+    indexed: Found,
+    scanned: Found,
+    rest: Range<Offset>,
+}
+
+impl<F: File> Search<F> {
+    pub fn new<S: Storage<File = F>>(source: &Source<'_, S>, newest: Newest) -> Self {
+        let newest = Newest { below: newest.below.min(source.durable), ..newest };
+        let mut segments = source.segments.all();
+        segments.retain(|(segment, _)| segment.head.base < newest.below);
+        Self { durable: source.durable, left: segments.len(), newest, segments, found: Found::new(), scanning: None }
+    }
+
+    /// `None`: it goes on.
+    pub fn step<S: Storage<File = F>>(&mut self, source: &Source<'_, S>, mut budget: Budget) -> Option<Result<Page, ReadError>> {
+        self.look(source, &mut budget).map(|done| done.then(|| self.read())).transpose().map(Result::flatten)
+    }
+
+    /// Looks at segments, the newest first; false: not at all of them yet.
+    fn look<S: Storage<File = F>>(&mut self, source: &Source<'_, S>, budget: &mut Budget) -> Result<bool, ReadError> {
+        let n = &self.newest;
+        while let Some(nth) = self.left.checked_sub(1)
+            && let Some((segment, after)) = self.segments.get(nth)
+        {
+            let readable = after.unwrap_or(self.durable);
+            let scanning = match &mut self.scanning {
+                Some(scanning) => scanning,
+                none => {
+                    let end = after.unwrap_or(n.below).min(n.below);
+                    let before = if *after == Some(end) { u32::MAX } else { position(segment, end, readable)? };
+                    let mut indexed = Found::new();
+                    let covered =
+                        index::newest(source.storage, source.indexes, segment, &*n.select, &n.after, before, &mut |key, position| {
+                            take(&mut indexed, n.keys_max, key, (nth, position))
+                        });
+                    budget.asked_index();
+                    let rest = covered.unwrap_or(segment.head.base)..end;
+                    none.insert(Scanning { indexed, scanned: Found::new(), rest })
+                }
+            };
+            if !scan(segment, scanning, readable, n, nth, budget)? {
+                return Ok(false);
+            }
+            let Scanning { indexed, scanned, .. } = self.scanning.take().unwrap_or_default();
+            for (key, at) in scanned.into_iter().chain(indexed) {
+                take(&mut self.found, n.keys_max, &key, at);
+            }
+            self.left = nth;
+            if nth > 0 && budget.is_over() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn read(&mut self) -> Result<Page, ReadError> {
+        read(&self.segments, self.durable, std::mem::take(&mut self.found), &self.newest)
+    }
+}
+
+/// All steps at once.
+#[cfg(test)]
+pub(crate) fn newest<S: Storage>(source: &Source<'_, S>, newest: &Newest, records: u32) -> Result<Page, ReadError> {
+    let mut search = Search::new(source, newest.clone());
+    loop {
+        if let Some(page) = search.step(source, Budget::of_records(records)) {
+            return page;
         }
     }
-    read(&segments, source.durable, found, n)
 }
 
 /// Where the record `offset` begins, or what comes before it ends.
@@ -91,20 +158,27 @@ fn position<F: File>(segment: &Segment<F>, offset: Offset, readable: Offset) -> 
     Ok(scan.position() as u32)
 }
 
+/// Looks at what the index does not cover; false: not at all of it yet.
 fn scan<F: File>(
     segment: &Segment<F>,
-    range: Range<Offset>,
+    scanning: &mut Scanning,
     readable: Offset,
     n: &Newest,
     nth: usize,
-    last: &mut Found,
-) -> Result<(), ReadError> {
-    let Some(place) = (range.start < range.end).then(|| segment.place(range.start, readable)).transpose()?.flatten() else {
-        return Ok(());
+    budget: &mut Budget,
+) -> Result<bool, ReadError> {
+    let Scanning { scanned, rest, .. } = scanning;
+    let Some(place) = (rest.start < rest.end).then(|| segment.place(rest.start, readable)).transpose()?.flatten() else {
+        return Ok(true);
     };
-    let mut scan = Scan::new(segment, place);
-    while scan.next() < range.end {
-        let wanted = scan.next() >= range.start;
+    let (mut scan, from) = (Scan::new(segment, place), rest.start);
+    while scan.next() < rest.end {
+        if budget.is_spent() && scan.next() > from {
+            rest.start = scan.next();
+            return Ok(false);
+        }
+        budget.spend();
+        let wanted = scan.next() >= from;
         let chosen = match scan.step() {
             Ok((raw, _)) => match parse(raw) {
                 Some((Kind::Message, _, [_, key, ..])) if wanted && *key > *n.after && n.select.matches(key) => {
@@ -117,19 +191,19 @@ fn scan<F: File>(
         };
         let Ok((len, key)) = chosen else {
             if scan.pass_damage()?.is_none() {
-                return Ok(());
+                return Ok(true);
             }
             continue;
         };
         let at = (nth, scan.position() as u32 - len as u32);
         // The last one counts.
-        last.remove(&key);
-        take(last, n.keys_max, &key, at);
+        scanned.remove(&key);
+        take(scanned, n.keys_max, &key, at);
     }
-    Ok(())
+    Ok(true)
 }
 
-fn read<F: File>(segments: &[(Arc<Segment<F>>, Option<Offset>)], durable: Offset, found: Found, n: &Newest) -> Result<Page, ReadError> {
+fn read<F: File>(segments: &[Part<F>], durable: Offset, found: Found, n: &Newest) -> Result<Page, ReadError> {
     let (mut page, mut raw) = (Page::default(), Vec::new());
     let mut read: Option<Vec<u8>> = None;
     for (i, (key, (nth, position))) in found.into_iter().enumerate() {

@@ -129,7 +129,7 @@ pub(crate) struct Shared {
     /// Keys are indexed.
     indexed: bool,
     /// It has a writer of its own; else it is stepped.
-    threads: bool,
+    pub threads: bool,
     now_ms: fn() -> u64,
     observe: Arc<dyn Observe>,
     queue: Mutex<Queue>,

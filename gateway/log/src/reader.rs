@@ -9,6 +9,7 @@ use crate::{
     appender::Appender,
     batch::parse,
     index::{self, Cache},
+    readers::Budget,
     segment::{self, BATCHES_AT, PLACE_BYTES, Placed, Scan, Segment, Segments},
     storage::{File, Storage},
 };
@@ -95,9 +96,10 @@ pub(crate) struct Source<'a, S: Storage> {
     pub durable: Offset,
 }
 
-/// Serves `fetch` from the segments of its partition.
-pub(crate) fn fetch<S: Storage>(source: &Source<'_, S>, fetch: &Fetch) -> Result<Fetched, ReadError> {
-    let mut out = Out { fetched: Fetched::default(), records_max: fetch.records_max.max(1), bytes_max: fetch.bytes_max as usize };
+/// Serves `fetch` from the segments of its partition. It ends early when the budget is spent, and has come further even then.
+pub(crate) fn fetch<S: Storage>(source: &Source<'_, S>, fetch: &Fetch, budget: Budget) -> Result<Fetched, ReadError> {
+    let (records_max, bytes_max) = (fetch.records_max.max(1), fetch.bytes_max as usize);
+    let mut out = Out { fetched: Fetched::default(), records_max, bytes_max, budget };
     match &fetch.wanted {
         Wanted::Range { from, to, select } => range(source, *from, (*to).min(source.durable), &**select, &mut out)?,
         Wanted::Exactly(offsets) => exactly(source.segments, source.durable, offsets, &mut out)?,
@@ -109,6 +111,7 @@ struct Out {
     fetched: Fetched,
     records_max: u32,
     bytes_max: usize,
+    budget: Budget,
 }
 
 impl Out {
@@ -141,7 +144,7 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
     let mut at = from;
     // A run of equal keys is judged once.
     let mut last: Option<(Vec<u8>, bool)> = None;
-    while at < to {
+    while at < to && (at == from || !out.budget.is_over()) {
         let Some((segment, after)) = segments.find(at) else {
             // Older than the oldest segment, or that has gone meanwhile.
             let start = segments.start().min(to);
@@ -168,6 +171,7 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
             && let Some(chosen) = index::ask(source.storage, source.indexes, &segment, select, place.position)
             && chosen.end > at
         {
+            out.budget.asked_index();
             let upto = end.min(chosen.end);
             let known = after.unwrap_or(source.durable);
             match pick(&segment, &chosen.positions, (at..upto, known), select.wants_times(), out) {
@@ -186,10 +190,11 @@ fn range<S: Storage>(source: &Source<'_, S>, from: Offset, to: Offset, select: &
         }
         let mut scan = Scan::new(&segment, place);
         while scan.next() < end {
-            if out.is_full() {
+            if out.is_full() || out.budget.is_spent() && at > from {
                 out.fetched.next = at;
                 return Ok(());
             }
+            out.budget.spend();
             let wanted = scan.next() >= at;
             let (raw, time_ms) = match scan.step() {
                 Ok(step) => step,
@@ -233,7 +238,8 @@ pub(crate) fn is_whole<S: Storage>(storage: &S, appender: &Appender<S>, range: &
     let source = Source { storage, segments: appender.segments(), indexes: &indexes, durable: appender.next() };
     while at < range.end {
         let wanted = Wanted::Range { from: at, to: range.end, select: Arc::new(Nothing) };
-        let read = fetch(&source, &Fetch { partition: PartitionId(0), wanted, records_max: 1, bytes_max: 1 });
+        let asked = Fetch { partition: PartitionId(0), wanted, records_max: 1, bytes_max: 1 };
+        let read = fetch(&source, &asked, Budget::of_step(false));
         match read {
             Ok(fetched) if fetched.lost.is_empty() && fetched.next > at => at = fetched.next,
             _ => return false,
@@ -256,7 +262,7 @@ impl Select for Nothing {
 }
 
 /// Reads the records at these positions that lie in `range`; `end` is that of the segment. Gives where to go on if there
-/// was no room for one.
+/// was no room for one, or no time.
 fn pick<F: File>(
     segment: &Segment<F>,
     positions: &[u32],
@@ -274,9 +280,10 @@ fn pick<F: File>(
         if offset >= range.end {
             break;
         }
-        if out.is_full() {
+        if out.is_full() || out.budget.is_spent() && offset > range.start {
             return Ok(Some(offset));
         }
+        out.budget.spend();
         let time_ms = if times { segment.batch_of(*position, &mut batch)? } else { time_ms };
         out.fetched.batch.push(&buffer, segment.head.base, time_ms);
     }

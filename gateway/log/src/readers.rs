@@ -1,6 +1,9 @@
-//! The threads that read: fetches, searches and everything else that takes a file and a while, first come first served.
+//! The threads that read: fetches, searches and everything else that takes a file and a while.
 //!
-//! Invariant: every job is called once, and told whether it still may read: what comes after the stop may not. A job that panics takes no thread with it.
+//! A read is a series of steps. Whoever asks has one step at a time, in turn with all others who ask, and a read whose asker has gone ends. Reads of the state store, which are short and
+//! which a login waits for, have a thread of their own.
+//!
+//! Invariant: every job is answered once, and is told whether it still may read: what comes after the stop may not. A job that panics takes no thread with it.
 
 use crate::ReadError;
 use crate::sync::{
@@ -8,40 +11,188 @@ use crate::sync::{
     thread::{self, JoinHandle},
 };
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     panic::{self, AssertUnwindSafe},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
+
+/// Who reads. What clones of one ask takes turns with what others ask, and ends when the last of them is dropped.
+#[derive(Clone, Debug, Default)]
+pub struct Asker {
+    turns: Arc<()>,
+    alive: Arc<()>,
+}
+
+impl Asker {
+    /// One that has its turns with this one, and ends by itself.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self { turns: self.turns.clone(), alive: Arc::default() }
+    }
+}
 
 /// Whether a job may still read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     Read,
+    /// The log has stopped, or nobody wants to know any more.
     Stopped,
 }
 
-pub(crate) type Job = Box<dyn FnOnce(Turn) + Send>;
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Another step goes on from here.
+    More,
+    Answered,
+}
 
-/// Does `read` unless the log has stopped, and tells `done` what came of it, a panic included: whoever waits for an answer gets one.
+pub(crate) type Job = Box<dyn FnMut(Turn) -> Progress + Send>;
+
+/// What one step may cost: others wait for so long.
+const STEP_TIME: Duration = Duration::from_millis(20);
+const STEP_RECORDS: u32 = 65_536;
+/// Records between two looks at the clock.
+const RECORDS_PER_LOOK: u32 = 16;
+
+/// What is left of a step.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// Of the step.
+    end: Option<Instant>,
+    /// Of looking at records one by one.
+    records_end: Option<Instant>,
+    records: u32,
+}
+
+impl Budget {
+    #[cfg(test)]
+    pub fn of_records(records: u32) -> Self {
+        Self { end: None, records_end: None, records }
+    }
+
+    /// Without a clock what is done by one seed does not depend on the time.
+    pub fn of_step(with_clock: bool) -> Self {
+        let end = with_clock.then(|| Instant::now() + STEP_TIME);
+        Self { end, records_end: end, records: STEP_RECORDS }
+    }
+
+    /// One record was looked at.
+    pub fn spend(&mut self) {
+        self.records = self.records.saturating_sub(1);
+        if self.records.is_multiple_of(RECORDS_PER_LOOK) && is_over(self.records_end) {
+            self.records = 0;
+        }
+    }
+
+    /// No more records are to be looked at.
+    pub fn is_spent(&self) -> bool {
+        self.records == 0
+    }
+
+    /// An index was asked, which every step does again: what it names has as much time once more, or nothing would ever be read.
+    pub fn asked_index(&mut self) {
+        self.records_end = self.records_end.map(|end| end.max(Instant::now() + STEP_TIME));
+    }
+
+    /// The step ends before it asks another index.
+    pub fn is_over(&self) -> bool {
+        self.is_spent() || is_over(self.end)
+    }
+}
+
+fn is_over(end: Option<Instant>) -> bool {
+    end.is_some_and(|end| Instant::now() >= end)
+}
+
+/// Does a step of a read, `None`: it goes on, and gives `done` what came of it, a panic included: whoever waits for an answer gets one.
 pub(crate) fn answering<T>(
-    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    mut step: impl FnMut() -> Option<Result<T, ReadError>> + Send + 'static,
     done: impl FnOnce(Result<T, ReadError>) + Send + 'static,
 ) -> Job {
-    Box::new(move |turn| match turn {
-        Turn::Read => done(panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(ReadError::Panicked))),
-        Turn::Stopped => done(Err(ReadError::Stopping)),
+    let mut done = Some(done);
+    Box::new(move |turn| {
+        let result = match turn {
+            Turn::Read => panic::catch_unwind(AssertUnwindSafe(&mut step)).unwrap_or(Some(Err(ReadError::Panicked))),
+            Turn::Stopped => Some(Err(ReadError::Stopping)),
+        };
+        let Some(result) = result else { return Progress::More };
+        if let Some(done) = done.take() {
+            done(result);
+        }
+        Progress::Answered
     })
 }
 
 /// Two threads are enough to keep one disk and two cores busy.
 const READERS: usize = 2;
 
-/// Jobs for the reader threads, first come first served.
+/// How much waits to be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    pub jobs: usize,
+    /// Since when who has its turn next waits.
+    pub longest: Duration,
+}
+
+struct Waits {
+    job: Job,
+    turns: Weak<()>,
+    alive: Weak<()>,
+    since: Instant,
+}
+
+impl Waits {
+    fn asker(&self) -> usize {
+        self.turns.as_ptr() as usize
+    }
+
+    fn turn(&self) -> Turn {
+        if self.alive.strong_count() > 0 { Turn::Read } else { Turn::Stopped }
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    /// By asker: its place in memory, which is its own for as long as one of its jobs is here.
+    jobs: HashMap<usize, VecDeque<Waits>>,
+    /// Askers that have jobs, in the order of their turns.
+    turns: VecDeque<usize>,
+    /// Reads of the state store.
+    state: VecDeque<Job>,
+    stopping: bool,
+}
+
+impl Queue {
+    fn push(&mut self, waits: Waits) {
+        let asker = waits.asker();
+        let jobs = self.jobs.entry(asker).or_default();
+        if jobs.is_empty() {
+            self.turns.push_back(asker);
+        }
+        jobs.push_back(waits);
+    }
+
+    fn pop(&mut self) -> Option<Waits> {
+        let asker = self.turns.pop_front()?;
+        let jobs = self.jobs.get_mut(&asker)?;
+        let waits = jobs.pop_front();
+        if jobs.is_empty() {
+            self.jobs.remove(&asker);
+        } else {
+            self.turns.push_back(asker);
+        }
+        waits
+    }
+}
+
+/// Jobs for the reader threads.
 #[derive(Default)]
 pub(crate) struct Readers {
-    queue: Mutex<(VecDeque<Job>, bool)>,
+    queue: Mutex<Queue>,
     work: Condvar,
+    state_work: Condvar,
     stopped: Mutex<bool>,
     stop: Condvar,
     #[cfg(any(test, feature = "sim"))]
@@ -50,26 +201,47 @@ pub(crate) struct Readers {
 
 impl Readers {
     pub fn start(readers: &Arc<Self>) -> std::io::Result<Vec<JoinHandle<()>>> {
-        let start = |n: usize| {
+        let start = |name: String, run: fn(&Self)| {
             let readers = readers.clone();
-            thread::Builder::new().name(format!("log-reader-{n}")).spawn(move || readers.run())
+            thread::Builder::new().name(name).spawn(move || run(&readers))
         };
-        (0..READERS).map(start).collect()
+        let state = start("log-reader-state".into(), Self::run_state);
+        (0..READERS).map(|n| start(format!("log-reader-{n}"), Self::run)).chain([state]).collect()
     }
 
-    pub fn submit(&self, job: Job) {
+    pub fn submit(&self, by: &Asker, mut job: Job) {
         #[cfg(any(test, feature = "sim"))]
         if self.at_once.load(std::sync::atomic::Ordering::Relaxed) {
-            return job(Turn::Read);
+            while job(Turn::Read) == Progress::More {}
+            return;
         }
         let mut queue = self.queue.lock();
-        if queue.1 {
+        if queue.stopping {
             drop(queue);
-            return job(Turn::Stopped);
+            job(Turn::Stopped);
+            return;
         }
-        queue.0.push_back(job);
+        queue.push(Waits { job, turns: Arc::downgrade(&by.turns), alive: Arc::downgrade(&by.alive), since: Instant::now() });
         drop(queue);
         self.work.notify_one();
+    }
+
+    /// A job of one step, which reads the state store.
+    pub fn submit_state(&self, mut job: Job) {
+        #[cfg(any(test, feature = "sim"))]
+        if self.at_once.load(std::sync::atomic::Ordering::Relaxed) {
+            job(Turn::Read);
+            return;
+        }
+        let mut queue = self.queue.lock();
+        if queue.stopping {
+            drop(queue);
+            job(Turn::Stopped);
+            return;
+        }
+        queue.state.push_back(job);
+        drop(queue);
+        self.state_work.notify_one();
     }
 
     /// Jobs are done as they come, or wait to be stepped.
@@ -78,15 +250,31 @@ impl Readers {
         self.at_once.store(at_once, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Does one job; false: there is none.
+    /// Does one step of one job; false: there is none.
     #[cfg(any(test, feature = "sim"))]
     pub fn step(&self) -> bool {
-        let job = self.queue.lock().0.pop_front();
-        job.map(|job| job(Turn::Read)).is_some()
+        let mut queue = self.queue.lock();
+        if let Some(mut job) = queue.state.pop_front() {
+            drop(queue);
+            job(Turn::Read);
+            return true;
+        }
+        let waits = queue.pop();
+        drop(queue);
+        waits.map(|waits| self.work_on(waits)).is_some()
     }
 
     pub fn is_stopped(&self) -> bool {
-        self.queue.lock().1
+        self.queue.lock().stopping
+    }
+
+    pub fn waiting(&self) -> Waiting {
+        let queue = self.queue.lock();
+        let next = queue.turns.front().and_then(|asker| queue.jobs.get(asker)?.front());
+        Waiting {
+            jobs: queue.jobs.values().map(VecDeque::len).sum::<usize>() + queue.state.len(),
+            longest: next.map_or(Duration::ZERO, |waits| waits.since.elapsed()),
+        }
     }
 
     /// True: it has stopped.
@@ -101,23 +289,106 @@ impl Readers {
     pub fn stop(&self) {
         *self.stopped.lock() = true;
         self.stop.notify_all();
-        self.queue.lock().1 = true;
+        self.queue.lock().stopping = true;
         self.work.notify_all();
+        self.state_work.notify_all();
+    }
+
+    /// Whoever asked for it has its next turn when all others who wait have had theirs.
+    fn work_on(&self, mut waits: Waits) {
+        let turn = waits.turn();
+        // Its thread has printed it; the others' jobs go on.
+        let progress = panic::catch_unwind(AssertUnwindSafe(|| (waits.job)(turn)));
+        if !matches!(progress, Ok(Progress::More)) {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        if queue.stopping {
+            drop(queue);
+            (waits.job)(Turn::Stopped);
+            return;
+        }
+        waits.since = Instant::now();
+        queue.push(waits);
     }
 
     fn run(&self) {
         loop {
             let mut queue = self.queue.lock();
-            let job = loop {
-                match queue.0.pop_front() {
-                    Some(job) => break job,
-                    None if queue.1 => return,
+            let waits = loop {
+                match queue.pop() {
+                    Some(waits) => break waits,
+                    None if queue.stopping => return,
                     None => self.work.wait(&mut queue),
                 }
             };
             drop(queue);
-            // Its thread has printed it; the others' jobs go on.
+            self.work_on(waits);
+        }
+    }
+
+    fn run_state(&self) {
+        loop {
+            let mut queue = self.queue.lock();
+            let mut job = loop {
+                match queue.state.pop_front() {
+                    Some(job) => break job,
+                    None if queue.stopping => return,
+                    None => self.state_work.wait(&mut queue),
+                }
+            };
+            drop(queue);
             let _panicked = panic::catch_unwind(AssertUnwindSafe(|| job(Turn::Read)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job that takes so many steps and notes each.
+    fn job(name: &'static str, mut steps: usize, notes: &Arc<Mutex<Vec<&'static str>>>) -> Job {
+        let notes = notes.clone();
+        Box::new(move |turn| {
+            notes.lock().push(if turn == Turn::Read { name } else { "nobody" });
+            steps -= 1;
+            if steps == 0 || turn == Turn::Stopped { Progress::Answered } else { Progress::More }
+        })
+    }
+
+    #[test]
+    fn each_asker_has_a_step_in_its_turn_however_much_it_asks() {
+        let (readers, notes) = (Readers::default(), Arc::default());
+        let (loud, quiet, gone) = (Asker::default(), Asker::default(), Asker::default());
+        let part = loud.part();
+        readers.submit(&part, job("loud", 2, &notes));
+        (0..2).for_each(|_| readers.submit(&loud, job("loud", 2, &notes)));
+        readers.submit(&gone, job("gone", 9, &notes));
+        readers.submit(&quiet, job("quiet", 2, &notes));
+        readers.submit_state(job("state", 1, &notes));
+        drop(gone);
+        assert_eq!(readers.waiting().jobs, 6);
+        while readers.step() {}
+        let expected = ["state", "loud", "nobody", "quiet", "loud", "quiet", "loud", "loud", "loud", "loud"];
+        assert_eq!(*notes.lock(), expected);
+        assert_eq!(readers.waiting(), Waiting::default());
+    }
+
+    #[test]
+    fn a_budget_ends_by_records_and_by_time() {
+        let mut budget = Budget::of_records(STEP_RECORDS);
+        (0..STEP_RECORDS - 1).for_each(|_| budget.spend());
+        assert!(!budget.is_over());
+        budget.spend();
+        assert!(budget.is_spent() && budget.is_over());
+        let now = Some(Instant::now());
+        let mut late = Budget { end: now, records_end: now, records: STEP_RECORDS };
+        (0..RECORDS_PER_LOOK).for_each(|_| late.spend());
+        assert!(late.is_spent());
+        let mut asked = Budget { end: now, records_end: now, records: STEP_RECORDS };
+        asked.asked_index();
+        (0..RECORDS_PER_LOOK).for_each(|_| asked.spend());
+        assert!(!asked.is_spent() && asked.is_over());
     }
 }

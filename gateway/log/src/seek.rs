@@ -7,6 +7,7 @@
 use crate::{
     Fetch, Offset, PartitionId, ReadError, Select,
     reader::{self, Source, Wanted},
+    readers::Budget,
     segment::{Place, Scan, Segment},
     storage::{File, Storage},
 };
@@ -28,28 +29,52 @@ pub enum Seek {
     Last { count: u32, select: Arc<dyn Select>, below: Offset },
 }
 
-/// Serves `seek` from the segments of a partition.
-pub(crate) fn seek<S: Storage>(source: &Source<'_, S>, p: PartitionId, seek: &Seek) -> Result<Offset, ReadError> {
-    match seek {
-        Seek::Time(ms) => time(source, *ms),
-        Seek::Last { count, select, below } => last(source, p, *count, select, *below),
+/// A search, step by step.
+pub(crate) enum Search {
+    /// The segments from this one on are younger.
+    Time(u64, Option<Offset>),
+    Last(Last),
+}
+
+impl Search {
+    pub fn new(partition: PartitionId, seek: Seek) -> Self {
+        match seek {
+            Seek::Time(ms) => Self::Time(ms, None),
+            Seek::Last { count, select, below } => {
+                Self::Last(Last { partition, select, below, count: count.min(LAST_MAX) as usize, window: None })
+            }
+        }
+    }
+
+    /// `None`: it goes on.
+    pub fn step<S: Storage>(&mut self, source: &Source<'_, S>, budget: Budget) -> Option<Result<Offset, ReadError>> {
+        match self {
+            Self::Time(ms, looked) => time(source, *ms, looked, &budget).transpose(),
+            Self::Last(last) => last.step(source, budget).transpose(),
+        }
     }
 }
 
-fn time<S: Storage>(source: &Source<'_, S>, ms: u64) -> Result<Offset, ReadError> {
+fn time<S: Storage>(source: &Source<'_, S>, ms: u64, looked: &mut Option<Offset>, budget: &Budget) -> Result<Option<Offset>, ReadError> {
     let mut segments = source.segments.all();
+    // Those that were looked at are younger.
+    segments.retain(|(segment, _)| looked.is_none_or(|looked| segment.head.base < looked));
     // The last one that begins before this time holds it, or ends before it.
     while let Some((segment, after)) = segments.pop() {
         let end = after.unwrap_or(source.durable).min(source.durable);
         if let Some(place) = segment.place_before(ms, end)? {
-            return scan(&segment, place, end, ms);
+            return scan(&segment, place, end, ms).map(Some);
         }
-        let rest = segments.last().is_none();
-        if rest {
-            return Ok(segment.head.base.min(source.durable));
+        if segments.is_empty() {
+            return Ok(Some(segment.head.base.min(source.durable)));
+        }
+        *looked = Some(segment.head.base);
+        if budget.is_over() {
+            return Ok(None);
         }
     }
-    Ok(source.durable)
+    // Retention has taken those that were left.
+    Ok(Some(looked.unwrap_or(source.durable)))
 }
 
 /// The first record from `place` on that is not older, or the end.
@@ -71,45 +96,69 @@ fn scan<F: File>(segment: &Segment<F>, place: Place, end: Offset, ms: u64) -> Re
     Ok(end)
 }
 
-fn last<S: Storage>(
-    source: &Source<'_, S>,
-    p: PartitionId,
-    count: u32,
-    select: &Arc<dyn Select>,
+/// The last records that a selector chooses.
+pub(crate) struct Last {
+    partition: PartitionId,
+    select: Arc<dyn Select>,
     below: Offset,
-) -> Result<Offset, ReadError> {
-    let (start, count) = (source.segments.start(), count.min(LAST_MAX) as usize);
-    let below = below.min(source.durable);
-    let (mut end, mut window, mut missing) = (below, WINDOW.max(count as u64), count);
-    let mut first = below;
-    while missing > 0 && end > start {
-        let from = Offset(end.0.saturating_sub(window)).max(start);
-        let found = chosen(source, p, from..end, select, missing)?;
-        missing -= found.len();
-        first = found.front().copied().unwrap_or(first);
-        (end, window) = (from, window * 2);
-    }
-    Ok(first)
+    count: usize,
+    window: Option<Window>,
 }
 
-/// The last `count` in a range.
-fn chosen<S: Storage>(
-    source: &Source<'_, S>,
-    partition: PartitionId,
-    range: std::ops::Range<Offset>,
-    select: &Arc<dyn Select>,
-    count: usize,
-) -> Result<VecDeque<Offset>, ReadError> {
-    let (mut at, mut found) = (range.start, VecDeque::new());
-    while at < range.end {
-        let wanted = Wanted::Range { from: at, to: range.end, select: select.clone() };
-        let fetched = reader::fetch(source, &Fetch { partition, wanted, records_max: u32::MAX, bytes_max: FETCH_BYTES })?;
-        found.extend(fetched.batch.iter().map(|r| r.offset));
-        found.drain(..found.len().saturating_sub(count));
-        if fetched.next <= at {
-            break;
-        }
-        at = fetched.next;
+/// A part of the log that is looked through for the last records in it.
+struct Window {
+    start: Offset,
+    end: Offset,
+    /// Everything before this was looked at.
+    at: Offset,
+    /// The last of those that were found in it, as many as are missing.
+    found: VecDeque<Offset>,
+    missing: usize,
+    /// The first that was found so far.
+    first: Offset,
+}
+
+impl Window {
+    /// Of so many offsets before `end`, but none below `floor`.
+    fn before(end: Offset, offsets: u64, floor: Offset, missing: usize, first: Offset) -> Self {
+        let start = Offset(end.0.saturating_sub(offsets)).max(floor);
+        Self { start, end, at: start, found: VecDeque::new(), missing, first }
     }
-    Ok(found)
+}
+
+impl Last {
+    /// One fetch. `None`: it goes on.
+    fn step<S: Storage>(&mut self, source: &Source<'_, S>, budget: Budget) -> Result<Option<Offset>, ReadError> {
+        let (count, start) = (self.count, source.segments.start());
+        let below = self.below.min(source.durable);
+        let window = self.window.get_or_insert_with(|| Window::before(below, WINDOW.max(count as u64), start, count, below));
+        if window.missing > 0 && window.at < window.end {
+            let wanted = Wanted::Range { from: window.at, to: window.end, select: self.select.clone() };
+            let asked = Fetch { partition: self.partition, wanted, records_max: u32::MAX, bytes_max: FETCH_BYTES };
+            let fetched = reader::fetch(source, &asked, budget)?;
+            window.found.extend(fetched.batch.iter().map(|r| r.offset));
+            window.found.drain(..window.found.len().saturating_sub(window.missing));
+            if fetched.next > window.at && fetched.next < window.end {
+                window.at = fetched.next;
+                return Ok(None);
+            }
+        }
+        let (missing, first) = (window.missing - window.found.len(), window.found.front().copied().unwrap_or(window.first));
+        if missing == 0 || window.start <= start {
+            return Ok(Some(first));
+        }
+        self.window = Some(Window::before(window.start, (window.end.0 - window.start.0) * 2, start, missing, first));
+        Ok(None)
+    }
+}
+
+/// All steps at once.
+#[cfg(test)]
+pub(crate) fn seek<S: Storage>(source: &Source<'_, S>, p: PartitionId, seek: &Seek, records: u32) -> Result<Offset, ReadError> {
+    let mut search = Search::new(p, seek.clone());
+    loop {
+        if let Some(found) = search.step(source, Budget::of_records(records)) {
+            return found;
+        }
+    }
 }

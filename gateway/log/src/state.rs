@@ -19,7 +19,7 @@ use crate::{
     index::Cache,
     partition::Partition,
     reader::{self, Fetch, Source, Wanted},
-    readers::{Job, Turn},
+    readers::{Budget, Job, Progress, Turn},
     record::{PushError, Registration},
     segment::{BATCHES_AT, Limits, Scan, Segment, Segments},
     storage::{File, Name, Storage},
@@ -482,9 +482,15 @@ impl<S: Storage> Inner<S> {
             }
             let Some(offset) = located else { return done(Ok(None)) };
             let submit = this.submit.clone();
-            submit(Box::new(move |turn| match turn {
-                Turn::Read => this.read_at(key, offset, done),
-                Turn::Stopped => done(Err(ReadError::Stopping)),
+            let mut once = Some((this, key, done));
+            submit(Box::new(move |turn| {
+                if let Some((this, key, done)) = once.take() {
+                    match turn {
+                        Turn::Read => this.read_at(key, offset, done),
+                        Turn::Stopped => done(Err(ReadError::Stopping)),
+                    }
+                }
+                Progress::Answered
             }));
         };
         self.partition.shared.when_durable(needed, Box::new(then));
@@ -493,7 +499,7 @@ impl<S: Storage> Inner<S> {
     fn read_at(self: &Arc<Self>, key: Vec<u8>, offset: Offset, done: GetDone) {
         let fetch = Fetch { partition: crate::PartitionId(u32::MAX), wanted: Wanted::Exactly(vec![offset]), records_max: 1, bytes_max: 1 };
         let (segments, durable) = (&*self.partition.segments, self.partition.shared.durable());
-        match reader::fetch(&Source { storage: &*self.storage, segments, indexes: &self.indexes, durable }, &fetch) {
+        match reader::fetch(&Source { storage: &*self.storage, segments, indexes: &self.indexes, durable }, &fetch, Budget::of_step(true)) {
             Err(e) => done(Err(e)),
             Ok(fetched) => match fetched.batch.iter().next() {
                 Some(r) => done(Ok(Some(Entry { tag: tag(r.meta), value: r.value.to_vec() }))),

@@ -20,7 +20,7 @@ use weir_bridge::{
     record,
 };
 use weir_core::{message::Stored, session::begin::Begin, topic::filter_is_valid};
-use weir_log::{Newest, Offset, PartitionId, ReadError, Seek, Watermark};
+use weir_log::{Asker, Newest, Offset, PartitionId, ReadError, Seek, Watermark};
 
 /// Records read for one part.
 const BYTES_MAX: usize = 1 << 20;
@@ -201,18 +201,18 @@ pub(crate) async fn topics(State(gateway): State<Arc<Gateway>>, Query(moment): Q
 
 async fn find(gateway: &Gateway, filter: &str, at: Option<Begin>, part: &Part) -> Result<TopicsInfo, ReadError> {
     let select = Arc::new(Filters::new([filter.into()]));
-    let (mut topics, mut upto) = (Vec::new(), None::<String>);
+    let (by, mut topics, mut upto) = (Asker::default(), Vec::new(), None::<String>);
     for nth in gateway.read_by(filter) {
         let p = PartitionId(gateway.partitions[nth].0);
         let below = match at {
             None => Offset(u64::MAX),
             Some(Begin::Offset(at)) => Offset(at.0),
-            Some(Begin::Time(ms)) => seek(&*gateway.engine, p, Seek::Time(ms)).await?,
+            Some(Begin::Time(ms)) => seek(&*gateway.engine, &by, p, Seek::Time(ms)).await?,
             Some(Begin::Earliest | Begin::Last(_)) => Offset(0),
         };
         let after = part.after.clone().into_bytes();
         let asked = Newest { below, select: select.clone(), after, keys_max: part.limit(), bytes_max: BYTES_MAX };
-        let page = newest(&*gateway.engine, p, asked).await?;
+        let page = newest(&*gateway.engine, &by, p, asked).await?;
         let (stream, number) = &gateway.streams[nth];
         topics.extend(page.batch.iter().filter_map(|r| stored(&r)).map(|m| MessageInfo::of(&m, stream, *number, record::PAYLOAD_SHOWN)));
         // Behind this one other partitions are ahead.

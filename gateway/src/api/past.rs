@@ -20,7 +20,7 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 use weir_bridge::feed::{fetch, seek};
 use weir_core::{ids::PartitionId, property::Property};
-use weir_log::{Fetch, Offset, Partition, ReadError, Seek, Wanted};
+use weir_log::{Asker, Fetch, Offset, Partition, ReadError, Seek, Wanted};
 
 /// Steps of one answer: more than a screen is wide.
 const STEPS_MAX: u64 = 2_000;
@@ -92,7 +92,8 @@ pub(crate) async fn history(State(gateway): State<Arc<Gateway>>, Query(asked): Q
 async fn count(gateway: &Gateway, nth: usize, from_ms: u64, step_ms: u64, records: &mut [u64]) -> Result<(), ReadError> {
     let Some(p) = gateway.engine.partitions().get(nth) else { return Ok(()) };
     let end = gateway.engine.span(p.id).durable;
-    let at = async |ms: u64| seek(&*gateway.engine, p.id, Seek::Time(ms)).await;
+    let by = Asker::default();
+    let at = async |ms: u64| seek(&*gateway.engine, &by, p.id, Seek::Time(ms)).await;
     let mut before = at(from_ms).await?;
     for (i, n) in records.iter_mut().enumerate() {
         if before >= end {
@@ -155,7 +156,7 @@ pub(crate) async fn trace(State(gateway): State<Arc<Gateway>>, Path((stream, par
 
 async fn one(gateway: &Gateway, p: &Partition, offset: u64) -> Result<Option<RecordInfo>, ReadError> {
     let wanted = Wanted::Exactly(vec![Offset(offset)]);
-    let found = fetch(&*gateway.engine, Fetch { partition: p.id, wanted, records_max: 1, bytes_max: 1 }).await?;
+    let found = fetch(&*gateway.engine, &Asker::default(), Fetch { partition: p.id, wanted, records_max: 1, bytes_max: 1 }).await?;
     let message = found.batch.iter().next();
     let now = gateway.now();
     Ok(message.as_ref().and_then(stored).map(|m| RecordInfo {

@@ -23,7 +23,7 @@ use weir_core::{
     },
     topic::{filter_matches, is_system, shared},
 };
-use weir_log::{Everything, Fetch, Offset, SegmentInfo, Wanted};
+use weir_log::{Asker, Everything, Fetch, Offset, SegmentInfo, Wanted};
 
 /// A connection describes its session when it has its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -128,7 +128,8 @@ async fn age(gateway: &Gateway, place: &PlaceInfo) -> Option<u64> {
     let known = gateway.engine.partitions().iter().find(|p| p.stream == place.stream && p.number == place.partition)?;
     let from = Offset(place.next.max(place.start));
     let wanted = Wanted::Range { from, to: from.plus(1), select: Arc::new(Everything) };
-    let found = fetch(&*gateway.engine, Fetch { partition: known.id, wanted, records_max: 1, bytes_max: 1 }).await.ok()?;
+    let found =
+        fetch(&*gateway.engine, &Asker::default(), Fetch { partition: known.id, wanted, records_max: 1, bytes_max: 1 }).await.ok()?;
     let written = found.batch.iter().next()?.time_ms;
     Some(gateway.now().wall_ms.saturating_sub(written))
 }

@@ -94,7 +94,7 @@ impl Driver {
 
     /// Finds where a subscription begins in the nth partition.
     fn find(&mut self, id: SubscribeId, nth: usize, filter: &str, begin: Begin) {
-        let (p, peer) = (self.gateway.partitions[nth], self.peer.clone());
+        let (p, peer, by) = (self.gateway.partitions[nth], self.peer.clone(), self.asker());
         let seek = match begin {
             Begin::Earliest => {
                 let start = self.gateway.engine.span(log_id(p)).start.0;
@@ -110,7 +110,7 @@ impl Driver {
                 Err(e) => m.unread = Some(e),
             });
         };
-        self.gateway.engine.seek(log_id(p), seek, Box::new(found));
+        self.gateway.engine.seek(&by, log_id(p), seek, Box::new(found));
     }
 
     fn put_value(&mut self, now: Now, action: Action) {

@@ -19,7 +19,7 @@ use weir_core::{
     ids::{Now, Offset, PartitionId, SubscribeId},
     session::{Cause, Delivery, Event, Paging, Session},
 };
-use weir_log::{Batch, Entry, Fetch, Fetched, ReadError, Record, Select, Wanted};
+use weir_log::{Asker, Batch, Entry, Fetch, Fetched, ReadError, Record, Select, Wanted};
 
 /// One fetch: enough for a socket write, little enough for 10,000 at once.
 const FETCH_BYTES: u32 = 64 * 1024;
@@ -460,14 +460,19 @@ impl Driver {
         true
     }
 
+    /// Made when it reads for the first time: an idle connection has none.
+    pub(super) fn asker(&mut self) -> Asker {
+        self.asker.get_or_insert_default().clone()
+    }
+
     fn fetch(&mut self, feed: Feed, partition: PartitionId, wanted: Wanted) {
         let large = matches!(feed, Feed::Range(_)).then(|| self.gateway.large_fetches.clone().try_acquire_owned().ok()).flatten();
         let (records_max, bytes_max) =
             if large.is_some() { (LARGE_FETCH_RECORDS, LARGE_FETCH_BYTES) } else { (FETCH_RECORDS, FETCH_BYTES) };
         self.feeding = Feeding::Fetching(feed, large);
-        let peer = self.peer.clone();
+        let (peer, by) = (self.peer.clone(), self.asker());
         let fetch = Fetch { partition: log_id(partition), wanted, records_max, bytes_max };
-        self.gateway.engine.fetch(fetch, Box::new(move |fetched| peer.tell(|m| m.fetched = Some(fetched))));
+        self.gateway.engine.fetch(&by, fetch, Box::new(move |fetched| peer.tell(|m| m.fetched = Some(fetched))));
     }
 
     /// Messages that were on their way and that the log no longer has: the session counts them, the operator hears of them here.

@@ -39,7 +39,7 @@ use weir_core::{
     packet::{Packet, ReasonCode, Version},
     session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
 };
-use weir_log::{Wake, record::Registration};
+use weir_log::{Asker, Wake, record::Registration};
 
 /// A first packet is a CONNECT with at most a will of 64 KiB, three names and properties.
 const FIRST_PACKET_BYTES_MAX: usize = 512 * 1024;
@@ -125,6 +125,8 @@ pub(crate) struct Driver {
     seen: Vec<Receipt>,
     seen_state: Receipt,
     feeding: Feeding,
+    /// Whoever reads the log for it.
+    asker: Option<Asker>,
     /// Much of what was looked through last was wanted.
     dense: bool,
     /// What is read from the log; `None`: the filters have changed.
@@ -199,6 +201,7 @@ impl Driver {
             seen,
             seen_state: Receipt(0),
             feeding: Feeding::Idle,
+            asker: None,
             dense: true,
             filters: None,
             given: VecDeque::new(),

@@ -40,7 +40,7 @@ use weir_core::{
     session::Cause,
 };
 use weir_log::{
-    Engine, Everything, Fetch, Limits, LogEngine, Offset, Options, PartitionId, Wanted,
+    Asker, Engine, Everything, Fetch, Limits, LogEngine, Offset, Options, PartitionId, Wanted,
     storage::sim::{Rng, SimStorage},
 };
 
@@ -157,7 +157,7 @@ impl World {
     /// What a crash has left: no offset ever has two contents, and everything that was acknowledged or delivered is there.
     fn audit(&mut self, engine: &dyn Engine) {
         let mut there = HashSet::new();
-        let mut retired = false;
+        let (mut retired, by) = (false, Asker::default());
         for p in engine.partitions() {
             let span = engine.span(p.id);
             retired |= span.start > Offset(0);
@@ -166,7 +166,7 @@ impl World {
                 let wanted = Wanted::Range { from, to: span.durable, select: Arc::new(Everything) };
                 let fetch = Fetch { partition: p.id, wanted, records_max: u32::MAX, bytes_max: u32::MAX };
                 let (tx, rx) = std::sync::mpsc::channel();
-                engine.fetch(fetch, Box::new(move |f| drop(tx.send(f))));
+                engine.fetch(&by, fetch, Box::new(move |f| drop(tx.send(f))));
                 let fetched = rx.recv().expect("an answer").expect("reads");
                 for r in fetched.batch.iter() {
                     let content = [r.key, r.value, r.meta].map(<[u8]>::to_vec);

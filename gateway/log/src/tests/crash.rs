@@ -353,5 +353,5 @@ fn times_never_go_back_over_starts_without_records() {
     assert!(a.segments().infos().expect("lists").is_sorted_by_key(|s| s.created_ms));
     let indexes = crate::index::Cache::new(1 << 20);
     let source = crate::reader::Source { storage: &*storage, segments: a.segments(), indexes: &indexes, durable: a.next() };
-    assert_eq!(crate::seek::seek(&source, PartitionId(3), &crate::Seek::Time(500_000)).expect("reads"), Offset(0));
+    assert_eq!(crate::seek::seek(&source, PartitionId(3), &crate::Seek::Time(500_000), 3).expect("reads"), Offset(0));
 }

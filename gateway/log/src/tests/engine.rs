@@ -54,12 +54,8 @@ fn wait_for(engine: &FileEngine, bell: &Bell, receipt: Receipt) {
 }
 
 fn read_all(engine: &FileEngine) -> Vec<(u64, Vec<u8>)> {
-    let (tx, rx) = mpsc::channel();
-    let wanted = Wanted::Range { from: Offset(0), to: Offset(u64::MAX), select: Arc::new(Everything) };
-    let fetch = Fetch { partition: P, wanted, records_max: u32::MAX, bytes_max: u32::MAX };
-    engine.fetch(fetch, Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
-    let fetched = rx.recv_timeout(Duration::from_secs(10)).expect("an answer");
-    fetched.batch.iter().map(|r| (r.offset.0, r.meta.to_vec())).collect()
+    let all = fetched(engine, P, Offset(0)..engine.span(P).durable);
+    all.iter().flat_map(|f| f.batch.iter().map(|r| (r.offset.0, r.meta.to_vec())).collect::<Vec<_>>()).collect()
 }
 
 #[test]
@@ -232,7 +228,7 @@ fn a_clean_end_says_how_far_the_log_went() {
         let (tx, rx) = mpsc::channel();
         let wanted = Wanted::Range { from: Offset(0), to: Offset(u64::MAX), select: Arc::new(Everything) };
         let fetch = Fetch { partition: P, wanted, records_max: 10, bytes_max: u32::MAX };
-        engine.fetch(fetch, Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
+        engine.fetch(&ASKER, fetch, Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
         let fetched = rx.recv().expect("an answer");
         assert_eq!((fetched.lost, fetched.next), (Offset(0)..Offset(1), Offset(1)));
         let receipt = engine.append(P, &mut message(1, 100), &who).expect("room");
@@ -288,7 +284,7 @@ fn retention_tells_readers_what_they_lost_and_stays_after_a_restart() {
     let fetch = |engine: &FileEngine, wanted| {
         let (tx, rx) = mpsc::channel();
         let fetch = Fetch { partition: P, wanted, records_max: 10, bytes_max: u32::MAX };
-        engine.fetch(fetch, Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
+        engine.fetch(&ASKER, fetch, Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
         rx.recv().expect("an answer")
     };
     let range = |from| Wanted::Range { from: Offset(from), to: Offset(u64::MAX), select: Arc::new(Everything) };
@@ -320,7 +316,7 @@ fn fetch_with(engine: &FileEngine, select: Arc<dyn crate::Select>) -> Result<cra
     let (tx, rx) = mpsc::channel();
     let wanted = Wanted::Range { from: Offset(0), to: Offset(u64::MAX), select };
     let fetch = Fetch { partition: P, wanted, records_max: 10, bytes_max: u32::MAX };
-    engine.fetch(fetch, Box::new(move |r| tx.send(r).expect("somebody waits")));
+    engine.fetch(&ASKER, fetch, Box::new(move |r| tx.send(r).expect("somebody waits")));
     rx.recv_timeout(Duration::from_secs(10)).expect("an answer")
 }
 
@@ -341,7 +337,7 @@ fn a_read_that_panics_is_answered_and_takes_no_reader_with_it() {
     // And one whose answer panics.
     for _ in 0..4 {
         let wanted = Wanted::Exactly(vec![Offset(0)]);
-        engine.fetch(Fetch { partition: P, wanted, records_max: 1, bytes_max: 1 }, Box::new(|_| panic!("a fault above the log")));
+        engine.fetch(&ASKER, Fetch { partition: P, wanted, records_max: 1, bytes_max: 1 }, Box::new(|_| panic!("a fault above the log")));
     }
     assert_eq!(fetch_with(&engine, Arc::new(Everything)).expect("reads").batch.len(), 1);
 }
@@ -361,9 +357,9 @@ fn whatever_is_asked_after_the_stop_is_answered() {
         move |failed: bool| tx.send((what, failed)).expect("somebody waits")
     };
     let (seek, newest, retire, get) = (told("seek"), told("newest"), told("retire"), told("get"));
-    engine.seek(P, crate::Seek::Time(0), Box::new(move |r| seek(r.is_err())));
+    engine.seek(&ASKER, P, crate::Seek::Time(0), Box::new(move |r| seek(r.is_err())));
     let wanted = crate::Newest { below: Offset(1), select: Arc::new(Everything), after: Vec::new(), keys_max: 1, bytes_max: 1 };
-    engine.newest(P, wanted, Box::new(move |r| newest(r.is_err())));
+    engine.newest(&ASKER, P, wanted, Box::new(move |r| newest(r.is_err())));
     engine.retire(P, Offset(1), Box::new(move |r| retire(r.is_err())));
     engine.state().get(b"c/one", Box::new(move |r| get(r.is_err())));
     for _ in 0..4 {
@@ -576,13 +572,7 @@ fn a_missing_file_in_the_middle_is_named_and_not_the_one_before_it() {
     let base = named[0].range.start.0;
     assert!(named[0].file.ends_with(&format!("{base:020}.log")) && base > 0, "{named:?}");
     // A read names the same file, and none when it is there again.
-    let damage = |engine: &FileEngine| {
-        let (tx, rx) = mpsc::channel();
-        let wanted = Wanted::Range { from: Offset(0), to: Offset(n), select: Arc::new(Everything) };
-        let fetch = Fetch { partition: P, wanted, records_max: u32::MAX, bytes_max: u32::MAX };
-        engine.fetch(fetch, Box::new(move |r| tx.send(r.expect("reads").damage).expect("somebody waits")));
-        rx.recv_timeout(Duration::from_secs(10)).expect("an answer")
-    };
+    let damage = |engine: &FileEngine| fetched(engine, P, Offset(0)..Offset(n)).into_iter().find_map(|f| f.damage);
     let engine = open(dir.path());
     let found = damage(&engine).expect("a file is missing");
     assert_eq!(found.to_string(), named[0].to_string());

@@ -42,7 +42,7 @@ fn read(a: &Appender<SimStorage>, cache: &Cache, from: u64, records_max: u32, se
         let wanted = Wanted::Range { from: at, to: a.next(), select: select.clone() };
         let fetch = Fetch { partition: PartitionId(3), wanted, records_max, bytes_max: u32::MAX };
         let source = Source { storage: a.storage(), segments: a.segments(), indexes: cache, durable: a.next() };
-        let Fetched { batch, next, .. } = reader::fetch(&source, &fetch).expect("reads");
+        let Fetched { batch, next, .. } = reader::fetch(&source, &fetch, crate::readers::Budget::of_step(false)).expect("reads");
         assert!(next > at && batch.len() <= records_max as usize);
         all.extend(batch.iter().map(|r| (r.offset.0, r.value.len(), r.time_ms)));
         at = next;

@@ -85,7 +85,25 @@ fn pending(all: &[Records]) -> Pending {
 fn fetch_from<S: Storage>(a: &Appender<S>, fetch: &crate::Fetch) -> Result<crate::Fetched, crate::ReadError> {
     let indexes = crate::index::Cache::new(1 << 20);
     let source = crate::reader::Source { storage: a.storage(), segments: a.segments(), indexes: &indexes, durable: a.next() };
-    crate::reader::fetch(&source, fetch)
+    crate::reader::fetch(&source, fetch, crate::readers::Budget::of_step(false))
+}
+
+/// Whoever reads in a test.
+static ASKER: std::sync::LazyLock<crate::Asker> = std::sync::LazyLock::new(crate::Asker::default);
+
+/// What a range is answered with, in as many turns as it takes.
+fn fetched(engine: &dyn crate::Engine, partition: PartitionId, range: std::ops::Range<Offset>) -> Vec<crate::Fetched> {
+    let (mut from, mut all) = (range.start, Vec::new());
+    while from < range.end {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let wanted = crate::Wanted::Range { from, to: range.end, select: Arc::new(crate::Everything) };
+        let fetch = crate::Fetch { partition, wanted, records_max: u32::MAX, bytes_max: u32::MAX };
+        engine.fetch(&ASKER, fetch, Box::new(move |r| tx.send(r.expect("reads")).expect("somebody waits")));
+        let fetched = rx.recv_timeout(std::time::Duration::from_secs(10)).expect("an answer");
+        from = fetched.next;
+        all.push(fetched);
+    }
+    all
 }
 
 /// Everything that can be read.

@@ -68,7 +68,7 @@ fn pages_give_what_a_fold_gives() {
                 loop {
                     let n = Newest { below: Offset(below), select: Arc::new(Ending(digit)), after, keys_max, bytes_max };
                     let source = Source { storage: a.storage(), segments: a.segments(), indexes: &cache, durable: a.next() };
-                    let page = newest(&source, &n).expect("reads");
+                    let page = newest(&source, &n, 5).expect("reads");
                     assert!(page.batch.len() <= keys_max);
                     got.extend(page.batch.iter().map(|r| (r.key.to_vec(), (r.offset.0, r.time_ms))));
                     let Some(next) = page.after else { break };
@@ -110,11 +110,11 @@ fn an_early_moment_leaves_later_times_right() {
         let source = Source { storage: &*storage, segments: a.segments(), indexes: &indexes, durable: end };
         if early {
             let n = Newest { below: Offset(5), select: Arc::new(Ending(None)), after: Vec::new(), keys_max: 10, bytes_max: 1 << 20 };
-            assert_eq!(newest(&source, &n).expect("reads").batch.len(), 2);
+            assert_eq!(newest(&source, &n, 5).expect("reads").batch.len(), 2);
         }
         let wanted = crate::Wanted::Range { from: Offset(0), to: end, select: Arc::new(Ending(Some(b'9'))) };
         let fetch = crate::Fetch { partition: PartitionId(3), wanted, records_max: u32::MAX, bytes_max: u32::MAX };
-        let fetched = crate::reader::fetch(&source, &fetch).expect("reads");
+        let fetched = crate::reader::fetch(&source, &fetch, crate::readers::Budget::of_step(false)).expect("reads");
         assert_eq!(fetched.batch.len(), 40);
         // The time of the last place before it, at most 64 KiB of log early: about 250 records of one second.
         let latest = fetched.batch.iter().map(|r| r.offset.0 * 1_000 - r.time_ms).max();

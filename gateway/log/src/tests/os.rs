@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{Engine, Fetch, Fetched, FileEngine, LogEngine, Nobody, Options, Stream, Wanted, Watermark, storage::sim::SimStorage};
-use std::{collections::BTreeMap, ops::Range, path::Path, sync::mpsc};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 fn os(unsynced: bool, clean: bool, named: Offset) -> Opening {
     Opening { gaps_allowed: true, durability: Durability::Os, unsynced, ..opening(clean, named) }
@@ -150,10 +150,8 @@ fn life(dir: &Path, boot: Option<&str>, durability: Durability, records: u64, cl
         }
     }
     let (end, damaged) = (engine.span(p).durable, engine.damaged());
-    let (tx, rx) = mpsc::channel();
-    let wanted = Wanted::Range { from: Offset(end.0 - records), to: end, select: Arc::new(crate::Everything) };
-    engine.fetch(Fetch { partition: p, wanted, records_max: 1_000, bytes_max: 1 << 20 }, Box::new(move |f| drop(tx.send(f))));
-    assert_eq!(rx.recv().expect("answers").expect("reads").batch.len() as u64, records);
+    let all = fetched(&engine, p, Offset(end.0 - records)..end);
+    assert_eq!(all.iter().map(|f| f.batch.len() as u64).sum::<u64>(), records);
     if clean {
         engine.stop();
     }

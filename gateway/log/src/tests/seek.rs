@@ -11,7 +11,7 @@ use crate::{
 
 fn found(a: &Appender<SimStorage>, cache: &Cache, what: &Seek) -> u64 {
     let source = Source { storage: a.storage(), segments: a.segments(), indexes: cache, durable: a.next() };
-    seek(&source, PartitionId(3), what).expect("reads").0
+    seek(&source, PartitionId(3), what, 7).expect("reads").0
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub(super) fn fetch(e: &LogEngine<SimStorage>, from: u64, to: u64) -> Fetched {
     let (tx, rx) = mpsc::channel();
     let wanted = Wanted::Range { from: Offset(from), to: Offset(to), select: Arc::new(crate::Everything) };
     let fetch = crate::Fetch { partition: P, wanted, records_max: u32::MAX, bytes_max: u32::MAX };
-    e.fetch(fetch, Box::new(move |fetched| tx.send(fetched).expect("somebody waits")));
+    e.fetch(&ASKER, fetch, Box::new(move |fetched| tx.send(fetched).expect("somebody waits")));
     rx.try_recv().expect("an answer at once").expect("reads")
 }
 

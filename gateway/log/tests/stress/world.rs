@@ -20,6 +20,8 @@ pub const P: PartitionId = PartitionId(0);
 /// Whoever waits longer waits for ever.
 const HANGS: Duration = Duration::from_secs(20);
 const RECORD_KEYS: u64 = 23;
+/// One for all threads: each of its reads has its turn.
+static ASKER: std::sync::LazyLock<weir_log::Asker> = std::sync::LazyLock::new(weir_log::Asker::default);
 
 fn mix(mut x: u64) -> u64 {
     x ^= x >> 33;
@@ -192,15 +194,15 @@ impl World {
     }
 
     pub fn fetch(&self, wanted: Wanted, records_max: u32, bytes_max: u32) -> Option<Fetched> {
-        self.ask(|done| self.engine.fetch(Fetch { partition: P, wanted, records_max, bytes_max }, done))
+        self.ask(|done| self.engine.fetch(&ASKER, Fetch { partition: P, wanted, records_max, bytes_max }, done))
     }
 
     pub fn seek(&self, seek: Seek) -> Option<u64> {
-        self.ask(|done| self.engine.seek(P, seek, done)).map(|at: Offset| at.0)
+        self.ask(|done| self.engine.seek(&ASKER, P, seek, done)).map(|at: Offset| at.0)
     }
 
     pub fn newest(&self, newest: Newest) -> Option<Page> {
-        self.ask(|done| self.engine.newest(P, newest, done))
+        self.ask(|done| self.engine.newest(&ASKER, P, newest, done))
     }
 
     /// The version under a key; `Some(0)`: there is none.
