@@ -98,7 +98,7 @@ fn p7_a_damaged_state_store_is_refused_with_file_and_byte() {
     }
     weir.kill();
     let files = std::fs::read_dir(dir.path().join("state")).unwrap().map(|f| f.unwrap().path());
-    let file: PathBuf = files.max().unwrap();
+    let file: PathBuf = files.filter(|f| f.extension().is_some_and(|e| e == "log")).max().unwrap();
     let at = std::fs::read(&file).unwrap().windows(9).position(|w| w == b"session-0").unwrap();
     flip(&file, at);
     let mut child = Guard(command(&binary(), dir.path(), ports).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
@@ -193,6 +193,59 @@ fn p8_a_full_filesystem_stops_taking_goes_on_serving_and_takes_again_when_there_
         m.payload == "room again"
     });
     drop(weir);
+}
+
+/// Publishes until nothing is acknowledged for three seconds.
+fn fill(weir: &Weir) {
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let padding = "x".repeat(500_000);
+    for id in 1.. {
+        p.publish(1, false, id, "a/b", &padding);
+        if p.next(Duration::from_secs(3)).is_none() {
+            break;
+        }
+    }
+    assert!(http_get(weir.admin, "/metrics").contains("weir_log_stalled 1"));
+}
+
+/// Somebody else has taken what was left, too: the log is opened without any room, again and again, and what retention takes is room.
+#[test]
+fn p8_a_start_on_a_full_disk_serves_what_is_there_and_retention_makes_room() {
+    let (dir, ports) = (dir(), ports());
+    let said = dir.path().join("said");
+    let mount = Mount::new(dir.path().join("disk"), "400m");
+    let data = mount.0.join("data");
+    let mut weir = start(&data, ports, &said);
+    let mut late = Raw::connect(weir.mqtt, Version::V5, "late");
+    late.subscribe("last", 1);
+    drop(late);
+    publish(&mut Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]), 1, "last", "of a full disk");
+    fill(&weir);
+    weir.kill();
+    let mut filler = File::create(mount.0.join("filler")).unwrap();
+    while std::io::Write::write_all(&mut filler, &[7; 1 << 16]).is_ok() {}
+    // A start gives back what was ready for the next segment, and that is room once more.
+    weir = start(&data, ports, &said);
+    fill(&weir);
+    for _ in 0..3 {
+        weir.kill();
+        weir = start(&data, ports, &said);
+        let mut late = Raw::connect(weir.mqtt, Version::V5, "late");
+        assert_eq!(late.expect_publish().payload, "of a full disk");
+        let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+        p.publish(1, false, 1, "a/b", "waits");
+        assert!(p.next(Duration::from_secs(1)).is_none());
+        let metrics = http_get(weir.admin, "/metrics");
+        assert!(metrics.contains("weir_log_stalled 1") && metrics.contains("weir_state_short 1"));
+    }
+    weir.kill();
+    let mut less = command(&binary(), &data, ports);
+    less.args(["--retention-bytes", "64MiB"]);
+    let weir = Weir::spawn(less, ports);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    publish(&mut p, 1, "a/b", "room again");
+    assert!(http_get(weir.admin, "/readyz").contains("200 OK"));
+    eventually("the reserve is there again", Duration::from_secs(10), || http_get(weir.admin, "/metrics").contains("weir_state_short 0"));
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 mod support;
 
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
 use support::{
     Weir, binary, command, dir, free_port, http_get,
     raw::{PUBACK, Raw, Version},
@@ -143,4 +147,109 @@ fn retained_messages_that_have_expired_are_collected() {
     let mut c = Raw::connect_with(weir.mqtt, Version::V5, "c", true, &[]);
     c.subscribe("lasting", 0);
     assert!(c.expect_publish().retain);
+}
+
+/// CONNECT with a session that stays and a will of so many bytes; gives the socket and the reason of the CONNACK.
+fn login(port: u16, level: u8, client_id: &str, will_bytes: usize) -> (TcpStream, u8) {
+    let text = |s: &str| [&(s.len() as u16).to_be_bytes()[..], s.as_bytes()].concat();
+    let mut body = [&text("MQTT")[..], &[level, 0x04, 0, 0]].concat();
+    if level == 5 {
+        body.extend([5, 0x11, 0, 0, 2, 0]);
+    }
+    body.extend(text(client_id));
+    if level == 5 {
+        // It waits as long as the session.
+        body.extend([5, 0x18, 0, 0, 2, 0]);
+    }
+    body.extend([text("w"), text(&"w".repeat(will_bytes))].concat());
+    let mut length = body.len();
+    let mut packet = vec![0x10];
+    while length >= 0x80 {
+        packet.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    packet.push(length as u8);
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.write_all(&[packet, body].concat()).unwrap();
+    let connack = short_packet(&mut socket);
+    (socket, connack[3])
+}
+
+/// A packet of less than 128 bytes.
+fn short_packet(socket: &mut TcpStream) -> Vec<u8> {
+    let mut packet = vec![0; 2];
+    socket.read_exact(&mut packet).unwrap();
+    packet.resize(2 + usize::from(packet[1]), 0);
+    socket.read_exact(&mut packet[2..]).unwrap();
+    packet
+}
+
+/// What is there is kept, found and deleted; what is new is refused long before the disk is full.
+#[test]
+fn the_state_store_is_filled_up_to_its_quota() {
+    let dir = dir();
+    let ports = [free_port(), free_port(), free_port()];
+    let limits = [("STORE_BYTES", "4MiB")];
+    let weir = start(dir.path(), ports, &limits);
+    let name = |n: u32| format!("full {n}");
+    let most = (0..200).find(|n| {
+        let (socket, reason) = login(weir.mqtt, 5, &name(*n), 60_000);
+        assert!([0, 0x97].contains(&reason), "{reason:#x}");
+        drop(socket);
+        reason == 0x97
+    });
+    let most = most.expect("a refusal");
+    assert!((60..80).contains(&most), "{most} sessions of 60 kB in 4 MiB");
+    assert_eq!(login(weir.mqtt, 4, "new", 10).1, 3);
+    let mut known = login(weir.mqtt, 5, &name(0), 60_000);
+    assert_eq!(known.1, 0, "who has a session keeps it");
+    known.0.write_all(b"\x82\x07\0\x09\0\0\x01f\0").unwrap();
+    let suback = short_packet(&mut known.0);
+    assert_eq!((suback[0], suback.last()), (0x90, Some(&0x97)));
+    // Whoever keeps nothing comes as always, and is acknowledged.
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "passing", true, &[]);
+    c.publish(1, false, 1, "t", "x");
+    c.expect_ack(PUBACK, 1);
+    weir.kill();
+    let weir = start(dir.path(), ports, &limits);
+    assert_eq!(login(weir.mqtt, 5, "new", 10).1, 0x97, "after a restart too");
+    for n in 0..20 {
+        // A clean start ends the session, and its will is published.
+        Raw::connect_with(weir.mqtt, Version::V5, &name(n), true, &[]).disconnect();
+    }
+    support::eventually("there is room again", std::time::Duration::from_secs(10), || login(weir.mqtt, 5, "new", 10).1 == 0);
+    assert!(http_get(weir.admin, "/metrics").contains("weir_refused_total{reason=\"store_bytes\"}"));
+}
+
+#[test]
+fn what_all_clients_hold_together_is_bounded() {
+    let dir = dir();
+    let limits = [("SESSIONS", "3"), ("GROUPS", "2"), ("RETAINED", "2"), ("RETAINED_BYTES", "1000")];
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &limits);
+    let mut c = Raw::connect(weir.mqtt, Version::V5, "one");
+    let mut other = Raw::connect(weir.mqtt, Version::V5, "two");
+    for (filter, reason) in [("$share/a/t", 1), ("$queue/t", 1), ("$share/b/t", 0x97), ("plain", 1)] {
+        assert_eq!(c.subscribe(filter, 1), reason, "{filter}");
+    }
+    assert_eq!((other.subscribe("$share/a/t", 1), other.subscribe("$share/c/t", 1)), (1, 0x97));
+    // One at a time: what is retained is known when it is on disk.
+    let mut retain = |topic: &str, bytes: usize| {
+        c.publish_with(1 << 1 | RETAIN, 7, topic, &[], &"x".repeat(bytes));
+        let reason = c.expect_ack(PUBACK, 7);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        reason
+    };
+    let none = 0x10;
+    for (topic, bytes, reason) in
+        [("r1", 10, none), ("r2", 900, none), ("r3", 1, 0x97), ("r1", 200, 0x97), ("r1", 20, none), ("r2", 0, none), ("r3", 1, none)]
+    {
+        assert_eq!(retain(topic, bytes), reason, "{topic} {bytes}");
+    }
+    assert_eq!(login(weir.mqtt, 5, "three", 10).1, 0);
+    assert_eq!((login(weir.mqtt, 5, "four", 10).1, login(weir.mqtt, 4, "four", 10).1), (0x97, 3));
+    let metrics = http_get(weir.admin, "/metrics");
+    for (reason, n) in [("sessions", 2), ("groups", 2), ("retained", 1), ("retained_bytes", 1)] {
+        let line = format!("weir_refused_total{{reason=\"{reason}\"}} {n}");
+        assert!(metrics.contains(&line), "{line}: {:?}", metrics.lines().filter(|l| l.starts_with("weir_refused")).collect::<Vec<_>>());
+    }
 }

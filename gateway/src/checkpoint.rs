@@ -5,8 +5,8 @@
 //! below F, and only when what is retained in it is kept in the store and every cursor that has passed it is durable.
 //! Must not know: what a session is.
 //!
-//! `r/TOPIC`: u8 format 1, u32 partition, u64 offset, all little-endian; and when retention has taken the record: u64 time, u8 flags, u16 length
-//! of meta, meta, u32 length of headers, headers, payload.
+//! `r/TOPIC`: u8 format 1, u32 partition, u64 offset, all little-endian; and then u32 second in which the message expires (0: never), u32 bytes of its payload,
+//! or, when retention has taken the record: u64 time, u8 flags, u16 length of meta, meta, u32 length of headers, headers, payload.
 
 use crate::{
     clock::{self, Reached},
@@ -49,6 +49,8 @@ pub(crate) struct Kept<'a> {
     at: Place,
     /// Of a message that the log still has.
     expires: Option<Expiry>,
+    /// Of its payload.
+    bytes: u32,
     /// When retention has taken it from the log.
     pub message: Option<Stored<'a>>,
 }
@@ -72,8 +74,8 @@ impl<'a> Kept<'a> {
 
     /// Of a message that the log has.
     fn position(p: PartitionId, position: Position) -> Vec<u8> {
-        let expires = position.expires.map(|at| at.get().to_le_bytes());
-        [&Self::place((p, position.at))[..], expires.as_ref().map_or(&[], |at| &at[..])].concat()
+        let expires = position.expires.map_or(0, Expiry::get).to_le_bytes();
+        [&Self::place((p, position.at))[..], &expires, &position.bytes.to_le_bytes()].concat()
     }
 
     /// `None`: not of this format.
@@ -83,10 +85,13 @@ impl<'a> Kept<'a> {
         let (offset, rest) = rest.split_first_chunk::<8>()?;
         let at = (PartitionId(u32::from_le_bytes(*partition)), Offset(u64::from_le_bytes(*offset)));
         if rest.is_empty() {
-            return Some(Self { at, expires: None, message: None });
+            return Some(Self { at, expires: None, bytes: 0, message: None });
         }
-        if let Ok(expires) = rest.try_into() {
-            return Some(Self { at, expires: Expiry::new(u32::from_le_bytes(expires)), message: None });
+        if let Some((expires, rest)) = rest.split_first_chunk()
+            && (rest.is_empty() || rest.len() == size_of::<u32>())
+        {
+            let bytes = rest.try_into().map_or(0, u32::from_le_bytes);
+            return Some(Self { at, expires: Expiry::new(u32::from_le_bytes(*expires)), bytes, message: None });
         }
         let (time_ms, rest) = rest.split_first_chunk::<8>()?;
         let (flags, rest) = rest.split_first()?;
@@ -95,7 +100,7 @@ impl<'a> Kept<'a> {
         let (n, rest) = rest.split_first_chunk::<4>()?;
         let (headers, payload) = rest.split_at_checked(u32::from_le_bytes(*n) as usize)?;
         let message = Stored::parse(at.1, u64::from_le_bytes(*time_ms), *flags, meta, topic.as_bytes(), headers, payload)?;
-        Some(Self { at, expires: expiry(&message), message: Some(message) })
+        Some(Self { at, expires: expiry(&message), bytes: payload.len() as u32, message: Some(message) })
     }
 }
 
@@ -111,7 +116,7 @@ pub(crate) fn read(key: &[u8], value: &[u8], bases: &mut HashMap<PartitionId, Ba
     let Some(kept) = Kept::parse(topic, value) else {
         return Some(Err(format!("key r/{topic}: a retained message that this program cannot read")));
     };
-    let position = Position { at: kept.at.1, expires: kept.expires };
+    let position = Position { at: kept.at.1, expires: kept.expires, bytes: kept.bytes };
     bases.entry(kept.at.0).or_default().retained.restore(topic, position);
     Some(Ok((kept.at.0, Offset(kept.at.1.0 + 1))))
 }
@@ -351,11 +356,13 @@ mod tests {
         let value = Kept::whole(at, &r);
         let m = Kept::parse("t", &value).and_then(|k| k.message).expect("whole");
         assert_eq!((m.offset, m.qos, m.retain, m.client_hash, m.payload), (Offset(77), Qos::AtLeastOnce, true, 7, &b"payload"[..]));
-        let position = Position { at: at.1, expires: Expiry::new(5) };
+        let position = Position { at: at.1, expires: Expiry::new(5), bytes: 7 };
         let with_expiry = Kept::position(at.0, position);
-        assert!(Kept::parse("t", &with_expiry).is_some_and(|k| (k.at, k.expires) == (at, Expiry::new(5))));
+        assert!(Kept::parse("t", &with_expiry).is_some_and(|k| (k.at, k.expires, k.bytes) == (at, Expiry::new(5), 7)));
+        let of_older = &with_expiry[..17];
+        assert!(Kept::parse("t", of_older).is_some_and(|k| (k.expires, k.bytes) == (Expiry::new(5), 0)));
         // As long as a place with its expiry it is one.
-        for cut in (14..value.len() - b"payload".len()).filter(|cut| *cut != with_expiry.len()) {
+        for cut in (14..value.len() - b"payload".len()).filter(|cut| ![17, 21].contains(cut)) {
             assert!(Kept::parse("t", &value[..cut]).is_none(), "{cut}");
         }
     }

@@ -3,7 +3,7 @@
 //! Invariant: a key that nothing reads is an error that names the nearest one that something reads; `weir.toml` in the root says the defaults.
 //! Must not know: what the settings do.
 
-use crate::{ClientLimits, Limits, Options, Retention, api::process::SettingInfo};
+use crate::{ClientLimits, FleetLimits, Limits, Options, Retention, api::process::SettingInfo};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use figment::{
@@ -171,6 +171,8 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for SizeWithin<MIN, M
 const WILL_BYTES_MAX: u64 = 256 << 10;
 const SESSION_BYTES_MAX: u64 = 8 << 20;
 const FILTERS_MAX: u64 = 1_000_000;
+/// What the gateway itself keeps there must have room.
+const STORE_BYTES_MIN: u64 = 1 << 20;
 
 /// The log's keys hold names with a prefix in front.
 const NAME_BYTES_MAX: u64 = weir_core::session::KEY_BYTES_MAX as u64;
@@ -189,11 +191,16 @@ struct Clients {
     session_bytes: SizeWithin<0, SESSION_BYTES_MAX>,
     keep_alive: Age,
     session_expiry: Age,
+    sessions: u64,
+    store_bytes: SizeWithin<STORE_BYTES_MIN, { u64::MAX }>,
+    groups: Within<0, FILTERS_MAX>,
+    retained: u64,
+    retained_bytes: Size,
 }
 
 impl Default for Clients {
     fn default() -> Self {
-        let l = ClientLimits::default();
+        let (l, fleet) = (ClientLimits::default(), FleetLimits::default());
         let seconds = |s: u64| Age(Some(Duration::from_secs(s)));
         Self {
             client_id_bytes: Within(l.client_id_bytes as u64),
@@ -207,12 +214,29 @@ impl Default for Clients {
             session_bytes: SizeWithin(Size(l.session_bytes as u64)),
             keep_alive: seconds(l.keep_alive_s.into()),
             session_expiry: seconds(l.session_expiry_s.into()),
+            sessions: fleet.sessions,
+            store_bytes: SizeWithin(Size(fleet.store_bytes)),
+            groups: Within(fleet.groups as u64),
+            retained: fleet.retained,
+            retained_bytes: Size(fleet.retained_bytes),
         }
     }
 }
 
-impl From<Clients> for ClientLimits {
-    fn from(c: Clients) -> Self {
+impl From<&Clients> for FleetLimits {
+    fn from(c: &Clients) -> Self {
+        Self {
+            sessions: c.sessions,
+            store_bytes: c.store_bytes.0.0,
+            groups: c.groups.0 as usize,
+            retained: c.retained,
+            retained_bytes: c.retained_bytes.0,
+        }
+    }
+}
+
+impl From<&Clients> for ClientLimits {
+    fn from(c: &Clients) -> Self {
         Self {
             client_id_bytes: c.client_id_bytes.0 as usize,
             topic_bytes: c.topic_bytes.0 as usize,
@@ -512,7 +536,8 @@ impl From<Config> for Options {
                 messages: Retention { bytes: Some(c.log.retention_bytes.0).filter(|bytes| *bytes > 0), age: c.log.retention_age.0 },
                 events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0 },
                 max_deliveries: c.groups.max_deliveries,
-                client: Arc::new(c.limits.into()),
+                client: Arc::new((&c.limits).into()),
+                fleet: (&c.limits).into(),
             },
             sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()).map(|every| every.max(SYS_INTERVAL_MIN)),
             settings: Vec::new(),

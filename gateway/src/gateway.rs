@@ -10,6 +10,7 @@ use crate::{
     directory::Directory,
     driver::LARGE_FETCHES,
     events::Events,
+    fleet::FleetLimits,
     group::Groups,
     interests::Interests,
     metrics::{Metrics, Totals},
@@ -63,6 +64,8 @@ pub(crate) struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Sessions in the store.
     stored: AtomicU64,
+    /// Whatever is configured: of the disk that it is on.
+    pub store_bytes_max: u64,
     pub peers: DashMap<u64, Arc<Peer>>,
     /// Those of whose sessions the log says something that a checkpoint must not pass before their values say it.
     pub marked: DashMap<u64, Arc<Peer>>,
@@ -92,6 +95,8 @@ pub struct Limits {
     pub max_deliveries: u32,
     /// Of each client.
     pub client: Arc<ClientLimits>,
+    /// Of all together.
+    pub fleet: FleetLimits,
 }
 
 /// What `Gateway` is made of.
@@ -107,6 +112,7 @@ pub(crate) struct Parts {
     pub boots: Boots,
     pub boot: u64,
     pub limits: Limits,
+    pub store_bytes_max: u64,
     pub clock: Clock,
 }
 
@@ -155,6 +161,7 @@ impl Gateway {
             refusals: Refusals::default(),
             metrics: p.metrics,
             stored: AtomicU64::new(p.stored),
+            store_bytes_max: p.store_bytes_max,
             peers: DashMap::new(),
             marked: DashMap::new(),
             sending: AtomicUsize::new(0),

@@ -73,6 +73,11 @@ impl Groups {
         }
     }
 
+    /// There would be more than so many with the group of this filter; false for a filter that is not shared.
+    pub fn would_be_beyond(&self, filter: &str, most: usize) -> bool {
+        name(filter).is_some_and(|name| self.0.len() >= most && !self.0.contains_key(&name))
+    }
+
     /// Tells the group of a shared filter, which begins with its first `Join`. False: there is none.
     pub fn tell(gateway: &Arc<Gateway>, shared_filter: &str, command: Command) -> bool {
         let Some(name) = name(shared_filter) else { return false };

@@ -18,7 +18,7 @@ mod directory;
 mod driver;
 mod events;
 mod figures;
-
+mod fleet;
 mod fold;
 mod gateway;
 mod group;
@@ -42,6 +42,7 @@ mod tcp;
 mod vital;
 mod websocket;
 
+pub use fleet::FleetLimits;
 pub use gateway::Limits;
 pub use retention::Retention;
 pub use run::{Hooks, Options, Reloaded, RunError, run};

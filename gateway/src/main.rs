@@ -143,7 +143,6 @@ fn told(result: Result<(), weir::client::Failure>, quiet: bool) -> ExitCode {
     }
 }
 
-/// Exit code 1: it is not to be started again as it is.
 fn run(flags: &Flags, ready: impl FnOnce(&weir::Options)) -> ExitCode {
     let (config, options) = match flags.options() {
         Ok(both) => both,
@@ -152,7 +151,13 @@ fn run(flags: &Flags, ready: impl FnOnce(&weir::Options)) -> ExitCode {
     let level = log_to_stderr(&config);
     let running = RefCell::new(options.settings.clone());
     let hooks = weir::Hooks { ready: || ready(&options), reload: || reload(flags, &running, &level), level: by_api(&level) };
-    ended(weir::run(&options, hooks))
+    weir::run(&options, hooks).map_or_else(
+        |e| {
+            eprintln!("weir: {e}");
+            ExitCode::from(e.exit_code())
+        },
+        |()| ExitCode::SUCCESS,
+    )
 }
 
 /// Whoever closes the pipe has enough.

@@ -87,6 +87,9 @@ names! {
     LogRecentLimit Gauge "weir_log_recent_limit_bytes" "What may be held of the newest records; a tail that lags beyond it holds the writer.";
     LogFailed Gauge "weir_log_failed" "1 when a write or sync has failed: nothing more is acknowledged until a restart.";
     LogStalled Gauge "weir_log_stalled" "1 while a segment cannot be begun, for want of room or descriptors: nothing is acknowledged there until that passes.";
+    StateBytes Gauge "weir_state_live_bytes" "Of the newest values of the state store: sessions, groups, retained messages. Its files are up to twice as large.";
+    StateShort Gauge "weir_state_short" "1 while there is no room for a file of the state store in reserve: what is new is refused.";
+    RetainedBytes Gauge "weir_retained_bytes" "Of topics with a retained message, and of their payloads.";
     ReadsWaiting Gauge "weir_log_reads_waiting" "Fetches and searches that wait for their turn of a reader.";
     ReadWait Gauge "weir_log_read_wait_seconds" "How long the one that has its turn next has waited.";
     Quarantined Gauge "weir_log_quarantined_ranges" "Places of the log where acknowledged records cannot be read.";
@@ -147,6 +150,11 @@ totals! {
     Subscriptions Refused "reason" "subscriptions";
     SharedSubscriptions Refused "reason" "shared_subscriptions";
     SessionBytes Refused "reason" "session_bytes";
+    Sessions Refused "reason" "sessions";
+    StoreBytes Refused "reason" "store_bytes";
+    Groups Refused "reason" "groups";
+    Retained Refused "reason" "retained";
+    RetainedBytes Refused "reason" "retained_bytes";
     DeadLetters DeadLetters;
     EventsDropped EventsDropped;
     Panics Panics;
@@ -162,7 +170,10 @@ macro_rules! by_limit {
     };
 }
 
-by_limit! { ClientIdBytes TopicBytes TopicLevels WillBytes UserProperties UserPropertiesBytes Subscriptions SharedSubscriptions SessionBytes }
+by_limit! {
+    ClientIdBytes TopicBytes TopicLevels WillBytes UserProperties UserPropertiesBytes Subscriptions SharedSubscriptions SessionBytes Sessions StoreBytes
+    Groups Retained RetainedBytes
+}
 
 /// Messages from clients, of any QoS.
 pub const RECEIVED: &[Total] = &[Total::In0, Total::In1, Total::In2];
@@ -174,8 +185,13 @@ pub const DROPPED: &[Total] = &[Total::Behind, Total::TooLarge, Total::Expired];
 pub const CONNECTIONS: &[Total] = &[Total::ConnectionsTcp, Total::ConnectionsWebsocket];
 
 /// Sums since the start.
-#[derive(Default)]
 pub(crate) struct Totals([AtomicU64; Total::ALL.len()]);
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; Total::ALL.len()])
+    }
+}
 
 impl Totals {
     pub fn add(&self, total: Total, n: u64) {
@@ -392,6 +408,10 @@ impl Metrics {
         set(Name::Sockets, gateway.sockets.open() as u64);
         set(Name::SocketsLimit, gateway.sockets.most() as u64);
         set(Name::LogStalled, u64::from(!gateway.engine.stalled().is_empty()));
+        let store = gateway.engine.state().size();
+        set(Name::StateBytes, store.live_bytes);
+        set(Name::StateShort, u64::from(store.is_short));
+        set(Name::RetainedBytes, gateway.retained.iter().map(|view| view.read().bytes()).sum());
         let waiting = gateway.engine.waiting();
         set(Name::ReadsWaiting, waiting.jobs as u64);
         self.gauge(Name::ReadWait, &[]).set(waiting.longest.as_secs_f64());

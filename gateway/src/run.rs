@@ -10,6 +10,7 @@ use crate::{
     checkpoint::Keeper,
     clock::wall_ms,
     events, figures,
+    fleet::quarter_of_disk,
     gateway::Limits,
     http,
     metrics::Metrics,
@@ -82,6 +83,14 @@ impl fmt::Display for RunError {
     }
 }
 
+impl RunError {
+    /// EX_TEMPFAIL of sysexits.h for what may pass by itself, else 1: it is not to be started again as it is.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Open(e) if e.is_shortage()) { 75 } else { 1 }
+    }
+}
+
 impl std::error::Error for RunError {}
 
 /// One descriptor per connection: the default limit of 1,024 would be the limit of clients.
@@ -135,7 +144,8 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     let (engine, found) = tokio::task::block_in_place(|| open(options, metrics.clone()))?;
     metrics.partitions(engine.partitions());
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), options.limits.clone(), wall_ms))?;
+    let limits = (options.limits.clone(), quarter_of_disk(&options.data));
+    let gateway = tokio::task::block_in_place(|| assemble(engine.clone(), found, metrics.clone(), limits, wall_ms))?;
     let about = GatewayInfo {
         version: env!("CARGO_PKG_VERSION").into(),
         started_ms: wall_ms(),

@@ -144,7 +144,7 @@ pub(crate) fn assemble(
     engine: Arc<dyn Engine>,
     mut found: Found,
     metrics: Arc<Metrics>,
-    limits: Limits,
+    (limits, store_bytes_max): (Limits, u64),
     wall_ms: fn() -> u64,
 ) -> Result<Arc<Gateway>, RunError> {
     let retained = fold(&*engine, std::mem::take(&mut found.bases))?;
@@ -172,6 +172,7 @@ pub(crate) fn assemble(
         boots,
         boot,
         limits,
+        store_bytes_max,
         clock,
     }));
     Groups::restore(&gateway, groups);

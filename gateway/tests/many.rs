@@ -61,10 +61,12 @@ fn value(nth: usize, client_id: &str) -> Vec<u8> {
     let Packet::Connect(c) = packet(&connect) else { panic!("a CONNECT") };
     // Whatever day it is.
     let limits = std::sync::Arc::new(Limits { session_expiry_s: u32::MAX, ..Limits::default() });
+    let fleet: std::sync::Arc<dyn weir_core::limits::Fleet> = std::sync::Arc::new(weir_core::limits::Unbounded);
     let request = ConnectRequest::read(&c, &limits).expect("a request");
     let mut session = Session::new(client_id, 0);
     let partitions = [Partition { id: PartitionId(0), stream: "default".into(), number: 0, system: false, end: Offset(0) }];
-    let joining = Joining { sid: nth as u64 + 1, boot: 0, partitions: &partitions, resumed: false, in_store: false, limits: &limits };
+    let joining =
+        Joining { sid: nth as u64 + 1, boot: 0, partitions: &partitions, resumed: false, in_store: false, limits: &limits, fleet: &fleet };
     let mut out = Vec::new();
     session.connect(now, &request, &joining, &mut out);
     session.packet(now, packet(&subscribe), &mut out).expect("no violation");

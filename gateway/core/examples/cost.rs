@@ -41,13 +41,14 @@ fn session(filter: Option<&str>, out: &mut Vec<u8>) -> Result<Session, Box<dyn E
     let connect = [&[0x10, 18][..], &text("MQTT"), &[4, 2, 0, 0], &text("a-name")].concat();
     let Packet::Connect(c) = packet(&connect)?.0 else { return Err("a CONNECT".into()) };
     let limits = std::sync::Arc::default();
+    let fleet: std::sync::Arc<dyn weir_core::limits::Fleet> = std::sync::Arc::new(weir_core::limits::Unbounded);
     let request = ConnectRequest::read(&c, &limits).map_err(|_| "a request")?;
     let mut session = Session::new("a-name", 0);
     let partitions = [Partition { id: P, stream: "default".into(), number: 0, system: false, end: Offset(0) }];
     session.connect(
         NOW,
         &request,
-        &Joining { sid: 1, boot: 0, partitions: &partitions, resumed: false, in_store: false, limits: &limits },
+        &Joining { sid: 1, boot: 0, partitions: &partitions, resumed: false, in_store: false, limits: &limits, fleet: &fleet },
         out,
     );
     if let Some(filter) = filter {

@@ -158,6 +158,7 @@ impl World {
         };
         let Ok(Decoded::Packet(Packet::Connect(c), _)) = decode(&bytes, self.version, 1 << 20) else { panic!("a CONNECT") };
         let limits = std::sync::Arc::default();
+        let fleet: std::sync::Arc<dyn crate::limits::Fleet> = std::sync::Arc::new(crate::limits::Unbounded);
         let request = ConnectRequest::read(&c, &limits).expect("a request");
         let joining = Joining {
             sid: self.now,
@@ -166,6 +167,7 @@ impl World {
             resumed: self.stored.is_some(),
             in_store: self.stored.is_some(),
             limits: &limits,
+            fleet: &fleet,
         };
         self.session.connect(self.now(), &request, &joining, &mut self.out);
     }

@@ -1,4 +1,4 @@
-//! What a client may ask for, and what it is told when it asks for more.
+//! What a client may ask for, what all clients together may, and what one is told when it asks for more.
 //!
 //! Invariant: bytes are bounded where names and values enter, so nothing behind has to ask again.
 //! Must not know: where the limits are set.
@@ -51,6 +51,33 @@ impl Default for Limits {
     }
 }
 
+/// What all clients hold together, and whether there is room for more. Asked for what is new only, so whoever has something keeps it.
+pub trait Fleet: Send + Sync {
+    /// Why a session that does not have this filter may not subscribe to it.
+    fn refuses_filter(&self, filter: &str) -> Option<Limit>;
+    /// Why no message of so many bytes is retained under this topic. Asked of every message that is to be.
+    fn refuses_retained(&self, topic: &str, bytes: usize) -> Option<Limit>;
+}
+
+impl std::fmt::Debug for dyn Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fleet")
+    }
+}
+
+/// Room for everything.
+pub struct Unbounded;
+
+impl Fleet for Unbounded {
+    fn refuses_filter(&self, _: &str) -> Option<Limit> {
+        None
+    }
+
+    fn refuses_retained(&self, _: &str, _: usize) -> Option<Limit> {
+        None
+    }
+}
+
 macro_rules! limits {
     ($($variant:ident $key:literal;)*) => {
         /// A limit that a client has met.
@@ -79,6 +106,11 @@ limits! {
     Subscriptions "subscriptions";
     SharedSubscriptions "shared_subscriptions";
     SessionBytes "session_bytes";
+    Sessions "sessions";
+    StoreBytes "store_bytes";
+    Groups "groups";
+    Retained "retained";
+    RetainedBytes "retained_bytes";
 }
 
 impl Limits {

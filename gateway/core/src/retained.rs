@@ -3,7 +3,7 @@
 //! Invariant: applied in log order, so the position of a topic only grows; an empty payload removes it [MQTT-3.3.1-6].
 //! Must not know: payloads. A topic has a position, the log has the message.
 
-use crate::{ids::Offset, message::Stored, topic::filter_matches};
+use crate::{ids::Offset, limits::Limit, message::Stored, topic::filter_matches};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::{Bound, Range},
@@ -17,6 +17,8 @@ const KEYS_PER_STEP: usize = 4_096;
 pub struct Position {
     pub at: Offset,
     pub expires: Option<Expiry>,
+    /// Of its payload; 0: as the state store of an older program has it, not known.
+    pub bytes: u32,
 }
 
 /// A second of the steady clock, since 1970. Whole seconds are what a client asks for, and a million of them are held.
@@ -37,8 +39,14 @@ pub struct Retained {
     changed: BTreeSet<Box<str>>,
     /// How many of them expire.
     expiring: usize,
+    /// Of topics and payloads.
+    bytes: u64,
     /// The last topic that was looked at for its expiry; `None`: the next is the first.
     swept: Option<Box<str>>,
+}
+
+fn weight(topic: &str, position: Position) -> u64 {
+    topic.len() as u64 + u64::from(position.bytes)
 }
 
 /// A part of what a filter finds, in topic order.
@@ -55,22 +63,32 @@ impl Retained {
         let Some(topic) = m.retain.then(|| std::str::from_utf8(m.topic).ok()).flatten() else { return };
         self.touch(topic);
         if m.payload.is_empty() {
-            let before = self.topics.remove(topic);
-            self.expiring -= usize::from(before.is_some_and(|p| p.expires.is_some()));
+            self.remove(topic);
         } else {
-            self.restore(topic, Position { at: m.offset, expires: expiry(m) });
+            self.restore(topic, Position { at: m.offset, expires: expiry(m), bytes: m.payload.len() as u32 });
+        }
+    }
+
+    fn remove(&mut self, topic: &str) {
+        if let Some(before) = self.topics.remove(topic) {
+            self.expiring -= usize::from(before.expires.is_some());
+            self.bytes -= weight(topic, before);
         }
     }
 
     /// A topic as it was when it was last taken.
     pub fn restore(&mut self, topic: &str, position: Position) {
         self.expiring += usize::from(position.expires.is_some());
+        self.bytes += weight(topic, position);
         let before = if let Some(known) = self.topics.get_mut(topic) {
             Some(std::mem::replace(known, position))
         } else {
             self.topics.insert(topic.into(), position)
         };
-        self.expiring -= usize::from(before.is_some_and(|p| p.expires.is_some()));
+        if let Some(before) = before {
+            self.expiring -= usize::from(before.expires.is_some());
+            self.bytes -= weight(topic, before);
+        }
     }
 
     /// Removes topics whose message has expired, in one step: the next goes on where this one ended. `now_ms`: of the steady clock.
@@ -87,9 +105,8 @@ impl Retained {
             }
         }
         self.swept = last.filter(|_| looked_at == KEYS_PER_STEP).cloned();
-        self.expiring -= expired.len();
         for topic in expired {
-            self.topics.remove(&topic);
+            self.remove(&topic);
             self.changed.insert(topic);
         }
     }
@@ -127,6 +144,27 @@ impl Retained {
     #[must_use]
     pub fn len(&self) -> usize {
         self.topics.len()
+    }
+
+    /// Of all topics and payloads.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Would there be more than so many topics, or bytes, with this message?
+    #[must_use]
+    pub fn is_beyond(&self, topic: &str, bytes: usize, topics_max: u64, bytes_max: u64) -> Option<Limit> {
+        // A topic that is here is looked for only where it matters.
+        let more = (topic.len() + bytes) as u64;
+        if (self.topics.len() as u64) < topics_max && self.bytes + more <= bytes_max {
+            return None;
+        }
+        let known = self.topics.get(topic).map(|p| weight(topic, *p));
+        if known.is_none() && self.topics.len() as u64 >= topics_max {
+            return Some(Limit::Retained);
+        }
+        (self.bytes - known.unwrap_or(0) + more > bytes_max).then_some(Limit::RetainedBytes)
     }
 
     #[must_use]
@@ -183,7 +221,7 @@ mod tests {
     }
 
     fn position(at: u64) -> Position {
-        Position { at: Offset(at), expires: None }
+        Position { at: Offset(at), expires: None, bytes: 1 }
     }
 
     #[test]
@@ -213,6 +251,7 @@ mod tests {
             r.expire(now);
         }
         assert_eq!((r.len(), r.expiring), (some / 2 + 1, 0));
+        assert_eq!(r.bytes(), (some as u64 / 2 + 1) * (topic(0).len() as u64 + 1));
     }
 
     #[test]
@@ -230,6 +269,18 @@ mod tests {
         assert_eq!(r.take_changed(), [("a".into(), Some(position(7)))]);
         assert_eq!(r.within(&(Offset(0)..Offset(7)), None).found, [("b".into(), Offset(6))]);
         assert_eq!(r.within(&(Offset(0)..Offset(8)), Some("a")).found, [("b".into(), Offset(6))]);
+    }
+
+    #[test]
+    fn who_has_a_topic_keeps_it_at_the_limit() {
+        let mut r = Retained::default();
+        r.apply(&stored("a", 1, b"xx", true));
+        r.apply(&stored("b", 2, b"xx", true));
+        assert_eq!(r.bytes(), 6);
+        assert_eq!(r.is_beyond("c", 2, 3, 9), None);
+        assert_eq!(r.is_beyond("c", 2, 2, 9), Some(Limit::Retained));
+        assert_eq!(r.is_beyond("c", 3, 3, 9), Some(Limit::RetainedBytes));
+        assert_eq!((r.is_beyond("a", 2, 2, 6), r.is_beyond("a", 3, 2, 6)), (None, Some(Limit::RetainedBytes)));
     }
 
     proptest! {

@@ -23,6 +23,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Of one that is begun where there is no room for more.
+const SEGMENT_BYTES_MIN: u32 = 1 << 20;
+
 /// How a partition is opened.
 pub struct Opening {
     pub partition: PartitionId,
@@ -98,7 +101,7 @@ pub struct Appender<S: Storage> {
 
 impl<S: Storage> Appender<S> {
     /// Recovers the partition: reads its newest segment, decides what it holds, and stands ready to append. After an unclean stop
-    /// the segment is sealed at the cut and a fresh one is begun.
+    /// the segment is sealed at the cut and a fresh one is begun, with the first batch at the latest where there is no room for it yet.
     pub fn open(storage: Arc<S>, o: &Opening) -> Result<Self, OpenError> {
         let here = storage.describe();
         let (mut bases, mut indexes, mut set_aside) = (Vec::new(), HashSet::new(), Vec::new());
@@ -243,7 +246,9 @@ impl<S: Storage> Appender<S> {
             let built = built.map_err(|e| OpenError::Damaged { file: appender.active.name.clone(), at: 0, what: e.to_string() })?;
             *appender.active.indexed.write() = Indexed::Building(RwLock::new(built));
         } else {
-            appender.seal_at_cut(o.now_ms, scanned_end).map_err(OpenError::io(format!("beginning a new segment in {here}")))?;
+            appender
+                .seal_at_cut(o.now_ms, scanned_end, o.gaps_allowed)
+                .map_err(OpenError::io(format!("beginning a new segment in {here}")))?;
         }
         Ok(appender)
     }
@@ -301,11 +306,8 @@ impl<S: Storage> Appender<S> {
 
     /// Never writes after a cut in the same file: what stands behind the cut could be taken for its own later.
     /// `end`: of what stands in the file, whatever is known to be lost behind it.
-    fn seal_at_cut(&mut self, now_ms: u64, end: Offset) -> io::Result<()> {
-        if self.next == self.active.head.base {
-            // Nothing in it yet: a fresh file takes its name.
-            self.segments.take_newest();
-        } else {
+    fn seal_at_cut(&mut self, now_ms: u64, end: Offset, gaps_allowed: bool) -> io::Result<()> {
+        if self.next > self.active.head.base {
             let whole = self.at.next_multiple_of(BLOCK);
             // Nor does what was torn stay in the block of the cut.
             let zeros = vec![0; (whole - self.at) as usize];
@@ -318,7 +320,32 @@ impl<S: Storage> Appender<S> {
         }
         // If this start is refused in the end, its segment has not said that the log begins where it found its first file.
         let began = self.began();
-        self.begin_segment_saying(now_ms, began).map_err(|e| e.error)
+        match self.begin_segment_saying(now_ms, began) {
+            Err(BeginError { passes: true, .. }) if !gaps_allowed => self.begin_smaller(now_ms, began),
+            Err(BeginError { error, passes: true }) => {
+                // What is there is served, and retention may make room: the first batch tries again.
+                eprintln!(
+                    "{}: no segment can be begun behind it: {error}; it is tried again when something is to be written",
+                    self.active.name
+                );
+                self.at = u64::from(self.active.head.segment_bytes);
+                self.tail.clear();
+                Ok(())
+            }
+            begun => begun.map_err(|e| e.error),
+        }
+    }
+
+    /// Without it nothing starts, and what it is to hold first is little.
+    fn begin_smaller(&mut self, now_ms: u64, began: Option<Offset>) -> io::Result<()> {
+        let segment_bytes = self.limits.segment_bytes;
+        let mut begun = Err(io::Error::from(io::ErrorKind::StorageFull));
+        while begun.is_err() && self.limits.segment_bytes / 2 >= SEGMENT_BYTES_MIN {
+            self.limits.segment_bytes /= 2;
+            begun = self.begin_segment_saying(now_ms, began).map_err(|e| e.error);
+        }
+        self.limits.segment_bytes = segment_bytes;
+        begun
     }
 
     fn begin_segment(&mut self, now_ms: u64) -> Result<(), BeginError> {

@@ -308,6 +308,8 @@ impl<S: Storage> LogEngine<S> {
             }
         }
         let mut appender = Appender::open(storage.clone(), &opening)?;
+        // Before anything else takes the room. Without it the start is one like any other, and the keeper tries again.
+        let _short = appender.segments().spares.keep_reserve(&*storage);
         let read = |e: ReadError| OpenError::Damaged { file: "state".into(), at: 0, what: e.to_string() };
         let mut directory = Directory::load(appender.segments(), appender.next()).map_err(read)?;
 

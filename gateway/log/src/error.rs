@@ -172,6 +172,21 @@ impl OpenError {
     }
 }
 
+/// The machine is short of something that may come back by itself: room on the disk, a quota, descriptors, memory.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|e| shortages.contains(&e))
+}
+
+impl OpenError {
+    /// It may work later as it is.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if is_shortage(error))
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

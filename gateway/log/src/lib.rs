@@ -40,7 +40,7 @@ pub use readers::{Asker, Waiting};
 pub use record::{Kind, Records};
 pub use seek::{LAST_MAX, Seek};
 pub use segment::{Limits, SegmentInfo};
-pub use state::{Entry, Put, State};
+pub use state::{Entry, Put, State, StateSize};
 
 use std::{
     fmt,

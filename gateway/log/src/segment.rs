@@ -31,6 +31,7 @@ use crate::sync::{
 use crate::{
     Durability, Offset, PartitionId, ReadError,
     batch::{self, BATCH_HEAD, BatchHead},
+    error::is_shortage,
     index::{Building, Indexed},
     record::{RECORD_HEAD, crc},
     ring::Ring,
@@ -501,13 +502,6 @@ impl BeginError {
     }
 }
 
-/// The machine is short of something that may come back by itself: room on the disk, a quota, descriptors, memory.
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let shortages = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|e| shortages.contains(&e))
-}
-
 /// Makes a new segment ready for its first batch: header into a spare, sync, rename, sync of the directory. Whatever crash comes
 /// between leaves a spare or a whole segment.
 pub(crate) fn create<S: Storage>(
@@ -516,14 +510,12 @@ pub(crate) fn create<S: Storage>(
     spares: &Spares<S::File>,
     ring: &Arc<Ring>,
 ) -> Result<Segment<S::File>, BeginError> {
-    let taken = spares.take();
-    let prepared = taken.is_some();
-    let spare = match taken {
+    let spare = match spares.take() {
         Some(spare) => spare,
         None => {
             let name = spares.fresh_name();
             let file = storage.create(name, u64::from(head.segment_bytes)).map_err(|e| given_up(storage, name, e))?;
-            Spare { name, file }
+            Spare { name, file, prepared: false }
         }
     };
     let written = spare.file.write_at(&[io::IoSlice::new(&head.encode())], 0).and_then(|()| spare.file.sync_data());
@@ -544,7 +536,7 @@ pub(crate) fn create<S: Storage>(
         Indexed::Building(RwLock::new(Building::new(head.base))),
         ring.clone(),
     );
-    Ok(Segment { prepared, ..segment })
+    Ok(Segment { prepared: spare.prepared, ..segment })
 }
 
 /// A spare that did not become a segment takes no room.
@@ -583,13 +575,12 @@ impl<F: File> Segments<F> {
     }
 
     pub(crate) fn push(&self, segment: Arc<Segment<F>>) {
-        self.list.write().push(segment);
+        let mut list = self.list.write();
+        // Of one that nothing was in a fresh file has taken the name.
+        list.pop_if(|newest| newest.head.base == segment.head.base);
+        list.push(segment);
+        drop(list);
         self.spares.begun();
-    }
-
-    /// Takes the newest segment away: a fresh file is about to take its name.
-    pub(crate) fn take_newest(&self) {
-        self.list.write().pop();
     }
 
     /// Takes the oldest segment away if it is sealed and ends at or before `below`. Compared and taken under one lock: two may retire at once.

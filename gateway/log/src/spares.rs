@@ -1,7 +1,7 @@
 //! Files that are ready to become the next segment: of retired segments, or prepared with zeros while the active one fills.
 //!
 //! Invariant: no name of a spare is used twice in one run, so a file that one thread takes cannot be another's by the time it is renamed. A spare is held open: beginning a
-//! segment with it needs no descriptor. A retired file's new name is durable before the file is used again; a prepared one has all its blocks on the device.
+//! segment with it needs no descriptor. A retired file's new name is durable before the file is used again; a prepared one has all its blocks on the device. What is in reserve is taken last.
 
 use crate::sync::{
     Mutex,
@@ -37,6 +37,8 @@ const ZEROS_SOON: Duration = Duration::from_millis(1);
 pub(crate) struct Spare<F> {
     pub name: Name,
     pub file: F,
+    /// Every block of it was written.
+    pub prepared: bool,
 }
 
 pub(crate) struct Spares<F> {
@@ -56,6 +58,10 @@ struct State<F> {
     /// Retired files that are being renamed.
     keeping: usize,
     prepared: Prepared<F>,
+    /// For a disk that is full.
+    reserve: Option<Spare<F>>,
+    /// There was no room for it when it was tried last.
+    short: bool,
 }
 
 /// The file that is prepared while the active segment fills.
@@ -73,7 +79,7 @@ pub(crate) fn is_fast(bytes: u64, time: Duration) -> bool {
 
 impl<F: File> Spares<F> {
     pub fn new(segment_bytes: u32, recycles: bool) -> Self {
-        let state = State { retired: Vec::new(), keeping: 0, prepared: Prepared::Nothing };
+        let state = State { retired: Vec::new(), keeping: 0, prepared: Prepared::Nothing, reserve: None, short: false };
         Self { segment_bytes, recycles, number: AtomicU32::new(0), state: Mutex::new(state) }
     }
 
@@ -89,9 +95,35 @@ impl<F: File> Spares<F> {
             Prepared::Ready(spare) => Some(spare),
             other => {
                 state.prepared = other;
-                None
+                state.reserve.take()
             }
         })
+    }
+
+    /// Keeps room for one more segment, whatever others do with the disk.
+    pub fn keep_reserve<S: Storage<File = F>>(&self, storage: &S) -> io::Result<()> {
+        if self.state.lock().reserve.is_some() {
+            return Ok(());
+        }
+        let name = self.fresh_name();
+        let made = storage.create(name, u64::from(self.segment_bytes));
+        let mut state = self.state.lock();
+        state.short = made.is_err();
+        match made {
+            Ok(file) => {
+                state.reserve = Some(Spare { name, file, prepared: false });
+                Ok(())
+            }
+            Err(e) => {
+                drop(state);
+                storage.remove_if_there(name).and(Err(e))
+            }
+        }
+    }
+
+    /// There was no room for a reserve.
+    pub fn is_short(&self) -> bool {
+        self.state.lock().short
     }
 
     /// A segment begun now would have all its blocks.
@@ -134,7 +166,7 @@ impl<F: File> Spares<F> {
         let mut state = self.state.lock();
         state.keeping -= 1;
         renamed?;
-        state.retired.push(Spare { name, file });
+        state.retired.push(Spare { name, file, prepared: true });
         Ok(true)
     }
 
@@ -160,7 +192,7 @@ impl<F: File> Spares<F> {
         };
         let name = self.fresh_name();
         let (prepared, made) = match write_zeros(storage, name, u64::from(self.segment_bytes), &go_on) {
-            Ok(Some(file)) => (Prepared::Ready(Spare { name, file }), Ok(true)),
+            Ok(Some(file)) => (Prepared::Ready(Spare { name, file, prepared: true }), Ok(true)),
             Ok(None) if !fast.get() => (Prepared::Nothing, Ok(false)),
             Ok(None) => (Prepared::Failed, Ok(false)),
             Err(e) => (Prepared::Failed, Err(e)),

@@ -56,12 +56,22 @@ pub type GetDone = Box<dyn FnOnce(Result<Option<Entry>, ReadError>) + Send>;
 /// Takes key, tag and value.
 pub type Each<'a> = dyn FnMut(&[u8], u32, &[u8]) + 'a;
 
+/// What the store takes on its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateSize {
+    /// Of the newest values, with their keys. Its files are at most about twice as large.
+    pub live_bytes: u64,
+    /// There was no room for a file in reserve, which acknowledgements, cleaning and the next start have whatever others do with the disk.
+    pub is_short: bool,
+}
+
 pub trait State: Send + Sync {
     /// `AppendError::Full`: nothing was taken, `who` is woken when there is room.
     fn put(&self, puts: &[Put<'_>], who: &Arc<dyn Wake>) -> Result<Receipt, AppendError>;
     /// The newest put, once that is durable. Called back on a thread of the log's own, or at once.
     fn get(&self, key: &[u8], done: GetDone);
     fn appended(&self) -> Watermark;
+    fn size(&self) -> StateSize;
     /// Up to `max` keys that begin with `prefix`, ascending, behind `after`. Looks at every key and holds up puts meanwhile, tens of nanoseconds a key: for
     /// people.
     fn keys(&self, prefix: &[u8], after: &[u8], max: usize) -> Vec<Box<[u8]>>;
@@ -336,6 +346,7 @@ impl<S: Storage> StateStore<S> {
 
     #[cfg(any(test, feature = "sim"))]
     pub fn step(&self) -> bool {
+        let _short = self.inner.partition.segments.spares.keep_reserve(&*self.inner.storage);
         self.inner.partition.step()
     }
 
@@ -393,6 +404,7 @@ impl<S: Storage> Drop for StateStore<S> {
 impl<S: Storage> Inner<S> {
     /// Looks once a second whether the store wants cleaning. A failure is printed and tried again: cleaning only gives back space.
     fn keep(&self) {
+        let mut short = false;
         loop {
             {
                 let mut stopping = self.stopping.lock();
@@ -403,6 +415,11 @@ impl<S: Storage> Inner<S> {
                     return;
                 }
             }
+            let reserved = self.partition.segments.spares.keep_reserve(&*self.storage);
+            if let (Err(e), false) = (&reserved, short) {
+                eprintln!("{}: keeping room for the next file: {e}; it is tried again", self.storage.describe());
+            }
+            short = reserved.is_err();
             while !*self.stopping.lock() && self.directory.lock().wants_cleaning(self.partition.segments.len(), &self.limits) {
                 if let Err(e) = self.clean() {
                     eprintln!("cleaning the state store: {e}; it is tried again");
@@ -531,6 +548,11 @@ impl<S: Storage> State for StateStore<S> {
 
     fn appended(&self) -> Watermark {
         self.inner.partition.shared.appended()
+    }
+
+    fn size(&self) -> StateSize {
+        let is_short = self.inner.partition.segments.spares.is_short();
+        StateSize { live_bytes: self.inner.directory.lock().live_bytes, is_short }
     }
 
     fn keys(&self, prefix: &[u8], after: &[u8], max: usize) -> Vec<Box<[u8]>> {

@@ -7,8 +7,10 @@
 use super::{Driver, Phase, log_id};
 use crate::{gateway::session_key, metrics::Total};
 use serde_json::json;
+use std::sync::Arc;
 use weir_core::{
     ids::{Now, Offset},
+    limits::{Fleet, Limit},
     packet::ReasonCode,
     session::{
         ConnectRequest, Session,
@@ -103,6 +105,10 @@ impl Driver {
     /// `resumed`: its time was not over.
     fn run(&mut self, now: Now, request: &ConnectRequest, session: Option<Session>, resumed: bool) {
         let in_store = session.is_some();
+        if let Some(limit) = self.beyond(request, in_store) {
+            self.gateway.refused(limit, &request.client_id);
+            return self.refuse(ReasonCode::QUOTA_EXCEEDED);
+        }
         if let Some(ended) = session.as_ref().filter(|_| !resumed || request.clean_start) {
             self.gateway.interests.remove_all(ended);
         }
@@ -118,7 +124,8 @@ impl Driver {
         });
         let partitions: Vec<_> = joined.collect();
         let limits = &self.gateway.client_limits();
-        let joining = Joining { sid: self.gateway.sid(), boot: self.gateway.boot, partitions: &partitions, resumed, in_store, limits };
+        let (sid, boot, fleet) = (self.gateway.sid(), self.gateway.boot, self.gateway.clone() as Arc<dyn Fleet>);
+        let joining = Joining { sid, boot, partitions: &partitions, resumed, in_store, limits, fleet: &fleet };
         session.connect(now, request, &joining, self.out.end());
         self.gateway.events.connected(
             &self.gateway,
@@ -132,6 +139,13 @@ impl Driver {
             }),
         );
         self.phase = Phase::Running(Box::new(session));
+    }
+
+    /// Which limit of all clients together this one would be beyond.
+    fn beyond(&self, request: &ConnectRequest, in_store: bool) -> Option<Limit> {
+        let begins = request.is_stored() && !in_store;
+        let session = begins.then(|| self.gateway.refuses_session()).flatten();
+        session.or_else(|| request.retained_will().and_then(|(topic, bytes)| self.gateway.refuses_retained(topic, bytes)))
     }
 
     /// Steps between phases that need nobody else.

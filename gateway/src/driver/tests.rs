@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     boot::Boots,
     clock::{Clock, Reached},
+    fleet::FleetLimits,
     gateway::{Limits, Parts},
     interests::Interests,
     metrics::Metrics,
@@ -39,7 +40,8 @@ fn gateway(engine: Arc<dyn Engine>, boot: u64) -> (Arc<Gateway>, UnboundedReceiv
         stored: 0,
         boots,
         boot,
-        limits: Limits { messages: KEEP, events: KEEP, max_deliveries: 0, client: Arc::default() },
+        limits: Limits { messages: KEEP, events: KEEP, max_deliveries: 0, client: Arc::default(), fleet: FleetLimits::default() },
+        store_bytes_max: u64::MAX,
         clock: Clock::begin(|| 0, Reached::default()),
     });
     (Arc::new(gateway), due)

@@ -147,8 +147,9 @@ impl World {
         engine.read_at_once(true);
         self.audit(&*engine);
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let limits = crate::gateway::Limits { messages: self.retention, events: self.retention, max_deliveries: 3, client: Arc::default() };
-        let gateway = assemble(engine.clone(), found, metrics, limits, wall_ms).expect("begins");
+        let (kept, fleet) = (self.retention, crate::fleet::FleetLimits::default());
+        let limits = crate::gateway::Limits { messages: kept, events: kept, max_deliveries: 3, client: Arc::default(), fleet };
+        let gateway = assemble(engine.clone(), found, metrics, (limits, u64::MAX), wall_ms).expect("begins");
         engine.read_at_once(false);
         let keeper = Keeper::start(gateway.clone());
         Life { engine, gateway, connections: BTreeMap::new(), leaving: Vec::new(), _keeper: keeper }

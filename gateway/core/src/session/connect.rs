@@ -15,7 +15,7 @@ use crate::{
     codec::encode,
     fanout::Reader,
     ids::{Now, Offset, PartitionId},
-    limits::{Limit, Limits},
+    limits::{Fleet, Limit, Limits},
     packet::{ConnAck, Connect, Packet, ReasonCode, Version},
     property::{Properties, PropertiesBuf, Property},
     topic::{has_controls, is_reserved},
@@ -134,6 +134,18 @@ impl ConnectRequest {
         Ok(request)
     }
 
+    /// Its session outlives the connection.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.expiry_s > 0 || self.will.is_some()
+    }
+
+    /// Topic of a will that is to be retained, and bytes of its payload.
+    #[must_use]
+    pub fn retained_will(&self) -> Option<(&str, usize)> {
+        self.will.as_ref()?.retained()
+    }
+
     /// Gives a name to a client that has none [MQTT-3.1.3-6].
     pub fn assign(&mut self, client_id: String) {
         self.client_id = client_id;
@@ -155,7 +167,7 @@ pub struct Partition {
 }
 
 /// What a session joins when it is connected.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Joining<'a> {
     /// Id for a session that begins now.
     pub sid: u64,
@@ -166,6 +178,7 @@ pub struct Joining<'a> {
     /// The store has a value of this client id.
     pub in_store: bool,
     pub limits: &'a Arc<Limits>,
+    pub fleet: &'a Arc<dyn Fleet>,
 }
 
 impl Session {
@@ -186,6 +199,7 @@ impl Session {
             self.readers.clear();
         }
         self.limits = joining.limits.clone();
+        self.fleet = joining.fleet.clone();
         self.version = request.version;
         self.expiry_s = request.expiry_s;
         self.boot = joining.boot;

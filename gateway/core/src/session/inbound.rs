@@ -211,6 +211,12 @@ impl Session {
         if let Some(limit) = self.limits.refuses_properties(p.properties) {
             return self.refuse_limit(p, limit, ReasonCode::QUOTA_EXCEEDED, out);
         }
+        if p.retain
+            && !p.payload.is_empty()
+            && let Some(limit) = self.fleet.refuses_retained(&topic, p.payload.len())
+        {
+            return self.refuse_limit(p, limit, ReasonCode::QUOTA_EXCEEDED, out);
+        }
         let in_flight = self.inbound.publishes() + self.exchanges.len();
         let known = p.qos == Qos::ExactlyOnce && p.packet_id.is_some_and(|id| self.exchanges.is_open(id));
         if self.version == Version::V5 && p.qos != Qos::AtMostOnce && !known && in_flight >= usize::from(RECEIVE_MAXIMUM) {

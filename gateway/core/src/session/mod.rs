@@ -32,7 +32,7 @@ use crate::{
     codec::{disconnect_reason, encode},
     fanout::Reader,
     ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId, Watermark},
-    limits::{Limit, Limits},
+    limits::{Fleet, Limit, Limits, Unbounded},
     message::{Message, Release, hash},
     packet::{Ack, Disconnect, Packet, PacketId, ReasonCode, Version},
     property::Properties,
@@ -314,10 +314,12 @@ pub struct Session {
     gave_up: bool,
     counts: Counts,
     limits: Arc<Limits>,
+    fleet: Arc<dyn Fleet>,
 }
 
 /// Of sessions that nobody is connected to.
 static DEFAULT_LIMITS: LazyLock<Arc<Limits>> = LazyLock::new(Arc::default);
+static UNBOUNDED: LazyLock<Arc<dyn Fleet>> = LazyLock::new(|| Arc::new(Unbounded));
 
 impl Session {
     /// A session that nobody has connected to yet.
@@ -359,6 +361,7 @@ impl Session {
             gave_up: false,
             counts: Counts::default(),
             limits: DEFAULT_LIMITS.clone(),
+            fleet: UNBOUNDED.clone(),
         }
     }
 

@@ -63,6 +63,11 @@ pub struct OwnedWill {
 }
 
 impl OwnedWill {
+    /// Topic and bytes of the payload, if the message is to be retained.
+    pub(super) fn retained(&self) -> Option<(&str, usize)> {
+        (self.retain && !self.payload.is_empty()).then_some((&*self.topic, self.payload.len()))
+    }
+
     pub(super) fn of(w: &Will<'_>) -> Self {
         let (mut delay_s, mut expiry_s) = (0, None);
         let mut headers = PropertiesBuf::default();

@@ -261,9 +261,28 @@ fn a_log_whose_files_are_all_missing_goes_on_behind_what_they_can_have_held() {
     }
 }
 
+/// There is no room: what is there is opened, the first batch is stalled, and that ends by itself. `None`: nothing is there.
+fn open_without_room(storage: &Arc<SimStorage>, o: &Opening) -> Option<Appender<SimStorage>> {
+    storage.no_room(true);
+    let opened = Appender::open(storage.clone(), o);
+    let stalled = |mut a: Appender<SimStorage>| {
+        let batch = pending(&[message(1, 100)]);
+        let stalled = a.commit(batch, 5).err();
+        assert!(matches!(stalled, Some(crate::appender::CommitError::Stalled { .. })), "{stalled:?}");
+        a
+    };
+    match opened {
+        Ok(a) => Some(stalled(a)),
+        Err(e) => {
+            assert!(e.to_string().contains("No space left"), "{e}");
+            None
+        }
+    }
+}
+
 /// The start that set it aside came no further, twice: the next one knows of it all the same.
 #[test]
-fn what_was_set_aside_is_not_forgotten_when_the_start_fails() {
+fn what_was_set_aside_is_not_forgotten_when_there_is_no_room() {
     for files in [1, 4] {
         seed_random(1);
         let storage = Arc::new(SimStorage::new(1));
@@ -276,10 +295,8 @@ fn what_was_set_aside_is_not_forgotten_when_the_start_fails() {
         };
         storage.scribble(Name::Segment(newest), 0, &[7; 30_000]);
         let o = Opening { begun: true, ..tolerant(false, Offset(0)) };
-        storage.no_room(true);
         for _ in 0..2 {
-            let error = Appender::open(storage.clone(), &o).err().expect("no room").to_string();
-            assert!(error.contains("No space left"), "{error}");
+            assert_eq!(open_without_room(&storage, &o).is_some(), files > 1);
         }
         storage.no_room(false);
         let a = Appender::open(storage.clone(), &o).expect("opens");
@@ -308,14 +325,35 @@ fn a_newest_file_that_was_cut_is_told_and_one_that_a_start_has_cut_is_not() {
         let storage = Arc::new(SimStorage::new(1));
         let (end, _) = several(&storage);
         let named = end.plus(missing);
-        storage.no_room(true);
         for _ in 0..2 {
-            assert!(Appender::open(storage.clone(), &tolerant(false, named)).is_err());
+            let a = open_without_room(&storage, &tolerant(false, named)).expect("opens");
+            assert_eq!(a.next(), named);
         }
         storage.no_room(false);
         let a = Appender::open(storage.clone(), &tolerant(false, named)).expect("opens");
         let lost: Vec<_> = a.gaps().iter().map(|gap| gap.range.clone()).collect();
         assert_eq!((a.next(), lost), (named, if missing == 0 { Vec::new() } else { vec![end..named] }));
+    }
+}
+
+/// A start without room serves what is there and takes what comes when there is room, whether something stood in its newest file or not.
+#[test]
+fn a_log_that_was_opened_without_room_goes_on_when_there_is_some() {
+    for again in [false, true] {
+        seed_random(1);
+        let storage = Arc::new(SimStorage::new(1));
+        let (end, _) = several(&storage);
+        // Its newest file is a fresh one then.
+        let opened = again.then(|| Appender::open(storage.clone(), &tolerant(false, Offset(0))).expect("opens"));
+        drop(opened);
+        let mut a = open_without_room(&storage, &tolerant(false, Offset(0))).expect("opens");
+        assert_eq!((everything(&a).len() as u64, a.next()), (end.0, end));
+        storage.no_room(false);
+        let batch = a.commit(pending(&[message(2, 100)]), 6).expect("commits");
+        assert_eq!((batch.first(), everything(&a).len() as u64), (end, end.0 + 1));
+        drop(a);
+        let a = Appender::open(storage.clone(), &tolerant(false, Offset(0))).expect("opens");
+        assert_eq!((everything(&a).len() as u64, a.gaps().len()), (end.0 + 1, 0));
     }
 }
 

@@ -166,8 +166,8 @@ impl World {
                 let sid = self.boot << 40 | self.now;
                 let resumed = self.stored.is_some();
                 self.session = self.reloaded();
-                let joining =
-                    Joining { sid, boot: self.boot, partitions: &partitions, resumed, in_store: resumed, limits: &DEFAULT_LIMITS };
+                let (boot, in_store, limits, fleet) = (self.boot, resumed, &DEFAULT_LIMITS, &UNBOUNDED);
+                let joining = Joining { sid, boot, partitions: &partitions, resumed, in_store, limits, fleet };
                 let (now, mut out) = (self.now(), std::mem::take(&mut self.out));
                 self.session.connect(now, &request, &joining, &mut out);
                 self.out = out;
