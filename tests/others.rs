@@ -4,12 +4,12 @@
 mod support;
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
 use support::{
-    Weir, dir,
+    Weir, binary, command, dir, free_port, http_get,
     raw::{PUBACK, Raw, Version},
 };
 
@@ -69,4 +69,122 @@ fn a_login_does_not_wait_for_those_who_read_the_past() {
     assert_eq!(c.expect_publish().topic, "filled");
     let took = began.elapsed();
     assert!(took < Duration::from_secs(4), "one record of the past took {took:?}");
+}
+
+/// A value of `/metrics` with all its labels.
+fn metric(admin: u16, name: &str) -> f64 {
+    let metrics = http_get(admin, "/metrics");
+    let value = metrics.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_else(|| panic!("{name}: {metrics}"))
+}
+
+/// The worst of some messages of another client, from PUBLISH to PUBACK.
+fn worst_acknowledgement(port: u16) -> Duration {
+    let mut c = Raw::connect_with(port, Version::V5, "honest publisher", true, &[]);
+    let publish = |_| {
+        let began = Instant::now();
+        c.publish(1, false, 1, "honest", "x");
+        c.expect_ack(PUBACK, 1);
+        began.elapsed()
+    };
+    (0..50).map(publish).max().unwrap_or_default()
+}
+
+/// 1.1 GB were written for 139 changes of one session of 8 MB.
+#[test]
+fn a_session_that_changes_all_the_time_is_written_ten_times_a_second() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = Raw::connect(weir.mqtt, Version::V5, "restless");
+    let written = |weir: &Weir| metric(weir.admin, "weir_log_commit_bytes_sum{stream=\"state\",partition=\"0\"}");
+    // 200 KiB of filters.
+    for n in 0..60 {
+        c.subscribe(&format!("{n}/{}", "f".repeat(3_400)), 1);
+    }
+    let (before, began) = (written(&weir), Instant::now());
+    c.in_one_write(|c| (0..139).for_each(|n| _ = c.send_subscribe("0", n % 3)));
+    for _ in 0..139 {
+        assert_eq!(c.read().head, 0x90);
+    }
+    let (bytes, seconds) = (written(&weir) - before, began.elapsed().as_secs_f64());
+    let most = 2_560_000.0 * (seconds + 1.5);
+    assert!(bytes < most, "{bytes} bytes in {seconds} s");
+    // One with little in it is not held up.
+    let mut c = Raw::connect(weir.mqtt, Version::V5, "small");
+    let began = Instant::now();
+    for n in 0..200 {
+        c.subscribe(&format!("small/{n}"), 1);
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+/// 2 s were measured.
+#[test]
+fn many_long_filters_are_unsubscribed_at_once() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "many", true, &[]);
+    let filter = |n: usize| format!("{n:04}/{}", "level/".repeat(20));
+    let text = |s: String| [&(s.len() as u16).to_be_bytes()[..], s.as_bytes()].concat();
+    let all = |options: &[u8]| (0..1_500).flat_map(|n| [&text(filter(n))[..], options].concat()).collect::<Vec<u8>>();
+    c.send(0x82, &[&[0, 9, 0][..], &all(&[1])].concat());
+    let suback = c.read();
+    assert!(suback.head == 0x90 && suback.body.ends_with(&[1; 1_500]));
+    let began = Instant::now();
+    c.send(0xA2, &[&[0, 8, 0][..], &all(&[])].concat());
+    let worst = worst_acknowledgement(weir.mqtt);
+    let unsuback = c.read();
+    assert!(unsuback.head == 0xB0 && unsuback.body.ends_with(&[0; 1_500]));
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(worst < Duration::from_millis(200), "an acknowledgement took {worst:?}");
+}
+
+/// Acknowledgements came 1.6 s late beside 10,000 groups, which outlived their client.
+#[test]
+fn ten_thousand_groups_without_members_cost_nothing() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let before = worst_acknowledgement(weir.mqtt);
+    for n in 0..100 {
+        let mut c = Raw::connect(weir.mqtt, Version::V5, &format!("member {n}"));
+        c.in_one_write(|c| (0..100).for_each(|g| _ = c.send_subscribe(&format!("$share/{n}-{g}/#"), 1)));
+        for g in 0..100 {
+            let suback = c.read();
+            assert_eq!((suback.head, suback.body.last()), (0x90, Some(&1)), "{n} {g}");
+        }
+    }
+    let mut c = Raw::connect(weir.mqtt, Version::V5, "one more");
+    assert_eq!(c.subscribe("$share/too/many", 1), 0x97);
+    // Those who have nobody stand where their last member left them.
+    fill(weir.mqtt, 0..2_000, "between");
+    std::thread::sleep(Duration::from_secs(1));
+    let worst = worst_acknowledgement(weir.mqtt);
+    assert!(worst < Duration::from_millis(100) + before * 2, "{worst:?} with the groups, {before:?} without");
+}
+
+/// Retention stood still for three websockets that took a byte a second: 1.1 GB lay in a log of 256 MiB.
+#[test]
+fn retention_goes_on_beside_websockets_that_hardly_read() {
+    let (dir, ports) = (dir(), [free_port(), free_port(), free_port()]);
+    let mut run = command(&binary(), dir.path(), ports);
+    run.args(["--retention-bytes", "64MiB"]);
+    let weir = Weir::spawn(run, ports);
+    let slow: Vec<TcpStream> = (0..3).map(|n| support::slow::websocket_subscriber(weir.http, &format!("slow {n}"))).collect();
+    for mut socket in slow {
+        std::thread::spawn(move || {
+            let mut byte = [0];
+            while socket.read(&mut byte).is_ok_and(|n| n > 0) {
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+    }
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let payload = "x".repeat(1_000_000);
+    for n in 1..=450 {
+        p.publish(1, false, n, "t", &payload);
+        p.expect_ack(PUBACK, n);
+    }
+    support::eventually("retention has taken the rest", Duration::from_secs(10), || {
+        metric(weir.admin, "weir_log_size_bytes{stream=\"default\",partition=\"0\"}") < 200e6
+    });
 }

@@ -12,6 +12,7 @@ use crate::{
     clock::{self, Reached},
     fold::Base,
     gateway::Gateway,
+    peer::Peer,
     retention::Steps,
     vital,
 };
@@ -32,6 +33,9 @@ const FORMAT: u8 = 1;
 /// Puts in one call: others come between.
 const PUTS_PER_CALL: usize = 256;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// For the values of connections.
+const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE_MAX: Duration = Duration::from_secs(8);
 /// Bytes of retained messages moved in one step.
 const MOVE_BYTES: u32 = 1 << 20;
 
@@ -132,7 +136,7 @@ impl Keeper {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let steps = Steps::new(gateway.now());
-        let mut work = Work { gateway, steps, folded, reached: None, asker: Asker::default(), trouble: None };
+        let mut work = Work { gateway, steps, folded, reached: None, asker: Asker::default(), patience: PATIENCE, trouble: None };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
@@ -162,6 +166,8 @@ struct Work {
     /// The steady clock, as it was put.
     reached: Option<Reached>,
     asker: Asker,
+    /// How long connections are waited for.
+    patience: Duration,
     /// Why retention did not work last, as it was said.
     trouble: Option<String>,
 }
@@ -205,13 +211,18 @@ impl Work {
             let Ok(position) = rx.await else { return };
             positions.push(position);
         }
-        self.ask(&self.gateway.marked).await;
+        // What one of them knows and does not say is in the log: it is folded again at the next start, if there is no later checkpoint.
+        let marked = self.gateway.marked.iter().map(|p| p.value().clone()).collect();
+        let folds = self.ask(marked).await;
         let mut puts = Vec::new();
         for (nth, view) in self.gateway.retained.iter().enumerate() {
             let p = self.gateway.partitions[nth];
             for (topic, at) in view.write().take_changed() {
                 puts.push((retained_key(&topic), at.map(|at| Kept::position(p, at))));
             }
+        }
+        if !folds {
+            positions.clone_from(&self.folded);
         }
         for (nth, at) in positions.iter().enumerate().filter(|(nth, at)| **at > self.folded[*nth]) {
             puts.push((folded_key(self.gateway.partitions[nth]), Some(at.0.to_le_bytes().to_vec())));
@@ -228,14 +239,20 @@ impl Work {
         }
     }
 
-    /// Asks these to put what they know, and waits until they have.
-    async fn ask(&self, peers: &dashmap::DashMap<u64, Arc<crate::peer::Peer>>) {
+    /// Asks these to put what they know, and waits until they have, but not for ever: a connection that has no turn must not hold up what all need. False: not all of them have.
+    async fn ask(&mut self, peers: Vec<Arc<Peer>>) -> bool {
         let (token, mut rest) = unbounded_channel();
-        let peers: Vec<_> = peers.iter().map(|p| p.value().clone()).collect();
         peers.iter().for_each(|p| p.tell(|m| m.checkpoint = Some(token.clone())));
         drop((token, peers));
         // Ends when each has dropped its token.
-        while rest.recv().await.is_some() {}
+        let all = async { while rest.recv().await.is_some() {} };
+        let answered = tokio::time::timeout(self.patience, all).await.is_ok();
+        // Where all are slow, they have longer the next time.
+        self.patience = if answered { PATIENCE } else { (self.patience * 2).min(PATIENCE_MAX) };
+        if !answered {
+            tracing::warn!("a checkpoint does not wait for connections that have no turn; the store has what they put last");
+        }
+        answered
     }
 
     /// True: all were taken, in order.
@@ -266,7 +283,8 @@ impl Work {
         if below <= start || !self.keep_retained(nth, start..below).await {
             return;
         }
-        self.ask(&self.gateway.peers).await;
+        let all = self.gateway.peers.iter().map(|p| p.value().clone()).collect();
+        self.ask(all).await;
         let (tx, rx) = oneshot::channel();
         self.gateway.engine.retire(p, weir_log::Offset(below.0), Box::new(move |r| drop(tx.send(r))));
         match rx.await {

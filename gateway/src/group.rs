@@ -9,16 +9,16 @@ use crate::{
     gateway::{Gateway, stored},
     metrics::Total,
     peer::Peer,
-    tail, vital,
+    tail,
 };
-use dashmap::{DashMap, Entry};
+use dashmap::DashMap;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, error::SendError, unbounded_channel},
     time::Instant,
 };
 use weir_bridge::filters::Filters;
@@ -81,17 +81,24 @@ impl Groups {
     /// Tells the group of a shared filter, which begins with its first `Join`. False: there is none.
     pub fn tell(gateway: &Arc<Gateway>, shared_filter: &str, command: Command) -> bool {
         let Some(name) = name(shared_filter) else { return false };
-        match gateway.groups.0.entry(name.clone()) {
+        let command = match gateway.groups.0.get(&name) {
             // It cannot end meanwhile: it leaves the map under the same lock, and only when nothing was sent.
-            Entry::Occupied(o) => o.get().send(command).is_ok(),
-            Entry::Vacant(v) if matches!(command, Command::Join { .. }) => {
-                let tx = Home::spawn(gateway.clone(), name, None, HashSet::new());
-                let taken = tx.send(command).is_ok();
-                v.insert(tx);
-                taken
-            }
-            Entry::Vacant(_) => false,
+            Some(group) => match group.send(command) {
+                Ok(()) => return true,
+                // It panicked.
+                Err(SendError(command)) => command,
+            },
+            None => command,
+        };
+        if !matches!(command, Command::Join { .. }) {
+            return false;
         }
+        let mut group =
+            gateway.groups.0.entry(name.clone()).or_insert_with(|| Home::spawn(gateway.clone(), name.clone(), None, HashSet::new()));
+        if group.is_closed() {
+            *group = Home::spawn(gateway.clone(), name, None, HashSet::new());
+        }
+        group.send(command).is_ok()
     }
 }
 
@@ -159,13 +166,28 @@ struct Home {
     checkpoint: Option<UnboundedSender<()>>,
 }
 
+/// A group that panicked ends with the connections of its members, which have nothing from it any more: who comes again begins it anew.
+impl Drop for Home {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        self.gateway.totals.add(Total::Panics, 1);
+        tracing::error!(group = &*self.name, "a group panicked; it ends, with the connections of its members, and others go on");
+        let waiting = self.joining.iter().map(|(peer, _)| peer).chain(self.reaching.iter().map(|(peer, _)| peer));
+        self.members.values().map(|m| &m.peer).chain(waiting).for_each(|peer| peer.tell(|m| m.dismissed = true));
+        self.leave();
+    }
+}
+
 impl Home {
     fn spawn(gateway: Arc<Gateway>, name: Box<str>, stored: Option<Group>, subscribers: HashSet<u64>) -> UnboundedSender<Command> {
         let (tx, rx) = unbounded_channel();
         let home = Self::new(gateway, name, stored, subscribers);
         // One that was stored may have nobody left.
         home.peer.wake();
-        vital::spawn("a group", home.run(rx));
+        // If it panics, its members are told by `Drop`, and all others go on.
+        tokio::spawn(home.run(rx));
         tx
     }
 
@@ -575,4 +597,12 @@ impl Home {
             }
         }
     }
+}
+
+/// A group with this member that panics.
+#[cfg(test)]
+pub(crate) fn panics(gateway: &Arc<Gateway>, name: &str, member: &Arc<Peer>) {
+    let mut home = Home::new(gateway.clone(), name.into(), None, HashSet::new());
+    home.members.insert(member.id, Member { peer: member.clone(), id: SubscribeId(0), sid: 1, given: Vec::new() });
+    panic!("on purpose");
 }

@@ -47,6 +47,10 @@ const FIRST_PACKET_BYTES_MAX: usize = 512 * 1024;
 const FIRST_PACKET_MS: u64 = 10_000;
 /// Time in which a session is found: for another connection to leave it, and for the state store to read it.
 const LOGIN_MS: u64 = 5_000;
+/// A session's value may be rewritten so fast: ten times a second if it is as large as it may be by default, and with less in it as often as its client likes.
+const PUT_BYTES_PER_MS: u64 = 2_560;
+/// So far ahead.
+const PUT_AHEAD_MS: u64 = 1_000;
 /// Unsent bytes beyond which nothing more is delivered.
 const OUT_BYTES_HIGH: usize = 64 * 1024;
 /// Unsent bytes beyond which nothing more is read: acknowledgements of what comes in pile up too.
@@ -120,8 +124,12 @@ pub(crate) struct Driver {
     registered: Registration,
     /// An append found no room.
     full: bool,
-    /// A put found no room: that is seldom.
+    /// A put found no room, or comes too soon after others: that is seldom.
     put: Option<Box<Action>>,
+    /// Until when what it has put is paid for, in `Now::monotonic_ms`.
+    paid_ms: u64,
+    /// When the put that came too soon is due.
+    put_at: Option<u64>,
     seen: Vec<Receipt>,
     seen_state: Receipt,
     feeding: Feeding,
@@ -198,6 +206,8 @@ impl Driver {
             registered: Registration::default(),
             full: false,
             put: None,
+            paid_ms: 0,
+            put_at: None,
             seen,
             seen_state: Receipt(0),
             feeding: Feeding::Idle,
@@ -268,7 +278,7 @@ impl Driver {
         match &self.phase {
             Phase::FirstPacket { deadline } => Some(*deadline),
             Phase::Claiming(_) | Phase::Loading(_) => Some(self.login_deadline),
-            Phase::Running(s) => s.deadline(),
+            Phase::Running(s) => s.deadline().into_iter().chain(self.put_at).min(),
             _ => None,
         }
     }

@@ -81,6 +81,17 @@ fn a_connection_that_panics_gives_its_client_id_back_and_is_counted() {
     gateway.engine.stop();
 }
 
+#[test]
+fn a_group_that_panics_ends_with_its_members_and_nobody_else() {
+    let (engine, _disks) = stepped();
+    let (gateway, _due) = gateway(engine, 1);
+    let (member, other) = (gateway.peer(), gateway.peer());
+    let panicked = catch_unwind(AssertUnwindSafe(|| crate::group::panics(&gateway, "g/t", &member)));
+    assert!(panicked.is_err());
+    assert_eq!((member.take().is_some_and(|m| m.dismissed), other.take().is_some()), (true, false));
+    assert_eq!((gateway.totals.get(Total::Panics), gateway.peers.len()), (1, 2), "its own peer is gone");
+}
+
 /// Version 5, a session of 60 s, and a will of QoS 1 on `w`.
 const WITH_WILL: &[u8] = b"\x10\x1D\x00\x04MQTT\x05\x0E\x00\x00\x05\x11\x00\x00\x00\x3C\x00\x01p\x00\x00\x01w\x00\x04gone";
 
