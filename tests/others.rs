@@ -188,3 +188,94 @@ fn retention_goes_on_beside_websockets_that_hardly_read() {
         metric(weir.admin, "weir_log_size_bytes{stream=\"default\",partition=\"0\"}") < 200e6
     });
 }
+
+/// Of the process, in bytes.
+fn memory(weir: &Weir) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", weir.process.0.id())).unwrap();
+    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap() * 1_024
+}
+
+/// A websocket of the feed that asks for `wishes` and never reads.
+fn browser(port: u16, wishes: impl Iterator<Item = String>) -> TcpStream {
+    let mut c = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    c.write_all(request.as_bytes()).unwrap();
+    for wish in wishes {
+        let length = [0xFE, (wish.len() >> 8) as u8, wish.len() as u8];
+        c.write_all(&[&[0x81][..], &length, &[0; 4], wish.as_bytes()].concat()).unwrap();
+    }
+    c
+}
+
+/// 9 GB were measured, and publishers that waited.
+#[test]
+fn browsers_that_do_not_read_cost_little_memory_and_no_time() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let payload = "x".repeat(4_000);
+    let mut publish = |many: u16| {
+        let began = Instant::now();
+        for _ in 0..many {
+            (1..=100).for_each(|n| p.publish(1, false, n, "site/line", &payload));
+            (1..=100).for_each(|n| _ = p.expect_ack(PUBACK, n));
+        }
+        began.elapsed()
+    };
+    // What the newest records take, and the time without browsers.
+    publish(100);
+    let (before, alone) = (memory(&weir), publish(50));
+    let wish = |b: usize, n: usize| {
+        // Each tenth filter is another one, and each begins now or in the past.
+        let filter = if n.is_multiple_of(10) { "+/line" } else { "#" };
+        let from = if n.is_multiple_of(2) { ",\"from\":\"earliest\"" } else { "" };
+        format!("{{\"type\":\"subscribe\",\"id\":{},\"filter\":\"{filter}\"{from}}}", b * 64 + n)
+    };
+    let browsers: Vec<_> = (0..64).map(|b| browser(weir.http, (0..64).map(move |n| wish(b, n)))).collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let beside = publish(50);
+    std::thread::sleep(Duration::from_secs(1));
+    let more = memory(&weir).saturating_sub(before) >> 20;
+    assert!(more < 200, "{more} MiB more");
+    assert!(beside < alone * 4 + Duration::from_millis(500), "{beside:?} beside them, {alone:?} alone");
+    let worst = worst_acknowledgement(weir.mqtt);
+    assert!(worst < Duration::from_millis(200), "an acknowledgement took {worst:?}");
+    let channels = metric(weir.admin, "weir_feed_channels");
+    assert!((1.0..10.0).contains(&channels), "{channels} different wishes");
+    drop(browsers);
+}
+
+/// 3 s of standstill and 1 GB were measured.
+#[test]
+fn what_is_heavy_to_write_as_json_holds_up_nobody() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    for n in 1..=5 {
+        let payload = if n % 2 == 0 { "[".to_owned() + &"0,".repeat(3_900_000) + "0]" } else { "\u{1}".repeat(8_000_000) };
+        p.publish(1, false, n, "heavy", &payload);
+        p.expect_ack(PUBACK, n);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let before = memory(&weir);
+    let get = |path: &str| {
+        let mut c = TcpStream::connect(("127.0.0.1", weir.http)).unwrap();
+        write!(c, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        c
+    };
+    let mut asked: Vec<_> = (0..20).map(|n| get(&format!("/api/v1/records/default/0/{}", n % 5))).collect();
+    asked.extend((0..20).map(|n| get(&format!("/events?from=earliest&filter=heavy&until=now&step={}s", n + 1))));
+    let worst = (0..10).map(|_| worst_acknowledgement(weir.mqtt)).max().unwrap_or_default();
+    assert!(worst < Duration::from_millis(200), "an acknowledgement took {worst:?}");
+    let more = memory(&weir).saturating_sub(before) >> 20;
+    assert!(more < 450, "{more} MiB more");
+    // When those who do not read have gone, whoever asks is answered.
+    drop(asked);
+    let mut head = [0; 15];
+    get("/api/v1/records/default/0/0").read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    let worst = worst_login(weir.mqtt);
+    assert!(worst < Duration::from_millis(200), "a login took {worst:?}");
+}

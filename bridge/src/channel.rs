@@ -4,7 +4,7 @@
 //! whatever the readers do.
 //! Must not know: sockets, the log.
 
-use crate::frame::{Frame, Head, MESSAGE_BYTES};
+use crate::frame::{Frame, MESSAGE_BYTES};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -19,7 +19,6 @@ use weir_log::Offset;
 
 /// Frames that are kept for who comes late; what is older is read from the log.
 const FRAMES_MAX: usize = 256;
-const FRAME_BYTES_MAX: usize = 4 << 20;
 /// Of a conflated channel, that are woken at once. A step wakes everybody who is there, and others on the same threads must have their turn.
 const WAKES_MAX: usize = 32;
 /// Steps of a conflated channel whose changes are known; who is further behind gets a new snapshot.
@@ -32,8 +31,6 @@ const CHANGED_AT_ONCE: usize = if cfg!(test) { 3 } else { 1_000 };
 /// What is wanted of a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Wish {
-    /// The subscription's own name is in every frame, so those that name it alike share more.
-    pub id: u32,
     pub filter: Box<str>,
     /// Only the newest of each topic, once in this time; else every record.
     pub conflate: Option<Duration>,
@@ -91,7 +88,6 @@ pub struct Dirty {
 
 pub struct Channel {
     pub wish: Wish,
-    pub head: Head,
     recent: Mutex<Recent>,
     bells: Mutex<Vec<Arc<Notify>>>,
     /// Told once in a while to who joins.
@@ -104,10 +100,9 @@ pub struct Channel {
 
 impl Channel {
     #[must_use]
-    pub fn new(wish: Wish, head: Head, start: Offset) -> Self {
+    pub fn new(wish: Wish, start: Offset) -> Self {
         Self {
             wish,
-            head,
             recent: Mutex::new(Recent { said: start, before: start, end: start, ..Recent::default() }),
             bells: Mutex::default(),
             snapshot: tokio::sync::Mutex::default(),
@@ -165,10 +160,21 @@ impl Channel {
         self.recent.lock().said
     }
 
-    /// Frames that follow each other; of a conflated channel those of one step.
-    pub fn push(&self, frames: Vec<Frame>) {
+    /// Everything below was passed over: whoever has not come there yet reads the log, or gets a new snapshot.
+    pub fn skip(&self, end: Offset) {
+        *self.recent.lock() = Recent { said: end, before: end, end, ..Recent::default() };
+        *self.dirty.lock() = Dirty::default();
+        self.ring();
+    }
+
+    /// Frames that follow each other, of which so many bytes are kept; of a conflated channel those of one step.
+    pub fn push(&self, frames: Vec<Frame>, bytes_max: usize) {
         {
             let mut r = self.recent.lock();
+            if frames.first().is_none_or(|f| f.after != r.said) {
+                // They were made before others were passed over.
+                return;
+            }
             // Conflated, each is only good for who has everything before it: the last step is kept, and one more for whose turn is only now.
             let kept_from = if self.wish.conflate.is_some() { r.before } else { Offset(0) };
             r.before = r.said;
@@ -178,11 +184,24 @@ impl Channel {
                 r.frames.push_back(Arc::new(frame));
             }
             let is_old = |r: &Recent| r.frames.front().is_some_and(|f| f.end <= kept_from);
-            while is_old(&r) || r.frames.len() > FRAMES_MAX || (r.bytes > FRAME_BYTES_MAX && r.frames.len() > 1) {
-                r.bytes -= r.frames.pop_front().map_or(0, |f| f.bytes());
+            while is_old(&r) || r.frames.len() > FRAMES_MAX || r.bytes > bytes_max {
+                let Some(frame) = r.frames.pop_front() else { break };
+                r.bytes -= frame.bytes();
             }
         }
         self.ring();
+    }
+
+    /// Forgets a snapshot that nobody shares any more.
+    pub fn forget_snapshot(&self) {
+        if let Ok(mut snapshot) = self.snapshot.try_lock() {
+            snapshot.take_if(|s| !s.is_fresh());
+        }
+    }
+
+    /// Of the frames that are kept.
+    pub fn bytes(&self) -> usize {
+        self.recent.lock().bytes
     }
 
     /// Of a conflated channel: these records of a topic came, the last one at `last`.

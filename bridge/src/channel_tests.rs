@@ -2,7 +2,7 @@
 
 use crate::{
     channel::{Channel, Next, Wish},
-    frame::{Frame, Head},
+    frame::{Frame, Head, joined},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -28,13 +28,20 @@ impl Dice {
 }
 
 fn channel(conflate: Option<Duration>) -> Channel {
+    Channel::new(Wish { filter: "#".into(), conflate }, Offset(0))
+}
+
+/// Bytes of frames that are kept.
+const KEPT: usize = 1_000;
+
+fn message(frame: &Arc<Frame>) -> String {
     let partition = Partition { id: PartitionId(0), stream: "s".into(), number: 0, log_id: 1 };
-    Channel::new(Wish { id: 0, filter: "#".into(), conflate }, Head::new(0, &partition), Offset(0))
+    joined(&Head::new(0, &partition), std::slice::from_ref(frame), 0).to_string()
 }
 
 /// What a frame says: its records are their offsets.
-fn said(frame: &Frame) -> Vec<u64> {
-    let json: serde_json::Value = serde_json::from_str(frame.text().as_str()).expect("JSON");
+fn said(frame: &Arc<Frame>) -> Vec<u64> {
+    let json: serde_json::Value = serde_json::from_str(&message(frame)).expect("JSON");
     json["records"].as_array().expect("records").iter().map(|r| r.as_u64().expect("an offset")).collect()
 }
 
@@ -101,7 +108,7 @@ fn push(channel: &Channel, log: &[u64], from: u64) {
     let end = Offset(log.len() as u64);
     if let Some(first) = offsets.first() {
         let records: Vec<_> = offsets.iter().map(|at| (Offset(*at), at.to_string())).collect();
-        channel.push(Frame::several(&channel.head, channel.said()..end, Offset(*first), 0, &records));
+        channel.push(Frame::several(channel.said()..end, Offset(*first), 0, &records), KEPT);
     } else {
         channel.advance(end);
     }
@@ -116,7 +123,11 @@ fn every_reader_of_every_record_gets_each_once_in_order() {
         for _ in 0..1_000 {
             let from = log.len() as u64;
             (0..=dice.below(3)).for_each(|_| log.push(dice.below(6)));
-            push(&channel, &log, from);
+            if dice.below(40) == 0 {
+                channel.skip(Offset(log.len() as u64));
+            } else {
+                push(&channel, &log, from);
+            }
             if dice.below(100) == 0 {
                 // One that wants to begin anywhere.
                 readers.push(Reader::at(dice.below(log.len() as u64 + 1)));
@@ -151,6 +162,10 @@ fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see
                 channel.mark(&topics[log[at as usize] as usize], Offset(at), Offset(at), 1);
             }
             channel.advance(Offset(log.len() as u64));
+            if dice.below(60) == 0 {
+                // Perhaps while a frame is being made.
+                channel.skip(Offset(log.len() as u64));
+            }
             // A frame may take its time.
             if making.is_none() && channel.due().is_some() && dice.below(2) == 0 {
                 let after = channel.said();
@@ -160,7 +175,7 @@ fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see
                 && let Some((after, (places, first, matched, end))) = making.take()
             {
                 let records: Vec<_> = places.iter().map(|at| (*at, at.0.to_string())).collect();
-                channel.push(Frame::several(&channel.head, after..end, first, matched - places.len() as u64, &records));
+                channel.push(Frame::several(after..end, first, matched - places.len() as u64, &records), KEPT);
             }
             if dice.below(300) == 0 {
                 readers.push(Reader::at(channel.said().0));
@@ -173,7 +188,7 @@ fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see
         }
         if let Some((after, (places, first, matched, end))) = making.take() {
             let records: Vec<_> = places.iter().map(|at| (*at, at.0.to_string())).collect();
-            channel.push(Frame::several(&channel.head, after..end, first, matched - places.len() as u64, &records));
+            channel.push(Frame::several(after..end, first, matched - places.len() as u64, &records), KEPT);
         }
         let said = channel.said().0;
         for (nth, r) in readers.iter_mut().enumerate() {
@@ -197,7 +212,7 @@ async fn who_missed_a_step_gets_it_again_and_who_missed_more_gets_what_is_newest
         channel.mark(&topic, Offset(at), Offset(at), 1);
         channel.advance(Offset(at + 1));
         let (places, first, _, end) = channel.take(Instant::now()).expect("a step");
-        channel.push(Frame::several(&channel.head, channel.said()..end, first, 0, &[(places[0], "0")]));
+        channel.push(Frame::several(channel.said()..end, first, 0, &[(places[0], "0")]), KEPT);
     };
     (0..2).for_each(step);
     assert!(matches!(channel.next(Offset(0)), Next::Frames(f) if f.len() == 1 && f[0].end == Offset(1)), "the first of two");
@@ -212,7 +227,7 @@ async fn many_readers_are_woken_each_in_its_turn() {
     let bells: Vec<Arc<Notify>> = (0..1_000).map(|_| Arc::default()).collect();
     bells.iter().for_each(|b| channel.join(b));
     for end in 1..3 {
-        channel.push(Frame::several(&channel.head, channel.said()..Offset(end), Offset(end - 1), 0, &[(Offset(0), "0")]));
+        channel.push(Frame::several(channel.said()..Offset(end), Offset(end - 1), 0, &[(Offset(0), "0")]), KEPT);
         let pushed = Instant::now();
         for bell in &bells {
             timeout(step * 50, bell.notified()).await.expect("woken");

@@ -58,7 +58,8 @@ pub async fn events(State(feed): State<Arc<Feed>>, headers: HeaderMap, Query(ask
         Err(words) => return refuse(&words),
     };
     let Some(here) = Here::new(&feed) else { return Here::refused() };
-    let (tx, rx) = mpsc::channel(4);
+    // One on its way, and one that waits.
+    let (tx, rx) = mpsc::channel(1);
     let task = tokio::spawn(subscription::run(feed, wish, Outlet::Events(tx), Asker::default()));
     let ended = Ended(task);
     let body = stream::unfold((rx, here, ended), |(mut rx, here, ended)| async move {

@@ -3,9 +3,9 @@
 //! Invariant: reading never blocks a thread of the runtime.
 //! Must not know: HTTP, what a subscription is.
 
-use crate::{tail::Tail, watched::Watched};
+use crate::{snapshot::SNAPSHOTS_BYTES, tail::Tail, watched::Watched};
 use std::sync::{Arc, atomic::AtomicU64};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use weir_log::{Asker, Engine, Fetch, Fetched, Newest, Offset, Page, PartitionId, ReadError, Record, Seek, Wanted};
 
@@ -37,14 +37,22 @@ pub struct Feed {
     /// The page's first lines, as somebody else makes them while somebody listens.
     pub figures: watch::Sender<Utf8Bytes>,
     pub watched: Arc<Watched>,
+    /// Permits to make steps of what is read.
+    pub steps: Semaphore,
+    /// Bytes for snapshots.
+    pub snapshots: Arc<Semaphore>,
 }
+
+/// Steps are made of many records, at once by so few.
+const STEPS_AT_ONCE: usize = 2;
 
 impl Feed {
     /// Follows nothing until somebody is there.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, watched: Arc<Watched>) -> Arc<Self> {
         let tails = engine.partitions().iter().map(|p| Tail::new(engine.clone(), p.clone())).collect();
-        Arc::new(Self { engine, counts: Counts::default(), tails, figures: watch::Sender::default(), watched })
+        let (steps, snapshots) = (Semaphore::new(STEPS_AT_ONCE), Arc::new(Semaphore::new(SNAPSHOTS_BYTES)));
+        Arc::new(Self { engine, counts: Counts::default(), tails, figures: watch::Sender::default(), watched, steps, snapshots })
     }
 }
 

@@ -1,10 +1,10 @@
-//! What goes to a browser: JSON objects with records in them, made so that many browsers share one text.
+//! What goes to a browser: JSON objects with records in them. Records are written once; a message is made of them when its browser takes it.
 //!
-//! Invariant: a frame says up to which position everything was said.
+//! Invariant: a frame says up to which position everything was said, and nothing of who wants it: all who want the same share it.
 //! Must not know: who takes it, or where records come from.
 
 use serde::Serialize;
-use std::ops::Range;
+use std::{borrow::Borrow, ops::Range};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use weir_log::{Offset, Partition};
 
@@ -42,30 +42,26 @@ pub struct Frame {
     pub thinned: u64,
     /// Of a part of a step: what it changes in how many a reader was told without their step's thinned ones. 0 over all parts.
     pub owed: i64,
-    text: Utf8Bytes,
-    body: Range<usize>,
+    /// Records, with commas between.
+    body: Box<str>,
 }
 
 impl Frame {
-    fn new<T: AsRef<str>>(head: &Head, span: Range<Offset>, first: Offset, thinned: u64, records: &[(Offset, T)]) -> Self {
+    fn new<T: AsRef<str>>(span: Range<Offset>, first: Offset, thinned: u64, records: &[(Offset, T)]) -> Self {
         let bytes: usize = records.iter().map(|(_, r)| r.as_ref().len() + 1).sum();
-        let mut text = String::with_capacity(bytes + head.json.len() + 96);
-        begin(&mut text, head, span.end, thinned);
-        let start = text.len();
+        let mut body = String::with_capacity(bytes);
         for (nth, (_, r)) in records.iter().enumerate() {
             if nth > 0 {
-                text.push(',');
+                body.push(',');
             }
-            text.push_str(r.as_ref());
+            body.push_str(r.as_ref());
         }
-        let body = start..text.len();
-        text.push_str("]}");
-        Self { after: span.start, first, end: span.end, records: records.len() as u32, thinned, owed: 0, text: text.into(), body }
+        Self { after: span.start, first, end: span.end, records: records.len() as u32, thinned, owed: 0, body: body.into() }
     }
 
     /// As many as their sizes want. `records`: where they are, in order, and their JSON. `thinned` is told with the last one.
     #[must_use]
-    pub fn several<T: AsRef<str>>(head: &Head, span: Range<Offset>, first: Offset, thinned: u64, records: &[(Offset, T)]) -> Vec<Self> {
+    pub fn several<T: AsRef<str>>(span: Range<Offset>, first: Offset, thinned: u64, records: &[(Offset, T)]) -> Vec<Self> {
         let (mut frames, mut after, mut first, mut rest) = (Vec::new(), span.start, first, records);
         loop {
             let mut bytes = 0;
@@ -74,28 +70,17 @@ impl Frame {
             // A part says everything below the next one's first record.
             let Some((next, _)) = more.first() else {
                 let told: i64 = frames.iter().map(|f: &Self| f.owed).sum();
-                frames.push(Self { owed: -told, ..Self::new(head, after..span.end, first, thinned, part) });
+                frames.push(Self { owed: -told, ..Self::new(after..span.end, first, thinned, part) });
                 return frames;
             };
-            frames.push(Self { owed: -(part.len() as i64), ..Self::new(head, after..*next, first, 0, part) });
+            frames.push(Self { owed: -(part.len() as i64), ..Self::new(after..*next, first, 0, part) });
             (after, first, rest) = (*next, *next, more);
         }
     }
 
-    /// The whole message.
-    #[must_use]
-    pub fn text(&self) -> Utf8Bytes {
-        self.text.clone()
-    }
-
-    /// Its records, with commas between.
-    fn body(&self) -> &str {
-        self.text.get(self.body.clone()).unwrap_or_default()
-    }
-
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.text.len()
+        self.body.len()
     }
 }
 
@@ -108,20 +93,17 @@ fn begin(text: &mut String, head: &Head, position: Offset, thinned: u64) {
     text.push_str(r#","records":["#);
 }
 
-/// Several frames as one message. `more`: thinned ones that they do not tell.
+/// Frames as one message. `more`: thinned ones that they do not tell.
 #[must_use]
-pub fn joined(head: &Head, frames: &[impl AsRef<Frame>], more: u64) -> Utf8Bytes {
-    if let ([one], 0) = (frames, more) {
-        return one.as_ref().text();
-    }
-    let thinned = frames.iter().map(|f| f.as_ref().thinned).sum::<u64>() + more;
-    let mut text = String::with_capacity(frames.iter().map(|f| f.as_ref().bytes()).sum());
-    begin(&mut text, head, frames.last().map_or(Offset(0), |f| f.as_ref().end), thinned);
+pub fn joined(head: &Head, frames: &[impl Borrow<Frame>], more: u64) -> Utf8Bytes {
+    let thinned = frames.iter().map(|f| f.borrow().thinned).sum::<u64>() + more;
+    let mut text = String::with_capacity(frames.iter().map(|f| f.borrow().bytes() + 1).sum::<usize>() + head.json.len() + 96);
+    begin(&mut text, head, frames.last().map_or(Offset(0), |f| f.borrow().end), thinned);
     for (nth, f) in frames.iter().enumerate() {
         if nth > 0 {
             text.push(',');
         }
-        text.push_str(f.as_ref().body());
+        text.push_str(&f.borrow().body);
     }
     text.push_str("]}");
     text.into()

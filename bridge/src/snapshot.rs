@@ -5,7 +5,7 @@
 
 use crate::{feed::newest, filters::Filters, record::json};
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use weir_log::{Asker, Engine, Newest, Offset, PartitionId, ReadError};
 
 /// Of one part.
@@ -14,7 +14,9 @@ const PART_TOPICS: usize = 1_000;
 /// Of all parts: a page that wants more than a tree can show.
 pub const TOPICS_MAX: usize = 200_000;
 /// What is shared is at most so large, and at most so old.
-const SHARED_BYTES: usize = 4 << 20;
+pub const SHARED_BYTES: usize = 4 << 20;
+/// All that are shared, and those that are told at length.
+pub const SNAPSHOTS_BYTES: usize = 64 << 20;
 const SHARED_FOR: Duration = Duration::from_secs(1);
 
 /// Parts as JSON records with commas between.
@@ -23,9 +25,17 @@ pub struct Snapshot {
     pub position: Offset,
     pub parts: Vec<String>,
     made: Instant,
+    /// Of `SNAPSHOTS_BYTES`.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Snapshot {
+    /// There was room for it.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.room.is_some()
+    }
+
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.made.elapsed() < SHARED_FOR
@@ -72,15 +82,17 @@ impl Pages {
         self.is_done
     }
 
-    /// All parts, if they are few enough to be shared; else those that were read.
-    pub async fn collect(&mut self) -> Result<Snapshot, ReadError> {
+    /// All parts, if there is room and they are few enough to be shared; else those that were read, one at least.
+    pub async fn collect(&mut self, room: Option<OwnedSemaphorePermit>) -> Result<Snapshot, ReadError> {
         let (mut parts, mut bytes) = (Vec::new(), 0);
-        while bytes < SHARED_BYTES
+        while (bytes < SHARED_BYTES && room.is_some() || parts.is_empty())
             && let Some(part) = self.next().await?
         {
             bytes += part.len();
             parts.push(part);
         }
-        Ok(Snapshot { position: self.newest.below, parts, made: Instant::now() })
+        // What it does not need is given back.
+        let room = room.and_then(|mut room| room.split(bytes.min(SHARED_BYTES)));
+        Ok(Snapshot { position: self.newest.below, parts, made: Instant::now(), room })
     }
 }

@@ -28,6 +28,8 @@ const POINT_BYTES: usize = 100;
 const SERIES_MAX: usize = 256;
 /// Of one payload; deeper or more is not looked at.
 const FIELDS_MAX: usize = 16;
+/// A longer payload is no measurement: reading it as JSON would take a thread from others.
+const PAYLOAD_MAX: usize = 64 * 1024;
 const DEPTH_MAX: usize = 3;
 /// A path that is longer is no name of a field.
 const NAME_BYTES_MAX: usize = 256;
@@ -116,6 +118,9 @@ fn walk(v: &Value, name: &str, depth: usize, found: &mut Vec<(String, Found)>) {
 /// What a payload says: a number, a short text, or fields of JSON, by their paths.
 fn fields(payload: &[u8]) -> Vec<(String, Found)> {
     let mut found = Vec::new();
+    if payload.len() > PAYLOAD_MAX {
+        return found;
+    }
     match serde_json::from_slice::<Value>(payload) {
         Ok(v) => walk(&v, "", 0, &mut found),
         Err(_) => {

@@ -10,9 +10,9 @@ use crate::{
     feed::{Feed, READ_BYTES, exactly, fetch, seek},
     filters::Filters,
     frame::{self, Frame, Head, Lost},
-    outlet::{Gone, Outlet},
+    outlet::{Gone, Outlet, Turn},
     record::json,
-    snapshot::{Pages, Snapshot},
+    snapshot::{Pages, SHARED_BYTES, Snapshot},
     steps,
     tail::Tail,
 };
@@ -91,6 +91,8 @@ struct Subscription {
     wish: Wish,
     filters: Arc<Filters>,
     outlet: Outlet,
+    /// While it makes what it says.
+    turn: Option<Turn>,
     by: Asker,
     bell: Arc<Notify>,
     cursors: Vec<Cursor>,
@@ -109,8 +111,11 @@ pub async fn run(feed: Arc<Feed>, wish: Wish, outlet: Outlet, by: Asker) -> Resu
     let (id, out) = (wish.id, outlet.clone());
     let _watch = wish.trace.then(|| feed.watched.watch(&wish.filter)).flatten();
     let filters = Arc::new(Filters::new([wish.filter.as_str().into()]).with_times(true));
-    let mut s = Subscription { feed, wish, filters, outlet, by, bell: Arc::default(), cursors: Vec::new() };
-    match s.serve().await {
+    let mut s = Subscription { feed, wish, filters, outlet, turn: None, by, bell: Arc::default(), cursors: Vec::new() };
+    let served = s.serve().await;
+    // What it says last has a turn of its own.
+    drop(s);
+    match served {
         Ok(()) => out.say(frame::end(id), None).await,
         Err(End::Failed(words)) => out.say(frame::error(Some(id), &words), None).await,
         Err(End::Gone) => Err(Gone),
@@ -126,7 +131,9 @@ impl Subscription {
         }
         if let Start::Steps { step, field, .. } = self.wish.start.clone() {
             for nth in 0..self.cursors.len() {
+                self.take_turn().await;
                 self.steps(nth, step, field.as_deref()).await?;
+                self.yield_turn();
             }
             return Ok(());
         }
@@ -173,9 +180,25 @@ impl Subscription {
         Some(text)
     }
 
-    async fn say(&self, text: tokio_tungstenite::tungstenite::Utf8Bytes) -> Result<(), End> {
+    async fn say(&mut self, text: tokio_tungstenite::tungstenite::Utf8Bytes) -> Result<(), End> {
         self.feed.counts.bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
-        Ok(self.outlet.say(text, self.reached()).await?)
+        let reached = self.reached();
+        match &mut self.turn {
+            Some(turn) => turn.say(text, reached).await?,
+            None => self.outlet.say(text, reached).await?,
+        }
+        Ok(())
+    }
+
+    /// Others say nothing until `yield_turn`.
+    async fn take_turn(&mut self) {
+        if self.turn.is_none() {
+            self.turn = Some(self.outlet.turn().await);
+        }
+    }
+
+    fn yield_turn(&mut self) {
+        self.turn = None;
     }
 
     async fn tell_positions(&mut self) -> Result<(), End> {
@@ -196,7 +219,7 @@ impl Subscription {
         let (mut channel, mut end) = (None, span.durable);
         if wants_more {
             let conflate = self.wish.pace.filter(|_| self.wish.latest_only);
-            let wish = channel::Wish { id: self.wish.id, filter: self.wish.filter.as_str().into(), conflate };
+            let wish = channel::Wish { filter: self.wish.filter.as_str().into(), conflate };
             let Some((joined, position)) = tail.join(&wish, &self.bell) else {
                 return Err(End::Failed("too many different subscriptions in this gateway at once".into()));
             };
@@ -231,6 +254,7 @@ impl Subscription {
         let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
         (c.next, c.told, c.until, c.replay) =
             (next, next, until, if snapshot { Offset(0) } else { c.channel.as_ref().map_or(end, |c| c.said()) });
+        self.take_turn().await;
         // Taken before it is said where it stands: nothing may come between.
         let taken = if snapshot { Some(self.take_snapshot(nth).await?) } else { None };
         let next = taken.as_ref().map_or(next, |(snapshot, _)| snapshot.position);
@@ -238,10 +262,11 @@ impl Subscription {
         let end = until.unwrap_or(if matches!(self.wish.start, Start::At(_)) { next } else { end.max(next) });
         let text = frame::start(&c.head, next..end, snapshot, recovered, lost.as_ref());
         self.say(text).await?;
-        match taken {
-            Some((snapshot, pages)) => self.tell_snapshot(nth, &snapshot, pages).await,
-            None => Ok(()),
+        if let Some((snapshot, pages)) = taken {
+            self.tell_snapshot(nth, &snapshot, pages).await?;
         }
+        self.yield_turn();
+        Ok(())
     }
 
     /// Where one goes on that was here before.
@@ -277,8 +302,35 @@ impl Subscription {
         })
     }
 
-    /// One message at most; false: there is nothing now.
+    /// Is there something to say? It costs nothing to ask, and a turn may be long in coming.
+    fn has_news(&mut self, nth: usize) -> bool {
+        let Some(c) = self.cursors.get_mut(nth) else { return false };
+        let Some(channel) = &c.channel else { return c.until.is_some_and(|until| c.next < until) };
+        if self.wish.latest_only && c.next < c.replay {
+            return true;
+        }
+        match channel.next(c.next) {
+            Next::Nothing(at) => {
+                c.next = at;
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// What comes next, when it has its turn; false: there is nothing now.
     async fn step(&mut self, nth: usize) -> Result<bool, End> {
+        if !self.has_news(nth) {
+            return Ok(false);
+        }
+        self.take_turn().await;
+        let said = self.next(nth).await;
+        self.yield_turn();
+        said
+    }
+
+    /// One message at most; false: there is nothing now.
+    async fn next(&mut self, nth: usize) -> Result<bool, End> {
         let Some(c) = self.cursors.get_mut(nth) else { return Ok(false) };
         let Some(channel) = &c.channel else {
             return match c.until.filter(|until| c.next < *until) {
@@ -353,11 +405,12 @@ impl Subscription {
             (c.next, c.told) = (span.end, span.end);
             return Ok(());
         }
-        for frame in Frame::several(&c.head.clone(), span.clone(), span.start, thinned, records) {
+        for frame in Frame::several(span.clone(), span.start, thinned, records) {
             let Some(c) = self.cursors.get_mut(nth) else { return Ok(()) };
             (c.next, c.told) = (frame.end, frame.end);
+            let text = frame::joined(&c.head, std::slice::from_ref(&frame), 0);
             self.told(u64::from(frame.records), frame.thinned);
-            self.say(frame.text()).await?;
+            self.say(text).await?;
         }
         Ok(())
     }
@@ -387,13 +440,14 @@ impl Subscription {
                         known.clone()
                     }
                     None => {
-                        let made = Arc::new(pages.collect().await?);
-                        *shared = pages.is_done().then(|| made.clone());
+                        let room = self.feed.snapshots.clone().try_acquire_many_owned(SHARED_BYTES as u32).ok();
+                        let made = Arc::new(pages.collect(room).await?);
+                        *shared = (made.is_kept() && pages.is_done()).then(|| made.clone());
                         made
                     }
                 }
             }
-            None => Arc::new(pages.collect().await?),
+            None => Arc::new(pages.collect(None).await?),
         };
         let Some(c) = self.cursors.get_mut(nth) else { return Err(End::Gone) };
         (c.next, c.told, c.thinned) = (parts.position, parts.position, 0);
@@ -414,6 +468,9 @@ impl Subscription {
 
     async fn steps(&mut self, nth: usize, step: Duration, field: Option<&str>) -> Result<(), End> {
         let Some(c) = self.cursors.get(nth) else { return Ok(()) };
+        let feed = self.feed.clone();
+        // Nobody closes it.
+        let _few = feed.steps.acquire().await.ok();
         let of = (c.tail.partition.id, c.next..c.until.unwrap_or(c.next));
         let text = steps::told(&*self.feed.engine, &self.by, &c.head, of, self.filters.clone(), step, field).await?;
         self.say(text).await

@@ -7,19 +7,24 @@
 use crate::{
     channel::{Channel, Wish},
     feed::{exactly, recent},
-    frame::{Frame, Head},
+    frame::Frame,
     record::{Written, json},
 };
 use parking_lot::Mutex;
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
-use weir_core::topic::filter_matches;
+use weir_core::trie::Trie;
 use weir_log::{Asker, Batch, Engine, Follow, Kind, Offset, Partition, ReadError, Wake};
 
 /// Topics whose channels are remembered, about 150 B each.
 const TOPICS_MAX: usize = 65_536;
-/// Different wishes at once, in one partition: each is compared with each new topic.
-pub const CHANNELS_MAX: usize = 4_096;
+/// Different wishes at once, in one partition: each has frames of its own.
+pub const CHANNELS_MAX: usize = 1_024;
+/// Of the frames of all channels of a partition, in equal parts, and of one at most.
+const FRAMES_BYTES: usize = 64 << 20;
+const FRAME_BYTES_MAX: usize = 4 << 20;
+/// What one batch may cost: others on this thread wait for so long, and the writer in the end. What is not done then is passed over, and read from the log by those who want it.
+const BATCH_TIME: Duration = Duration::from_millis(20);
 /// Batches that are looked at before others on this thread get a turn.
 const BATCHES_PER_TURN: usize = 64;
 /// Nobody there for so long: the log is followed no more.
@@ -43,6 +48,8 @@ struct Known {
 #[derive(Default)]
 struct State {
     channels: Vec<Arc<Channel>>,
+    /// Places of the channels by their filters.
+    trie: Trie<usize>,
     known: HashMap<Box<str>, Known>,
     position: Offset,
     follows: bool,
@@ -85,8 +92,10 @@ impl Tail {
         if state.channels.len() >= CHANNELS_MAX {
             return None;
         }
-        let channel = Arc::new(Channel::new(wish.clone(), Head::new(wish.id, &self.partition), position));
+        let channel = Arc::new(Channel::new(wish.clone(), position));
         channel.join(bell);
+        let place = state.channels.len();
+        state.trie.insert(&wish.filter, place);
         state.channels.push(channel.clone());
         state.known.clear();
         Some((channel, position))
@@ -117,6 +126,12 @@ impl Tail {
         }
     }
 
+    /// Channels, and the bytes of their frames.
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.channels.len(), state.channels.iter().map(|c| c.bytes()).sum())
+    }
+
     /// When the first conflated channel has something to say.
     fn due(&self) -> Option<Instant> {
         self.state.lock().channels.iter().filter_map(|c| c.due()).min()
@@ -127,8 +142,12 @@ impl Tail {
         let mut state = self.state.lock();
         let before = state.channels.len();
         state.channels.retain(|c| !c.is_idle());
+        state.channels.iter().for_each(|c| c.forget_snapshot());
         if state.channels.len() < before {
             state.known.clear();
+            state.trie = Trie::default();
+            let State { channels, trie, .. } = &mut *state;
+            channels.iter().enumerate().for_each(|(place, c)| _ = trie.insert(&c.wish.filter, place));
         }
         state.follows = !state.channels.is_empty();
         !state.follows
@@ -136,19 +155,24 @@ impl Tail {
 
     fn offer(&self, batch: &Batch, written: &mut Written) {
         let mut state = self.state.lock();
-        let State { channels, known, .. } = &mut *state;
+        let State { channels, known, trie, .. } = &mut *state;
+        let (begun, bytes_max) = (Instant::now(), (FRAMES_BYTES / channels.len().max(1)).min(FRAME_BYTES_MAX));
         let mut wanted: HashMap<usize, Vec<u32>> = HashMap::new();
         for (topic, range) in runs(batch) {
+            if begun.elapsed() > BATCH_TIME {
+                channels.iter().for_each(|c| c.skip(batch.end()));
+                state.position = batch.end();
+                return;
+            }
             if known.len() >= TOPICS_MAX && !known.contains_key(topic) {
                 known.clear();
             }
             let k = match known.get(topic) {
                 Some(k) => k,
-                None => known.entry(topic.into()).or_insert_with(|| Known {
-                    topic: topic.into(),
-                    wanted_by: (0..channels.len())
-                        .filter(|i| channels.get(*i).is_some_and(|c| filter_matches(&c.wish.filter, topic)))
-                        .collect(),
+                None => known.entry(topic.into()).or_insert_with(|| {
+                    let mut wanted_by = Vec::new();
+                    trie.find(topic, &mut |place| wanted_by.push(*place));
+                    Known { topic: topic.into(), wanted_by }
                 }),
             };
             for at in &k.wanted_by {
@@ -162,12 +186,16 @@ impl Tail {
             }
         }
         for (at, channel) in channels.iter().enumerate() {
+            if begun.elapsed() > BATCH_TIME {
+                channel.skip(batch.end());
+                continue;
+            }
             let records: Vec<_> = wanted.remove(&at).unwrap_or_default();
             let first = records.first().map(|i| batch.get(*i).offset);
             let records: Vec<_> =
                 records.iter().filter_map(|i| written.json(&batch.get(*i)).map(|json| (batch.get(*i).offset, json))).collect();
             match first.filter(|_| !records.is_empty()) {
-                Some(first) => channel.push(Frame::several(&channel.head, channel.said()..batch.end(), first, 0, &records)),
+                Some(first) => channel.push(Frame::several(channel.said()..batch.end(), first, 0, &records), bytes_max),
                 None => channel.advance(batch.end()),
             }
         }
@@ -177,14 +205,17 @@ impl Tail {
     /// What conflated channels have to say. What is not in memory any more is read beside, for nothing may wait for that here.
     fn say_newest(self: &Arc<Self>, written: &mut Written) {
         let now = Instant::now();
-        let due: Vec<_> = self.state.lock().channels.iter().filter(|c| c.due().is_some_and(|at| at <= now)).cloned().collect();
+        let state = self.state.lock();
+        let bytes_max = (FRAMES_BYTES / state.channels.len().max(1)).min(FRAME_BYTES_MAX);
+        let due: Vec<_> = state.channels.iter().filter(|c| c.due().is_some_and(|at| at <= now)).cloned().collect();
+        drop(state);
         for channel in due {
             let after = channel.said();
             let Some((places, first, matched, end)) = channel.take(now) else { continue };
             let thinned = matched.saturating_sub(places.len() as u64);
             let mut records = Vec::with_capacity(places.len());
             if recent(&*self.engine, self.partition.id, &places, |r| records.extend(written.json(r).map(|json| (r.offset, json)))) {
-                channel.push(Frame::several(&channel.head, after..end, first, thinned, &records));
+                channel.push(Frame::several(after..end, first, thinned, &records), bytes_max);
                 continue;
             }
             let tail = self.clone();
@@ -195,7 +226,7 @@ impl Tail {
                 })
                 .await
                 {
-                    Ok(()) => channel.push(Frame::several(&channel.head, after..end, first, thinned, &records)),
+                    Ok(()) => channel.push(Frame::several(after..end, first, thinned, &records), bytes_max),
                     Err(e) => {
                         tracing::error!("the feed of {}/{}: {e}", tail.partition.stream, tail.partition.number);
                         channel.stop();

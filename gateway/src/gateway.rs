@@ -77,6 +77,8 @@ pub(crate) struct Gateway {
     pub sockets: Sockets,
     /// Permits for them: see `driver::LARGE_FETCHES`.
     pub large_fetches: Arc<Semaphore>,
+    /// Whoever lists the keys of the state store.
+    pub listing: tokio::sync::Mutex<()>,
     draining: AtomicBool,
     /// A partition has failed, and it was said.
     failed: AtomicBool,
@@ -169,6 +171,7 @@ impl Gateway {
             leaving: Semaphore::new(tcp::AT_ONCE),
             sockets: Sockets::of_process(),
             large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),
+            listing: tokio::sync::Mutex::default(),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             next_peer: AtomicU64::new(1),

@@ -6,6 +6,7 @@
 use crate::{
     api::{
         self,
+        heavy::{Heavy, few},
         process::Process,
         shared::{Answers, share},
     },
@@ -50,7 +51,7 @@ pub(crate) async fn serve(listener: TcpListener, name: &'static str, places: Soc
         let place = places.place(name).await;
         let (stream, _) = sockets::accept(&listener).await;
         let routes = TowerToHyperService::new(router.clone());
-        let io = TokioIo::new(Held { stream, _place: place, _browser: browser.clone() });
+        let io = TokioIo::new(Held::new(stream, place, browser.clone()));
         tokio::spawn(async move {
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(browser.clone());
@@ -66,7 +67,7 @@ pub(crate) async fn serve(listener: TcpListener, name: &'static str, places: Soc
 
 /// The port for browsers.
 pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>) -> Router {
-    let reading = api::reading().layer(from_fn_with_state(Answers::default(), share));
+    let reading = api::reading().layer(from_fn_with_state(Answers::default(), share)).layer(from_fn_with_state(Heavy::default(), few));
     Router::new().route("/mqtt", get(mqtt)).merge(reading).with_state(gateway).merge(web::router(feed))
 }
 

@@ -99,6 +99,8 @@ names! {
     FeedThinned Counter "weir_feed_thinned_total" "Records that browsers were not told because newer ones of their topics stood for them; once per browser.";
     FeedLost Counter "weir_feed_lost_total" "Records that retention or damage took before a browser had them; once per browser.";
     FeedRestarts Counter "weir_feed_restarts_total" "Browsers that were too slow and were given a new snapshot instead of the records between.";
+    FeedChannels Gauge "weir_feed_channels" "Different wishes of browsers; those who wish the same share one.";
+    FeedFrameBytes Gauge "weir_feed_frame_bytes" "Of frames that are kept for browsers that come a little late.";
     FeedRefused Counter "weir_feed_refused_total" "Browsers that were refused because there were too many.";
     BuildInfo Gauge "weir_build_info" "1, with the version as a label.";
 }
@@ -388,6 +390,9 @@ impl Metrics {
         let feed = self.feed.get();
         let told = |count: fn(&Told) -> &AtomicU64| feed.map_or(0, |feed| count(&feed.counts).load(Ordering::Relaxed));
         set(Name::Browsers, told(|t| &t.browsers));
+        let sizes: Vec<_> = feed.iter().flat_map(|feed| feed.tails.iter().map(|tail| tail.size())).collect();
+        set(Name::FeedChannels, sizes.iter().map(|(channels, _)| *channels as u64).sum());
+        set(Name::FeedFrameBytes, sizes.iter().map(|(_, bytes)| *bytes as u64).sum());
         for (name, value) in [
             (Name::FeedRecords, told(|t| &t.records)),
             (Name::FeedBytes, told(|t| &t.bytes)),

@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
 };
 
 /// Descriptors that are the log's: segments that are open for readers, one that is begun, its directory.
@@ -160,12 +161,33 @@ pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
+/// A peer that takes not a byte for so long is gone.
+const WRITE_STALL: Duration = Duration::from_secs(10);
+
 /// A socket with its place.
 pub(crate) struct Held {
-    pub stream: TcpStream,
+    stream: TcpStream,
+    /// Until when the peer must have taken something; `None`: it has taken all there was.
+    stall: Option<Pin<Box<Sleep>>>,
     /// Given back behind it.
-    pub _place: Place,
-    pub _browser: Browser,
+    _place: Place,
+    _browser: Browser,
+}
+
+impl Held {
+    pub fn new(stream: TcpStream, place: Place, browser: Browser) -> Self {
+        Self { stream, stall: None, _place: place, _browser: browser }
+    }
+
+    /// What became of a write; one that waits does not wait for ever.
+    fn progress(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
+        stall.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 /// A place among browsers, until the socket turns out to be none.
@@ -191,11 +213,13 @@ impl AsyncRead for Held {
 
 impl AsyncWrite for Held {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.progress(cx, written)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.progress(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

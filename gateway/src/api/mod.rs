@@ -5,6 +5,7 @@
 //! Must not know: sockets, the command line.
 
 pub mod clients;
+pub(crate) mod heavy;
 pub mod log;
 pub mod past;
 pub mod process;
@@ -15,9 +16,11 @@ use crate::gateway::Gateway;
 use axum::{
     Json, Router,
     http::{HeaderMap, StatusCode, header::ORIGIN},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{delete, get},
 };
+use heavy::{Heavy, few};
 use process::Process;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -73,7 +76,7 @@ pub(crate) fn running(gateway: Arc<Gateway>, process: Arc<Process>) -> Router {
         .route("/api/v1/log-level", get(process::log_level).put(process::set_log_level))
         .with_state(process);
     let disconnect = Router::new().route("/api/v1/clients/{client_id}", delete(clients::disconnect));
-    reading().merge(disconnect).with_state(gateway).merge(process)
+    reading().merge(disconnect).with_state(gateway).merge(process).layer(from_fn_with_state(Heavy::default(), few))
 }
 
 /// A part of a long list.

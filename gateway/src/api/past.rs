@@ -3,7 +3,7 @@
 //! Invariant: how much was written comes from the log itself, so it is there after a restart too.
 //! Must not know: how a page draws it.
 
-use super::{log::MessageInfo, unavailable};
+use super::{heavy::json, log::MessageInfo, unavailable};
 use crate::{
     clock::date_ms,
     gateway::{Gateway, stored},
@@ -131,7 +131,7 @@ pub(crate) async fn record(State(gateway): State<Arc<Gateway>>, Path((stream, pa
         None => Ok(None),
     };
     match found {
-        Ok(Some(record)) => Json(record).into_response(),
+        Ok(Some(record)) => json(&record),
         Ok(None) => (StatusCode::NOT_FOUND, format!("there is no message at {stream}/{partition} {offset}\n")).into_response(),
         Err(e) => unavailable(e),
     }
@@ -159,11 +159,14 @@ async fn one(gateway: &Gateway, p: &Partition, offset: u64) -> Result<Option<Rec
     let found = fetch(&*gateway.engine, &Asker::default(), Fetch { partition: p.id, wanted, records_max: 1, bytes_max: 1 }).await?;
     let message = found.batch.iter().next();
     let now = gateway.now();
-    Ok(message.as_ref().and_then(stored).map(|m| RecordInfo {
-        message: MessageInfo::of(&m, &p.stream, p.number, usize::MAX),
-        origin: format!("{:016x}", m.client_hash),
-        expires_ms: m.expires_ms.map(|at| date_ms(now, at)),
-        properties: m.headers.iter().map(|p| named(&p)).collect(),
+    // Eight megabytes are as long in base64 as a thread of devices is not to be away.
+    Ok(tokio::task::block_in_place(|| {
+        message.as_ref().and_then(stored).map(|m| RecordInfo {
+            message: MessageInfo::of(&m, &p.stream, p.number, usize::MAX),
+            origin: format!("{:016x}", m.client_hash),
+            expires_ms: m.expires_ms.map(|at| date_ms(now, at)),
+            properties: m.headers.iter().map(|p| named(&p)).collect(),
+        })
     }))
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: a connected session is described by its own connection, any other by what the store has; nothing here waits for a slow one for ever.
 //! Must not know: how a session works.
 
-use super::{Part, unavailable};
+use super::{Part, heavy::json, unavailable};
 use crate::gateway::{Gateway, session_key};
 use axum::{
     Json,
@@ -13,7 +13,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinError, time::Instant};
 use utoipa::{IntoParams, ToSchema};
 use weir_bridge::feed::fetch;
 use weir_core::{
@@ -25,6 +25,8 @@ use weir_core::{
 };
 use weir_log::{Asker, Everything, Fetch, Offset, SegmentInfo, Wanted};
 
+/// Of the filters in one answer; the next part goes on behind it.
+const BYTES_MAX: usize = 1 << 20;
 /// A connection describes its session when it has its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -154,9 +156,7 @@ pub struct SessionsInfo {
     responses((status = 200, body = SessionsInfo), (status = 503, description = "A connection did not answer, or the store cannot be read.")))]
 pub(crate) async fn sessions(State(gateway): State<Arc<Gateway>>, Query(which): Query<Which>, Query(part): Query<Part>) -> Response {
     let limit = part.limit();
-    let (asking, behind) = (gateway.clone(), session_key(&part.after));
-    let stored = tokio::task::spawn_blocking(move || asking.engine.state().keys(b"c/", &behind, limit + 1)).await;
-    let stored = match stored {
+    let stored = match stored(&gateway, session_key(&part.after), limit + 1).await {
         Ok(keys) => keys,
         Err(e) => return unavailable(e),
     };
@@ -169,17 +169,33 @@ pub(crate) async fn sessions(State(gateway): State<Arc<Gateway>>, Query(which): 
     names.dedup();
     let more = names.len() > limit;
     names.truncate(limit);
-    let (mut sessions, files) = (Vec::new(), files(&gateway));
+    let (mut sessions, files, mut bytes, mut looked_at) = (Vec::new(), files(&gateway), 0, None);
     for name in &names {
+        if bytes > BYTES_MAX {
+            return json(&SessionsInfo { sessions, after: looked_at });
+        }
+        looked_at = Some(name.clone());
         match look(&gateway, &files, name).await {
-            Ok(Some(session)) if which.topic.as_ref().is_none_or(|topic| gets(&session, topic)) => sessions.push(session),
+            Ok(Some(session)) if which.topic.as_ref().is_none_or(|topic| gets(&session, topic)) => {
+                bytes += session.subscriptions.iter().map(|s| s.filter.len() + 32).sum::<usize>();
+                sessions.push(session);
+            }
             // Gone meanwhile.
             Ok(_) => {}
             Err(words) => return unavailable(format!("{name}: {words}")),
         }
     }
     let after = names.pop().filter(|_| more);
-    Json(SessionsInfo { sessions, after }).into_response()
+    json(&SessionsInfo { sessions, after })
+}
+
+/// Keys of the store, in order. Looking for them holds up whoever puts, so it is done for a tenth of the time at most.
+async fn stored(gateway: &Arc<Gateway>, behind: Vec<u8>, max: usize) -> Result<Vec<Box<[u8]>>, JoinError> {
+    let _turn = gateway.listing.lock().await;
+    let (asking, began) = (gateway.clone(), Instant::now());
+    let keys = tokio::task::spawn_blocking(move || asking.engine.state().keys(b"c/", &behind, max)).await;
+    tokio::time::sleep(began.elapsed() * 9).await;
+    keys
 }
 
 fn gets(s: &SessionInfo, topic: &str) -> bool {

@@ -20,6 +20,8 @@ use std::{
 const KEPT_FOR: Duration = Duration::from_secs(1);
 /// Different questions at once.
 const ANSWERS_MAX: usize = 64;
+/// A longer answer is not kept.
+const KEPT_BYTES_MAX: usize = 1 << 20;
 /// A list of sessions is the longest.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// What pages ask again and again.
@@ -61,7 +63,7 @@ pub(crate) async fn share(State(Answers(answers)): State<Answers>, request: Requ
     }
     match to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await {
         Ok(bytes) => {
-            *kept = Some((Instant::now(), bytes.clone()));
+            *kept = (bytes.len() <= KEPT_BYTES_MAX).then(|| (Instant::now(), bytes.clone()));
             json(bytes)
         }
         Err(e) => super::unavailable(e),
