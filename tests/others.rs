@@ -279,3 +279,46 @@ fn what_is_heavy_to_write_as_json_holds_up_nobody() {
     let worst = worst_login(weir.mqtt);
     assert!(worst < Duration::from_millis(200), "a login took {worst:?}");
 }
+
+/// Deliveries took 4 to 8 s: each topic met most of 65,536 filters, and whoever had them all was sent all of it in one go.
+#[test]
+fn filters_that_overlap_level_by_level_hold_up_nobody() {
+    const PER_CLIENT: u32 = 5_000;
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let filter = |bits: u32| (0..16).map(|n| if bits >> n & 1 == 0 { "a/" } else { "+/" }).collect::<String>() + "#";
+    let mut many: Vec<_> = (0..65_536u32.div_ceil(PER_CLIENT))
+        .map(|nth| {
+            let mut c = Raw::connect_with(weir.mqtt, Version::V5, &format!("many {nth}"), true, &[]);
+            let all: Vec<u32> = (nth * PER_CLIENT..((nth + 1) * PER_CLIENT).min(65_536)).collect();
+            for some in all.chunks(1_000) {
+                let filters = some.iter().flat_map(|bits| [&[0, 33][..], filter(*bits).as_bytes(), &[0]].concat());
+                c.send(0x82, &[&[0, 9, 0][..], &filters.collect::<Vec<u8>>()].concat());
+                assert_eq!(c.read().body.last(), Some(&0));
+            }
+            c
+        })
+        .collect();
+    let mut honest = Raw::connect_with(weir.mqtt, Version::V5, "honest", true, &[]);
+    honest.subscribe("honest", 1);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let mut loud = Raw::connect_with(weir.mqtt, Version::V5, "loud", true, &[]);
+    let topic = "a/".repeat(16);
+    let mut took = Vec::new();
+    for round in 0..20 {
+        loud.in_one_write(|c| (0..10).for_each(|n| c.publish(0, false, 0, &format!("{topic}{round}/{n}"), "x")));
+        let began = Instant::now();
+        p.publish(1, false, 1, "honest", "x");
+        let m = honest.expect_publish();
+        honest.ack(PUBACK, m.id);
+        took.push(began.elapsed());
+        p.expect_ack(PUBACK, 1);
+    }
+    // Those who have them are set apart once.
+    took.sort_unstable();
+    assert!(took[18] < Duration::from_millis(100) && took[19] < Duration::from_millis(300), "{took:?}");
+    // Nothing is missing for those who asked for it.
+    for c in &mut many {
+        (0..200).for_each(|n| assert!(c.expect_publish().topic.starts_with(&topic), "{n}"));
+    }
+}

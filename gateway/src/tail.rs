@@ -5,7 +5,7 @@
 //! wake per batch.
 //! Must not know: sessions, QoS, payloads.
 
-use crate::{gateway::stored, peer::Peer};
+use crate::{gateway::stored, peer::Peer, refusals::short};
 use parking_lot::RwLock;
 use std::{collections::HashMap, ops::Range, sync::Arc};
 use tokio::sync::{Notify, mpsc::UnboundedReceiver, oneshot};
@@ -20,6 +20,10 @@ use weir_log::{Batch, Follow, Kind, Wake};
 
 /// Topics whose readers are remembered: about 100 B each.
 const CACHE_TOPICS_MAX: usize = 65_536;
+/// Nodes of the trie that one topic may visit: about 0.2 ms. Those of honest fleets visit a few dozen.
+const NODES_MAX: usize = 4_096;
+/// The least weight of a reader's filters for which it is set apart: eight of eight `+` each, or a hundred of one.
+const WEIGHT_MIN: u64 = 128;
 /// Batches served before others on this thread get a turn.
 const BATCHES_PER_TURN: usize = 16;
 /// Batches served before a command that waits.
@@ -52,8 +56,18 @@ struct Reader {
     peer: Arc<Peer>,
     live: bool,
     filters: Vec<Box<str>>,
+    /// Of `weight` of all filters.
+    weight: u64,
+    /// Its filters would cost others too much: it is offered every message, and matches by itself.
+    apart: bool,
     /// Indices of the current batch that match.
     runs: Vec<Range<u32>>,
+}
+
+/// By how much a filter can multiply what topics visit: twice for each `+`.
+fn weight(filter: &str) -> u64 {
+    let plus = filter.split('/').filter(|level| *level == "+").count();
+    (1 << plus.min(16)) - 1
 }
 
 pub(crate) struct Tail {
@@ -71,6 +85,8 @@ pub(crate) struct Tail {
     by_peer: HashMap<u64, u32>,
     trie: Trie<u32>,
     cache: HashMap<Box<[u8]>, Arc<[u32]>>,
+    /// Readers that match by themselves.
+    apart: Vec<u32>,
     touched: Vec<u32>,
     /// Commands that wait for an offset: what their connections appended before them is not folded yet.
     parked: Vec<(Offset, Command)>,
@@ -101,6 +117,7 @@ impl Tail {
             by_peer: HashMap::new(),
             trie: Trie::default(),
             cache: HashMap::new(),
+            apart: Vec::new(),
             touched: Vec::new(),
             parked: Vec::new(),
             batches: 0,
@@ -164,9 +181,11 @@ impl Tail {
             Command::Reach(peer, at) => peer.tell(|m| m.offered.push((self.id, at))),
             Command::Subscribe(peer, id, filter, _) => {
                 let slot = self.slot(&peer);
-                if self.trie.insert(&filter, slot) {
+                let apart = self.readers[slot as usize].as_ref().is_some_and(|r| r.apart);
+                if apart || self.trie.insert(&filter, slot) {
                     self.cache.clear();
                     if let Some(reader) = &mut self.readers[slot as usize] {
+                        reader.weight += weight(&filter);
                         reader.filters.push(filter);
                     }
                 }
@@ -179,7 +198,11 @@ impl Tail {
                 self.trie.remove(&filter, slot);
                 self.cache.clear();
                 if let Some(reader) = &mut self.readers[*slot as usize] {
+                    let had = reader.filters.len();
                     reader.filters.retain(|f| *f != filter);
+                    if reader.filters.len() < had {
+                        reader.weight -= weight(&filter);
+                    }
                 }
             }
             Command::Join(peer) => {
@@ -200,6 +223,7 @@ impl Tail {
                         self.trie.remove(filter, &slot);
                     }
                     self.cache.clear();
+                    self.apart.retain(|apart| *apart != slot);
                     self.free.push(slot);
                 }
             }
@@ -222,7 +246,7 @@ impl Tail {
         if let Some(slot) = self.by_peer.get(&peer.id) {
             return *slot;
         }
-        let reader = Some(Reader { peer: peer.clone(), live: false, filters: Vec::new(), runs: Vec::new() });
+        let reader = Some(Reader { peer: peer.clone(), live: false, filters: Vec::new(), weight: 0, apart: false, runs: Vec::new() });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.readers[slot as usize] = reader;
@@ -275,12 +299,71 @@ impl Tail {
                 }
             }
         }
+        self.offer_all(batch);
         for slot in self.touched.drain(..) {
             let Some(reader) = &mut self.readers[slot as usize] else { continue };
             let entry = Entry { batch: span.clone(), runs: std::mem::take(&mut reader.runs) };
             reader.live = reader.peer.inboxes[self.nth].lock().offer(entry);
             reader.peer.wake();
         }
+    }
+
+    /// Those who match by themselves are offered every message.
+    fn offer_all(&mut self, batch: &Batch) {
+        if self.apart.is_empty() {
+            return;
+        }
+        let mut all: Vec<Range<u32>> = Vec::new();
+        for run in batch.runs().filter(|run| run.kind == Kind::Message) {
+            match all.last_mut() {
+                Some(before) if before.end == run.records.start => before.end = run.records.end,
+                _ => all.push(run.records),
+            }
+        }
+        for slot in &self.apart {
+            if let Some(reader) = self.readers[*slot as usize].as_mut().filter(|r| r.live && !all.is_empty()) {
+                reader.runs.clone_from(&all);
+                self.touched.push(*slot);
+            }
+        }
+    }
+
+    /// Sets those readers apart whose filters multiply most. False: there are none that would help.
+    fn set_apart(&mut self) -> bool {
+        let others = |r: &&Reader| !r.apart && r.weight >= WEIGHT_MIN;
+        let Some(most) = self.readers.iter().flatten().filter(others).map(|r| r.weight).max() else { return false };
+        let least = (most / 4).max(WEIGHT_MIN);
+        let mut gone: Vec<(u32, Vec<Box<str>>)> = Vec::new();
+        for (slot, reader) in self.readers.iter_mut().enumerate() {
+            let Some(reader) = reader.as_mut().filter(|r| !r.apart && r.weight >= least) else { continue };
+            reader.apart = true;
+            let client = reader.peer.identity().map_or("?", |i| short(&i.client_id));
+            let filters = reader.filters.len();
+            tracing::warn!(client, filters, "its filters overlap so much that they would hold up others: it matches by itself from now on");
+            gone.push((slot as u32, reader.filters.clone()));
+        }
+        self.apart.extend(gone.iter().map(|(slot, _)| *slot));
+        self.cache.clear();
+        let many = gone.iter().map(|(_, filters)| filters.len()).sum::<usize>();
+        if many * 2 < self.trie.len() {
+            gone.iter().for_each(|(slot, filters)| filters.iter().for_each(|filter| _ = self.trie.remove(filter, slot)));
+            return true;
+        }
+        // What is left is less.
+        let old = std::mem::take(&mut self.trie);
+        for (slot, reader) in self.readers.iter().enumerate().filter_map(|(slot, r)| Some((slot, r.as_ref()?))) {
+            if !reader.apart {
+                reader.filters.iter().for_each(|filter| _ = self.trie.insert(filter, slot as u32));
+            }
+        }
+        // It takes a while to take it apart.
+        tokio::task::spawn_blocking(move || drop(old));
+        true
+    }
+
+    fn find(&self, topic: &str, nodes_max: usize) -> Option<Vec<u32>> {
+        let mut found = Vec::new();
+        self.trie.find_within(topic, nodes_max, &mut |slot| found.push(*slot)).then_some(found)
     }
 
     /// Readers of a topic, each once.
@@ -290,7 +373,14 @@ impl Tail {
         }
         let mut found = Vec::new();
         if let Ok(topic) = std::str::from_utf8(topic) {
-            self.trie.find(topic, &mut |slot| found.push(*slot));
+            found = loop {
+                if let Some(found) = self.find(topic, NODES_MAX) {
+                    break found;
+                }
+                if !self.set_apart() {
+                    break self.find(topic, usize::MAX).unwrap_or_default();
+                }
+            };
         }
         found.sort_unstable();
         found.dedup();

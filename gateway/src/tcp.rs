@@ -229,6 +229,7 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
                 driver.timeout();
             }
         }
+        more |= driver.take_turn_over();
         if !driver.is_entering() {
             drop(entering.take());
         }

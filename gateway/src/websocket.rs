@@ -66,6 +66,9 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
             message = from.next(), if driver.wants_read() => take(message, driver),
             () = at(deadline) => driver.timeout(),
         }
+        if driver.take_turn_over() {
+            tokio::task::yield_now().await;
+        }
     }
 }
 

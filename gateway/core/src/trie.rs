@@ -108,26 +108,36 @@ impl<T: PartialEq> Trie<T> {
 
     /// Calls `found` for each value whose filter matches `topic`.
     pub fn find<'t>(&'t self, topic: &str, found: &mut impl FnMut(&'t T)) {
+        self.find_within(topic, usize::MAX, found);
+    }
+
+    /// The same, with so many nodes at most: filters that overlap level by level can have a topic visit most of them. False: there are more.
+    pub fn find_within<'t>(&'t self, topic: &str, mut nodes_max: usize, found: &mut impl FnMut(&'t T)) -> bool {
         // A leading wildcard does not match a topic that begins with `$` [MQTT-4.7.2-1].
         let wild = !topic.starts_with('$');
-        find(&self.root, topic.split('/'), wild, found);
+        find(&self.root, topic.split('/'), wild, &mut nodes_max, found)
     }
 }
 
-fn find<'t, T>(node: &'t Node<T>, mut levels: std::str::Split<'_, char>, wild: bool, found: &mut impl FnMut(&'t T)) {
+/// False: there are more nodes than may be visited.
+fn find<'t, T>(
+    node: &'t Node<T>,
+    mut levels: std::str::Split<'_, char>,
+    wild: bool,
+    nodes_left: &mut usize,
+    found: &mut impl FnMut(&'t T),
+) -> bool {
+    let Some(left) = nodes_left.checked_sub(1) else { return false };
+    *nodes_left = left;
     if wild {
         node.hash.iter().for_each(&mut *found);
     }
     let Some(level) = levels.next() else {
         node.here.iter().for_each(found);
-        return;
+        return true;
     };
-    if let Some(child) = node.children.get(level) {
-        find(child, levels.clone(), true, found);
-    }
-    if wild && let Some(child) = &node.plus {
-        find(child, levels, true, found);
-    }
+    let child = node.children.get(level).is_none_or(|child| find(child, levels.clone(), true, nodes_left, found));
+    child && (!wild || node.plus.as_ref().is_none_or(|child| find(child, levels, true, nodes_left, found)))
 }
 
 #[cfg(test)]
@@ -181,6 +191,21 @@ mod tests {
                 prop_assert_eq!(got, want, "{}", t);
             }
         }
+    }
+
+    #[test]
+    fn a_walk_ends_where_it_may_go_no_further() {
+        let mut trie = Trie::default();
+        // All filters of eight levels that are `a` or `+`.
+        for bits in 0..256u32 {
+            let levels: Vec<_> = (0..8).map(|n| if bits >> n & 1 == 0 { "a" } else { "+" }).collect();
+            trie.insert(&levels.join("/"), bits);
+        }
+        let find = |nodes| {
+            let mut found = 0;
+            (trie.find_within("a/a/a/a/a/a/a/a", nodes, &mut |_| found += 1), found)
+        };
+        assert_eq!((find(511), find(510).0, find(1)), ((true, 256), false, (false, 0)));
     }
 
     #[test]

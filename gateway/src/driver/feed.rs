@@ -31,6 +31,10 @@ const LARGE_FETCH_RECORDS: u32 = 4_096;
 pub(crate) const LARGE_FETCHES: usize = 64;
 /// A batch that is looked through by the connection itself: others on its thread wait for so long at most, a millisecond.
 const RECENT_RECORDS_MAX: usize = 8_192;
+/// What it may look at in one turn: others on its thread wait for so long. A session with thousands of filters takes milliseconds for a topic.
+const TURN_MS: u64 = 5;
+/// Sessions with fewer filters than that are never so slow.
+const FILTERS_FEW: usize = 64;
 /// Records asked for one by one in one fetch.
 const EXACTLY_MAX: usize = 64;
 
@@ -103,6 +107,8 @@ impl Driver {
     /// Gives the session records while there is room: what must be sent again, then retained pages, then what is new.
     pub(super) fn feed(&mut self, now: Now) {
         self.stuck = false;
+        let many = self.phase.session().is_some_and(|s| s.filters_len() > FILTERS_FEW);
+        self.turn_end = many.then(|| now.monotonic_ms + TURN_MS);
         loop {
             let Phase::Running(session) = &mut self.phase else { return };
             if !session.may_deliver() {
@@ -223,8 +229,14 @@ impl Driver {
         self.give(Some((place, r.topic)), |session, out| session.deliver(now, nth, &r, out))
     }
 
-    /// `None`: there is no room; else whether something was sent, of which those hear who watch this topic.
+    /// `None`: there is no room, or its turn is over; else whether something was sent, of which those hear who watch this topic.
     fn give(&mut self, of: Option<(Place, &[u8])>, deliver: impl FnOnce(&mut Session, &mut Vec<u8>) -> Delivery) -> Option<bool> {
+        if self.turn_end.is_some_and(|end| self.gateway.now().monotonic_ms >= end) {
+            // It goes on when others have had their turns.
+            self.turn_over = true;
+            self.who.wake();
+            return None;
+        }
         let Phase::Running(session) = &mut self.phase else { return None };
         let before = self.out.len();
         if before >= OUT_BYTES_HIGH || deliver(session, self.out.end()) == Delivery::NoRoom {

@@ -133,6 +133,9 @@ pub(crate) struct Driver {
     seen: Vec<Receipt>,
     seen_state: Receipt,
     feeding: Feeding,
+    /// Of a session with many filters: until when it may look at records, in `Now::monotonic_ms`, and whether it would have looked at more.
+    turn_end: Option<u64>,
+    turn_over: bool,
     /// Whoever reads the log for it.
     asker: Option<Asker>,
     /// Much of what was looked through last was wanted.
@@ -211,6 +214,8 @@ impl Driver {
             seen,
             seen_state: Receipt(0),
             feeding: Feeding::Idle,
+            turn_end: None,
+            turn_over: false,
             asker: None,
             dense: true,
             filters: None,
@@ -281,6 +286,11 @@ impl Driver {
             Phase::Running(s) => s.deadline().into_iter().chain(self.put_at).min(),
             _ => None,
         }
+    }
+
+    /// It has more to look at, when others have had their turns.
+    pub fn take_turn_over(&mut self) -> bool {
+        std::mem::take(&mut self.turn_over)
     }
 
     /// Has the deadline passed?

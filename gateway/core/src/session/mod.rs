@@ -397,6 +397,12 @@ impl Session {
         self.life == Life::Ended
     }
 
+    /// Filters of its own.
+    #[must_use]
+    pub fn filters_len(&self) -> usize {
+        self.subscriptions.all.len()
+    }
+
     /// The filters of a SUBSCRIBE do not all have their start yet.
     #[must_use]
     pub fn is_starting(&self) -> bool {
