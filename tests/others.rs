@@ -322,3 +322,55 @@ fn filters_that_overlap_level_by_level_hold_up_nobody() {
         (0..200).for_each(|n| assert!(c.expect_publish().topic.starts_with(&topic), "{n}"));
     }
 }
+
+/// The beginning of a PUBLISH of almost 8 MiB: its header and so many bytes.
+fn begin_large(socket: &mut TcpStream, bytes: usize) {
+    let begun = [&[0x30, 0xFF, 0xFF, 0xEF, 0x03][..], &[0, 1, b't'], &vec![b'x'; bytes]].concat();
+    let _ = socket.write_all(&begun);
+}
+
+/// Whoever declares much and does not send it takes memory from nobody, over TCP and websocket.
+#[test]
+fn packets_that_stop_half_way_take_bounded_memory_for_a_short_time() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let (mqtt, http) = (weir.mqtt, weir.http);
+    let before = memory(&weir);
+    let sockets: Vec<TcpStream> = (0..100).map(|n| support::slow::subscriber(mqtt, &format!("half {n}"), 0)).collect();
+    let stuck: Vec<_> = sockets
+        .into_iter()
+        .map(|mut socket| {
+            std::thread::spawn(move || {
+                // What does not fit waits, and is not read.
+                socket.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
+                begin_large(&mut socket, 7_900_000);
+                socket
+            })
+        })
+        .collect();
+    let websockets: Vec<_> = (0..30)
+        .map(|n| {
+            let mut socket = support::slow::websocket_subscriber(http, &format!("half of a websocket {n}"));
+            std::thread::spawn(move || {
+                socket.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
+                let _ = socket.write_all(&[0x82, 0xFF, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0, 0, 0, 0]);
+                begin_large(&mut socket, 7_900_000);
+                socket
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(2));
+    let more = memory(&weir).saturating_sub(before) >> 20;
+    assert!(more < 450, "{more} MiB more");
+    let worst = worst_acknowledgement(mqtt);
+    assert!(worst < Duration::from_millis(200), "an acknowledgement took {worst:?}");
+    assert!(metric(weir.admin, "weir_inbound_bytes") > 100e6);
+    let all: Vec<TcpStream> = stuck.into_iter().chain(websockets).map(|t| t.join().unwrap()).collect();
+    // Those who had room and did not go on have lost it, and those who waited were told to go.
+    support::eventually("there is room again", Duration::from_secs(35), || metric(weir.admin, "weir_inbound_bytes") == 0.0);
+    let mut c = Raw::connect_with(mqtt, Version::V5, "large", true, &[]);
+    c.publish(1, false, 1, "t", &"x".repeat(5_000_000));
+    c.expect_ack(PUBACK, 1);
+    assert!(metric(weir.admin, "weir_refused_total{reason=\"inbound_bytes\"}") > 50.0);
+    drop(all);
+}

@@ -9,7 +9,7 @@ use crate::{
     frame,
     outlet::{Gone, Outlet},
     subscription,
-    upgrade::{Socket, upgrade},
+    upgrade::{Open, Socket, upgrade},
 };
 use axum::{
     extract::{Request, State},
@@ -73,7 +73,7 @@ impl Drop for Here {
 
 pub async fn ws(State(feed): State<Arc<Feed>>, request: Request) -> Response {
     let Some(here) = Here::new(&feed) else { return Here::refused() };
-    upgrade(request, &[], MESSAGE_BYTES_MAX, |socket| serve(socket, feed, here))
+    upgrade(request, &[], MESSAGE_BYTES_MAX, Arc::new(Open), |socket| serve(socket, feed, here))
 }
 
 struct Browser {

@@ -11,6 +11,13 @@ use axum::{
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -19,7 +26,55 @@ use tokio_tungstenite::{
     },
 };
 
-pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Socket = WebSocketStream<Gated>;
+
+/// Whether more is read of a message that is not whole yet.
+pub trait Gate: Send + Sync {
+    fn poll_open(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// What was read in a buffer that held `before` bytes.
+    fn passed(&self, read: &ReadBuf<'_>, before: usize);
+}
+
+/// Everything is read: messages are small.
+pub struct Open;
+
+impl Gate for Open {
+    fn poll_open(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn passed(&self, _: &ReadBuf<'_>, _: usize) {}
+}
+
+/// A connection that is read only while its gate is open.
+pub struct Gated {
+    io: TokioIo<Upgraded>,
+    gate: Arc<dyn Gate>,
+}
+
+impl AsyncRead for Gated {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.gate.poll_open(cx))?;
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, into);
+        self.gate.passed(into, before);
+        read
+    }
+}
+
+impl AsyncWrite for Gated {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
 
 /// Unsent bytes of one socket before it counts as broken; the library's default is unbounded. No message of the feed is so large (`MESSAGE_BYTES`, `steps`).
 const WRITE_BYTES_MAX: usize = 2 << 20;
@@ -45,6 +100,7 @@ pub fn upgrade<F>(
     mut request: Request,
     protocols: &[&'static str],
     message_bytes_max: usize,
+    gate: Arc<dyn Gate>,
     serve: impl FnOnce(Socket) -> F + Send + 'static,
 ) -> Response
 where
@@ -80,7 +136,8 @@ where
             // A message is written when it is said.
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BYTES_MAX + message_bytes_max);
-        serve(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await).await;
+        let io = Gated { io: TokioIo::new(upgraded), gate };
+        serve(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await).await;
     });
     let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)

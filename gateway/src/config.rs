@@ -173,6 +173,9 @@ const SESSION_BYTES_MAX: u64 = 8 << 20;
 const FILTERS_MAX: u64 = 1_000_000;
 /// What the gateway itself keeps there must have room.
 const STORE_BYTES_MIN: u64 = 1 << 20;
+/// Two of the longest packets; and what a machine may have.
+const INBOUND_BYTES_MIN: u64 = 16 << 20;
+const INBOUND_BYTES_MAX: u64 = 64 << 30;
 
 /// The log's keys hold names with a prefix in front.
 const NAME_BYTES_MAX: u64 = weir_core::session::KEY_BYTES_MAX as u64;
@@ -196,6 +199,7 @@ struct Clients {
     groups: Within<0, FILTERS_MAX>,
     retained: u64,
     retained_bytes: Size,
+    inbound_bytes: SizeWithin<INBOUND_BYTES_MIN, INBOUND_BYTES_MAX>,
 }
 
 impl Default for Clients {
@@ -219,6 +223,7 @@ impl Default for Clients {
             groups: Within(fleet.groups as u64),
             retained: fleet.retained,
             retained_bytes: Size(fleet.retained_bytes),
+            inbound_bytes: SizeWithin(Size(fleet.inbound_bytes as u64)),
         }
     }
 }
@@ -231,6 +236,7 @@ impl From<&Clients> for FleetLimits {
             groups: c.groups.0 as usize,
             retained: c.retained,
             retained_bytes: c.retained_bytes.0,
+            inbound_bytes: c.inbound_bytes.0.0 as usize,
         }
     }
 }
@@ -494,6 +500,8 @@ const LIVE: [&str; 5] =
     ["log.retention_bytes", "log.retention_age", "groups.max_deliveries", "events.retention_age", "diagnostics.log_level"];
 /// All keys of this section too, for connections that begin later.
 const LIVE_SECTION: &str = "limits.";
+/// But for this one.
+const FIXED: &str = "limits.inbound_bytes";
 
 /// What was read again.
 pub struct Reread {
@@ -510,7 +518,7 @@ pub struct Reread {
 pub fn reread(before: &[SettingInfo], now: &[SettingInfo]) -> Reread {
     let mut reread = Reread { settings: Vec::new(), taken: Vec::new(), waits: Vec::new() };
     for (before, now) in before.iter().zip(now) {
-        let live = LIVE.contains(&now.key.as_str()) || now.key.starts_with(LIVE_SECTION);
+        let live = LIVE.contains(&now.key.as_str()) || (now.key.starts_with(LIVE_SECTION) && now.key != FIXED);
         if before.value != now.value {
             (if live { &mut reread.taken } else { &mut reread.waits }).push(now.key.clone());
         }

@@ -19,11 +19,20 @@ pub struct FleetLimits {
     pub retained: u64,
     /// Of retained topics and payloads.
     pub retained_bytes: u64,
+    /// Of packets that have begun and are not whole yet; taken at the start.
+    pub inbound_bytes: usize,
 }
 
 impl Default for FleetLimits {
     fn default() -> Self {
-        Self { sessions: 1_000_000, store_bytes: 1 << 30, groups: 10_000, retained: 1_000_000, retained_bytes: 512 << 20 }
+        Self {
+            sessions: 1_000_000,
+            store_bytes: 1 << 30,
+            groups: 10_000,
+            retained: 1_000_000,
+            retained_bytes: 512 << 20,
+            inbound_bytes: 256 << 20,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     events::Events,
     fleet::FleetLimits,
     group::Groups,
+    inbound::Inbound,
     interests::Interests,
     metrics::{Metrics, Totals},
     offline::Offline,
@@ -75,6 +76,7 @@ pub(crate) struct Gateway {
     pub entering: Semaphore,
     pub leaving: Semaphore,
     pub sockets: Sockets,
+    pub inbound: Inbound,
     /// Permits for them: see `driver::LARGE_FETCHES`.
     pub large_fetches: Arc<Semaphore>,
     /// Whoever lists the keys of the state store.
@@ -141,6 +143,7 @@ impl Gateway {
     pub fn new(p: Parts) -> Self {
         let partitions = p.engine.partitions().iter().map(|p| PartitionId(p.id.0)).collect();
         let system = p.engine.partitions().iter().position(|p| p.stream == SYSTEM_STREAM);
+        let inbound_bytes = p.limits.fleet.inbound_bytes;
         let streams = p.engine.partitions().iter().map(|p| (p.stream.as_str().into(), p.number)).collect();
         Self {
             engine: p.engine,
@@ -170,6 +173,7 @@ impl Gateway {
             entering: Semaphore::new(tcp::AT_ONCE),
             leaving: Semaphore::new(tcp::AT_ONCE),
             sockets: Sockets::of_process(),
+            inbound: Inbound::new(inbound_bytes),
             large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),
             listing: tokio::sync::Mutex::default(),
             draining: AtomicBool::new(false),

@@ -11,6 +11,7 @@ use crate::{
         shared::{Answers, share},
     },
     gateway::Gateway,
+    inbound::Meter,
     sockets::{self, Browser, Held, Sockets},
     websocket,
 };
@@ -75,9 +76,10 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension
     if gateway.is_draining() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    upgrade(request, &SUBPROTOCOLS, PACKET_BYTES_MAX, move |socket| {
+    let meter = Meter::new(gateway.inbound.clone());
+    upgrade(request, &SUBPROTOCOLS, PACKET_BYTES_MAX, meter.clone(), move |socket| {
         browser.give_back();
-        websocket::serve(socket, gateway)
+        websocket::serve(socket, gateway, meter)
     })
 }
 

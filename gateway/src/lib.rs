@@ -23,6 +23,7 @@ mod fold;
 mod gateway;
 mod group;
 mod http;
+mod inbound;
 pub mod inspect;
 mod interests;
 pub mod lives;

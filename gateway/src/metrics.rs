@@ -89,6 +89,7 @@ names! {
     LogStalled Gauge "weir_log_stalled" "1 while a segment cannot be begun, for want of room or descriptors: nothing is acknowledged there until that passes.";
     StateBytes Gauge "weir_state_live_bytes" "Of the newest values of the state store: sessions, groups, retained messages. Its files are up to twice as large.";
     StateShort Gauge "weir_state_short" "1 while there is no room for a file of the state store in reserve: what is new is refused.";
+    InboundBytes Gauge "weir_inbound_bytes" "Room that is taken by packets that have begun and are not whole yet.";
     RetainedBytes Gauge "weir_retained_bytes" "Of topics with a retained message, and of their payloads.";
     ReadsWaiting Gauge "weir_log_reads_waiting" "Fetches and searches that wait for their turn of a reader.";
     ReadWait Gauge "weir_log_read_wait_seconds" "How long the one that has its turn next has waited.";
@@ -157,6 +158,7 @@ totals! {
     Groups Refused "reason" "groups";
     Retained Refused "reason" "retained";
     RetainedBytes Refused "reason" "retained_bytes";
+    InboundBytes Refused "reason" "inbound_bytes";
     DeadLetters DeadLetters;
     EventsDropped EventsDropped;
     Panics Panics;
@@ -174,7 +176,7 @@ macro_rules! by_limit {
 
 by_limit! {
     ClientIdBytes TopicBytes TopicLevels WillBytes UserProperties UserPropertiesBytes Subscriptions SharedSubscriptions SessionBytes Sessions StoreBytes
-    Groups Retained RetainedBytes
+    Groups Retained RetainedBytes InboundBytes
 }
 
 /// Messages from clients, of any QoS.
@@ -416,6 +418,7 @@ impl Metrics {
         let store = gateway.engine.state().size();
         set(Name::StateBytes, store.live_bytes);
         set(Name::StateShort, u64::from(store.is_short));
+        set(Name::InboundBytes, gateway.inbound.taken() as u64);
         set(Name::RetainedBytes, gateway.retained.iter().map(|view| view.read().bytes()).sum());
         let waiting = gateway.engine.waiting();
         set(Name::ReadsWaiting, waiting.jobs as u64);

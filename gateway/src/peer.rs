@@ -3,6 +3,7 @@
 //! Invariant: whoever puts something here rings afterwards; the connection empties everything when it is rung. So no wake-up is lost.
 //! Must not know: sessions, sockets.
 
+use crate::inbound::Room;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::{net::SocketAddr, sync::OnceLock};
@@ -49,6 +50,8 @@ pub(crate) struct Mail {
     /// Who wants to know what its session does.
     pub describe: Vec<oneshot::Sender<Description>>,
     pub drain: bool,
+    /// What came of its asking for room for a packet.
+    pub room: Option<Option<Room>>,
 }
 
 /// Who a connection is, once it has said so.

@@ -7,6 +7,7 @@
 use crate::{
     driver::Driver,
     gateway::Gateway,
+    inbound::SMALL_BYTES,
     metrics::Total,
     peer::Peer,
     sockets::{self, Place},
@@ -240,7 +241,8 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
 /// `try_read` would be.
 fn read(stream: &mut TcpStream, context: &mut Context<'_>, driver: &mut Driver) -> io::Result<usize> {
     READ.with_borrow_mut(|buffer| {
-        let mut buffer = ReadBuf::new(buffer);
+        let bytes = if driver.gateway().inbound.is_short() { SMALL_BYTES } else { READ_BYTES };
+        let mut buffer = ReadBuf::new(buffer.get_mut(..bytes).unwrap_or_default());
         match Pin::new(stream).poll_read(context, &mut buffer) {
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(ErrorKind::UnexpectedEof.into()),
             Poll::Ready(Ok(())) => {

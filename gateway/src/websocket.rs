@@ -3,7 +3,7 @@
 //! Invariant: packets may be cut anywhere between messages [MQTT-6.0.0-2]; a text message ends the connection.
 //! Must not know: MQTT.
 
-use crate::{driver::Driver, gateway::Gateway, metrics::Total, tcp};
+use crate::{driver::Driver, gateway::Gateway, inbound::Meter, metrics::Total, tcp};
 use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
@@ -22,18 +22,19 @@ const PIECE_BYTES: usize = 32 * 1024;
 /// A peer that takes not even one message for so long is gone.
 const WRITE_STALL: Duration = Duration::from_secs(10);
 
-pub(crate) async fn serve(socket: Socket, gateway: Arc<Gateway>) {
+/// `meter`: of the bytes of its messages.
+pub(crate) async fn serve(socket: Socket, gateway: Arc<Gateway>, meter: Arc<Meter>) {
     gateway.totals.add(Total::ConnectionsWebsocket, 1);
     let mut driver = Box::new(Driver::new(gateway));
     let (mut to, mut from) = socket.split();
-    converse(&mut to, &mut from, &mut driver).await;
+    converse(&mut to, &mut from, &mut driver, &meter).await;
     let _ = tokio::time::timeout(Duration::from_secs(1), to.close()).await;
     drop((to, from));
     tcp::outlive(driver).await;
 }
 
 /// Both ways at once: a peer that is sent much is heard meanwhile.
-async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, driver: &mut Driver) {
+async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, driver: &mut Driver, meter: &Meter) {
     let peer = driver.peer().clone();
     // Bytes that are on the way, and until when they must have left.
     let mut piece: Option<(usize, Instant)> = None;
@@ -62,8 +63,12 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
                 driver.written(piece.take().map_or(0, |(bytes, _)| bytes));
             }
             () = at(until) => return driver.closed(Cause::Socket),
+            () = meter.stalled(), if driver.wants_read() => return driver.half_way(Cause::Socket),
             () = peer.rung() => driver.woken(),
-            message = from.next(), if driver.wants_read() => take(message, driver),
+            message = from.next(), if driver.wants_read() => {
+                take(message, driver);
+                meter.reset();
+            }
             () = at(deadline) => driver.timeout(),
         }
         if driver.take_turn_over() {

@@ -111,6 +111,7 @@ limits! {
     Groups "groups";
     Retained "retained";
     RetainedBytes "retained_bytes";
+    InboundBytes "inbound_bytes";
 }
 
 impl Limits {

@@ -13,6 +13,7 @@ mod feed;
 mod life;
 mod order;
 mod out;
+mod room;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -41,8 +42,8 @@ use weir_core::{
 };
 use weir_log::{Asker, Wake, record::Registration};
 
-/// A first packet is a CONNECT with at most a will of 64 KiB, three names and properties.
-const FIRST_PACKET_BYTES_MAX: usize = 512 * 1024;
+/// A first packet is a CONNECT: a will, and names, a password and properties in so many bytes.
+const FIRST_PACKET_MORE: usize = 64 * 1024;
 /// Time for the first packet, as in mosquitto and others: a socket that says nothing costs a little memory for so long.
 const FIRST_PACKET_MS: u64 = 10_000;
 /// Time in which a session is found: for another connection to leave it, and for the state store to read it.
@@ -92,6 +93,8 @@ pub(crate) struct Driver {
     rest: Vec<u8>,
     /// Bytes that the packet at the front of `rest` has, as far as they are known.
     needs: usize,
+    /// For what is in `rest`, or will be; seldom any.
+    room: Option<Box<room::For>>,
     /// There are packets in `rest`.
     waiting: bool,
     /// The first of them waits for what those before it began.
@@ -191,6 +194,7 @@ impl Driver {
             version: Version::V5,
             rest: Vec::new(),
             needs: 0,
+            room: None,
             waiting: false,
             blocked: false,
             filters_changed: false,
@@ -269,7 +273,7 @@ impl Driver {
             Phase::Running(s) => s.wants_packets(),
             _ => false,
         };
-        ready && self.close.is_none() && !self.full && !self.blocked && self.put.is_none() && self.takes_answers()
+        ready && self.close.is_none() && !self.waits_for_room() && !self.full && !self.blocked && self.put.is_none() && self.takes_answers()
     }
 
     /// Answers to what is read have room. What was delivered takes none of it: a client that is sent a large message goes on
@@ -283,7 +287,7 @@ impl Driver {
         match &self.phase {
             Phase::FirstPacket { deadline } => Some(*deadline),
             Phase::Claiming(_) | Phase::Loading(_) => Some(self.login_deadline),
-            Phase::Running(s) => s.deadline().into_iter().chain(self.put_at).min(),
+            Phase::Running(s) => s.deadline().into_iter().chain(self.put_at).chain(self.room_deadline()).min(),
             _ => None,
         }
     }
@@ -338,6 +342,7 @@ impl Driver {
         // An idle connection holds no buffer.
         self.rest = if begun.is_empty() { Vec::new() } else { begun };
         self.end_pass(now);
+        self.make_room(now);
         self.pump(now);
     }
 
@@ -356,6 +361,10 @@ impl Driver {
 
     pub fn timeout(&mut self) {
         let now = self.gateway.now();
+        if self.is_stuck_in_a_packet(now) {
+            self.close_for_room(now);
+            return self.pump(now);
+        }
         match &self.phase {
             Phase::FirstPacket { .. } => self.closed(Cause::KeepAlive),
             Phase::Claiming(_) | Phase::Loading(_) => self.refuse(ReasonCode::SERVER_BUSY),
@@ -396,7 +405,8 @@ impl Driver {
         let mut used = 0;
         self.blocked = false;
         while self.wants_more() {
-            let max = if matches!(self.phase, Phase::FirstPacket { .. }) { FIRST_PACKET_BYTES_MAX } else { PACKET_BYTES_MAX };
+            let is_first = matches!(self.phase, Phase::FirstPacket { .. });
+            let max = if is_first { self.gateway.client_limits().will_bytes + FIRST_PACKET_MORE } else { PACKET_BYTES_MAX };
             match decode(bytes.get(used..).unwrap_or_default(), self.version, max) {
                 Ok(Decoded::Incomplete(needs)) => {
                     self.needs = needs;
@@ -541,6 +551,9 @@ impl Driver {
             }
             stood &= used == 0;
         }
+        if self.rest.is_empty() {
+            self.room = None;
+        }
         self.tell();
     }
 
@@ -612,6 +625,9 @@ impl Driver {
         }
         if mail.taken_over {
             self.end(now, Cause::TakenOver);
+        }
+        if let Some(room) = mail.room {
+            self.room_came(now, room);
         }
         if mail.drain {
             self.end(now, Cause::Drain);

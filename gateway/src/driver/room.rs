@@ -1,0 +1,123 @@
+//! Room for a packet that is longer than a read: taken before more of it is read, and given back when it has been carried out.
+//!
+//! Invariant: whoever has room makes progress, or is closed; whoever waits for it is not read.
+//! Must not know: what is in the packet.
+
+use super::{Driver, Phase};
+use crate::inbound::{PATIENCE, Room, SMALL_BYTES};
+use weir_core::{
+    ids::Now,
+    limits::Limit,
+    packet::ReasonCode,
+    session::{Cause, Event, Violation},
+};
+
+/// What a connection has for its packet.
+pub(super) enum For {
+    Asked,
+    Has(Held),
+}
+
+pub(super) struct Held {
+    room: Room,
+    /// When the packet went on last, in `Now::monotonic_ms`, and how much of it there was.
+    heard_ms: u64,
+    bytes: usize,
+}
+
+/// What must come in `PATIENCE` where others may wait for the room.
+const STEP_BYTES: usize = 64 * 1024;
+
+const PATIENCE_MS: u64 = PATIENCE.as_millis() as u64;
+
+impl Driver {
+    pub(super) fn waits_for_room(&self) -> bool {
+        matches!(self.room.as_deref(), Some(For::Asked))
+    }
+
+    /// When a packet must have gone on.
+    pub(super) fn room_deadline(&self) -> Option<u64> {
+        match self.room.as_deref()? {
+            For::Has(held) => Some(held.heard_ms + PATIENCE_MS),
+            For::Asked => None,
+        }
+    }
+
+    /// After a read: room for all of what has begun, unless it is little.
+    pub(super) fn make_room(&mut self, now: Now) {
+        let begun = self.rest.len();
+        let wanted = if begun == 0 || self.waiting { begun } else { begun.max(self.needs) };
+        if wanted <= SMALL_BYTES {
+            self.room = None;
+            return;
+        }
+        let is_short = self.gateway.inbound.is_short();
+        if let Some(For::Has(held)) = self.room.as_deref_mut()
+            && held.room.bytes() >= wanted
+        {
+            if !is_short || begun >= held.bytes + STEP_BYTES || begun < held.bytes {
+                (held.heard_ms, held.bytes) = (now.monotonic_ms, begun);
+            }
+            return;
+        }
+        self.room = None;
+        if let Some(room) = self.gateway.inbound.try_room(wanted) {
+            self.rest.reserve_exact(wanted - begun);
+            self.has_room(now, room);
+            return;
+        }
+        self.room = Some(Box::new(For::Asked));
+        let (inbound, peer) = (self.gateway.inbound.clone(), self.peer.clone());
+        tokio::spawn(async move {
+            let room = inbound.room(wanted).await;
+            peer.tell(|m| m.room = Some(room));
+        });
+    }
+
+    fn has_room(&mut self, now: Now, room: Room) {
+        let held = Held { room, heard_ms: now.monotonic_ms, bytes: self.rest.len() };
+        self.room = Some(Box::new(For::Has(held)));
+    }
+
+    /// `None`: there was none in time.
+    pub(super) fn room_came(&mut self, now: Now, room: Option<Room>) {
+        if !self.waits_for_room() {
+            return;
+        }
+        match room {
+            Some(room) => self.has_room(now, room),
+            None => self.close_for_room(now),
+        }
+    }
+
+    /// Others may wait for the room that it has, and it sends no more of its packet.
+    pub(super) fn is_stuck_in_a_packet(&mut self, now: Now) -> bool {
+        if self.room_deadline().is_none_or(|at| at > now.monotonic_ms) {
+            return false;
+        }
+        let reads = self.wants_read();
+        if let Some(For::Has(held)) = self.room.as_deref_mut().filter(|_| !reads) {
+            // The gateway does not read: that is no silence of the client.
+            held.heard_ms = now.monotonic_ms;
+            return false;
+        }
+        true
+    }
+
+    /// A packet has stopped half-way, which only the socket knows.
+    pub fn half_way(&mut self, cause: Cause) {
+        self.gateway.refused(Limit::InboundBytes, self.client_id.as_deref().unwrap_or("?"));
+        self.closed(cause);
+    }
+
+    pub(super) fn close_for_room(&mut self, now: Now) {
+        self.room = None;
+        self.gateway.refused(Limit::InboundBytes, self.client_id.as_deref().unwrap_or("?"));
+        let statement = "a packet that stopped half-way, or had no room within ten seconds";
+        if matches!(self.phase, Phase::Running(_)) {
+            self.event(now, Event::Closed(Cause::Violation(Violation { reason: ReasonCode::QUOTA_EXCEEDED, statement })));
+        } else {
+            self.closed(Cause::KeepAlive);
+        }
+    }
+}
