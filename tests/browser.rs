@@ -80,6 +80,39 @@ fn one_of_the_offered_subprotocols_is_chosen() {
     }
 }
 
+/// A page whose name was bound to this machine has an origin that is its host: only the name tells it from ours.
+#[test]
+fn a_listener_on_loopback_answers_to_no_foreign_name() {
+    let dir = dir();
+    let ports = [support::free_port(), support::free_port(), support::free_port()];
+    let mut run = support::command(&support::binary(), dir.path(), ports);
+    run.env("WEIR__LISTEN__HOSTS", "[\"proxy.example.org\"]");
+    let weir = Weir::spawn(run, ports);
+    let status = |port: u16, path: &str, host: &str| {
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: http://{host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Protocol: mqtt\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[9..]).into_owned()
+    };
+    for (port, path, ours) in [
+        (weir.http, "/mqtt", "101"),
+        (weir.http, "/ws", "101"),
+        (weir.http, "/api/v1/clients", "200"),
+        (weir.http, "/", "200"),
+        (weir.admin, "/metrics", "200"),
+    ] {
+        assert_eq!(status(port, path, "rebound.example.org"), "421", "{path}");
+        for host in ["localhost", "127.0.0.1", "proxy.example.org"] {
+            assert_eq!(status(port, path, host), ours, "{path} {host}");
+        }
+    }
+}
+
 /// `tests/order.rs` has the whole of it, over TCP.
 #[tokio::test]
 async fn packets_over_websocket_take_effect_in_the_order_sent() {

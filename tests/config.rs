@@ -56,7 +56,7 @@ fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
     for (wrong, words) in [
         ("[log]\nretention_byts = \"1GiB\"\n", "bad.toml: no key log.retention_byts; did you mean log.retention_bytes?"),
         ("[logs]\n", "did you mean log?"),
-        ("[listen]\nzzz = 1\n", "there are listen.mqtt, listen.http, listen.admin, listen.allow_anonymous"),
+        ("[listen]\nzzz = 1\n", "there are listen.mqtt, listen.http, listen.admin, listen.hosts, listen.allow_anonymous"),
         ("[listen]\nmqtt = \"x\"\n", "bad.toml: listen.mqtt: "),
         ("[log]\nretention_bytes = \"much\"\n", "log.retention_bytes: much: not a size; as in 8GiB"),
         ("[log]\ndurability = \"ram\"\n", "log.durability: "),

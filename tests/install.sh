@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 need=""
 command -v mosquitto_sub >/dev/null || need="$need mosquitto-clients"
+[ -x /usr/sbin/mosquitto ] || need="$need mosquitto"
 command -v strace >/dev/null || need="$need strace"
 command -v openssl >/dev/null || need="$need openssl"
 command -v valgrind >/dev/null || need="$need valgrind"

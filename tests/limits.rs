@@ -102,6 +102,11 @@ fn beyond_a_limit_there_is_an_answer_a_count_and_no_harm() {
         c.publish(1, false, 1, topic, "x");
         assert_eq!(c.expect_ack(PUBACK, 1), 0x87, "{topic}");
     }
+    // What a bridge says of itself, and no more of it than that.
+    for (payload, reason) in [("1", 0x10), ("more", 0x87)] {
+        c.publish_with(1 << 1 | RETAIN, 1, "$SYS/broker/connection/b/state", &[], payload);
+        assert_eq!(c.expect_ack(PUBACK, 1), reason, "{payload}");
+    }
     // Filters that are refused weigh nothing for the one behind them.
     let filter = |name: String| [&(name.len() as u16).to_be_bytes()[..], name.as_bytes(), &[1]].concat();
     let refused: Vec<u8> = (0..80).flat_map(|n| filter(format!("$share/g/{n:04000}"))).collect();
@@ -112,7 +117,7 @@ fn beyond_a_limit_there_is_an_answer_a_count_and_no_harm() {
     let refused = std::panic::catch_unwind(|| Raw::try_connect(weir.mqtt, &"c".repeat(1_025), true).is_some());
     assert!(refused.is_err(), "CONNACK 0x85");
     let metrics = http_get(weir.admin, "/metrics");
-    for (reason, n) in [("topic_bytes", 7), ("topic_levels", 3), ("shared_subscriptions", 81), ("client_id_bytes", 1), ("topic", 6)] {
+    for (reason, n) in [("topic_bytes", 7), ("topic_levels", 3), ("shared_subscriptions", 81), ("client_id_bytes", 1), ("topic", 7)] {
         let line = format!("weir_refused_total{{reason=\"{reason}\"}} {n}");
         assert!(metrics.contains(&line), "{line}: {:?}", metrics.lines().filter(|l| l.starts_with("weir_refused")).collect::<Vec<_>>());
     }

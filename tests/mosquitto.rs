@@ -1,9 +1,15 @@
-//! Debian's mosquitto clients, 3.1.1 and 5: QoS 0 and 1, retained, wills, persistent sessions, and all of it over a restart.
+//! Debian's mosquitto: its clients, 3.1.1 and 5, with QoS 0 and 1, retained, wills, persistent sessions, and all of it over a restart; and the broker's bridge.
 
 mod support;
 
-use std::{process::Command, time::Duration};
-use support::{Collected, Weir, dir, eventually};
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+use support::{
+    Collected, Guard, Weir, dir, eventually, free_port, http_get,
+    raw::{PUBACK, Raw, Version},
+};
 
 const VERSIONS: [&str; 2] = ["mqttv311", "mqttv5"];
 
@@ -179,5 +185,79 @@ fn a_takeover_closes_the_first_client() {
             closed
         });
         drop((first, second));
+    }
+}
+
+/// Everything that comes for half a second.
+fn drain(c: &mut Raw) -> Vec<(String, String)> {
+    let mut got = Vec::new();
+    while let Some(p) = c.next(Duration::from_millis(500)) {
+        let p = p.publish(Version::V311);
+        if p.qos > 0 {
+            c.ack(PUBACK, p.id);
+        }
+        got.push((p.topic, p.payload));
+    }
+    got
+}
+
+/// A bridge with mosquitto's defaults: retained messages and QoS 1 both ways, no storm between the two, and back after SIGKILL.
+#[test]
+fn the_bridge_of_mosquitto_carries_both_ways_and_comes_back() {
+    for version in ["mqttv311", "mqttv50"] {
+        let (dir, far_port) = (dir(), free_port());
+        let mut weir = Weir::start(&dir.path().join("data"));
+        let conf = dir.path().join("mosquitto.conf");
+        let text = format!(
+            "listener {far_port} 127.0.0.1\nallow_anonymous true\nconnection bridge\naddress 127.0.0.1:{}\nbridge_protocol_version {version}\n\
+             cleansession false\ntopic up/# out 1\ntopic down/# in 1\ntopic both/# both 1\nrestart_timeout 1\n",
+            weir.mqtt
+        );
+        std::fs::write(&conf, text).unwrap();
+        let _broker = Guard(Command::new("/usr/sbin/mosquitto").arg("-c").arg(&conf).stderr(Stdio::null()).spawn().unwrap());
+        eventually("the bridge is connected", Duration::from_secs(10), || http_get(weir.admin, "/api/v1/clients").contains("bridge"));
+        let mut far = Raw::connect_with(far_port, Version::V311, "far", true, &[]);
+        let mut near = Raw::connect_with(weir.mqtt, Version::V311, "near", true, &[]);
+        far.subscribe("#", 1);
+        near.subscribe("#", 1);
+        // Its own subscriptions may still be on their way.
+        std::thread::sleep(Duration::from_secs(1));
+        drain(&mut far);
+        drain(&mut near);
+        let publish = |c: &mut Raw, topic: &str, retain: u8, payload: &str| c.publish_with(1 << 1 | retain, 1, topic, &[], payload);
+        for (c, all) in [(&mut far, [("up/1", 1), ("both/1", 0)]), (&mut near, [("down/1", 1), ("both/2", 0)])] {
+            all.iter().for_each(|(topic, retain)| publish(c, topic, *retain, "x"));
+        }
+        let topics = |c: &mut Raw| {
+            let mut got = Vec::new();
+            // Until nothing has come for a second: acknowledgements of its own come between.
+            while let Some(p) = c.next(Duration::from_secs(1)) {
+                if p.head != PUBACK {
+                    let p = p.publish(Version::V311);
+                    c.ack(PUBACK, p.id);
+                    got.push(p.topic);
+                }
+                assert!(got.len() < 20, "a storm: {got:?}");
+            }
+            got.sort_unstable();
+            // Version 3.1.1 has no word for a subscription without one's own: what a bridge sends may come back to it, once.
+            let sent = got.len();
+            got.dedup();
+            assert!(sent <= got.len() + 1, "{sent} messages");
+            got
+        };
+        for (name, got) in [("far", topics(&mut far)), ("near", topics(&mut near))] {
+            assert_eq!(got, ["both/1", "both/2", "down/1", "up/1"], "{version}, {name}");
+        }
+        let ports = weir.ports();
+        weir.kill();
+        publish(&mut far, "up/2", 0, "while it was away");
+        weir = Weir::start_on(&dir.path().join("data"), ports);
+        let mut near = Raw::connect_with(weir.mqtt, Version::V311, "near", true, &[]);
+        near.subscribe("up/2", 1);
+        assert_eq!(near.expect_publish().payload, "while it was away", "{version}");
+        let mut late = Raw::connect_with(weir.mqtt, Version::V311, "late", true, &[]);
+        late.subscribe("up/1", 1);
+        assert!(late.expect_publish().retain, "{version}");
     }
 }

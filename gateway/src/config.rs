@@ -116,6 +116,7 @@ struct Listen {
     mqtt: SocketAddr,
     http: SocketAddr,
     admin: SocketAddr,
+    hosts: Vec<String>,
     allow_anonymous: bool,
 }
 
@@ -281,7 +282,7 @@ impl Default for Config {
         let days = |n: u64| Age(Some(Duration::from_secs(n * 86_400)));
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
-            listen: Listen { mqtt: loopback(1883), http: loopback(8080), admin: loopback(9464), allow_anonymous: false },
+            listen: Listen { mqtt: loopback(1883), http: loopback(8080), admin: loopback(9464), hosts: Vec::new(), allow_anonymous: false },
             log: Log { data: "weir-data".into(), durability: Durable::Disk, retention_bytes: Size(8 << 30), retention_age: Age(None) },
             groups: Groups { max_deliveries: 20 },
             events: Events { retention_age: days(7), sys_interval: Age(Some(Duration::from_secs(10))) },
@@ -549,6 +550,7 @@ impl From<Config> for Options {
             },
             sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()).map(|every| every.max(SYS_INTERVAL_MIN)),
             settings: Vec::new(),
+            hosts: c.listen.hosts,
             allow_anonymous: c.listen.allow_anonymous,
         }
     }

@@ -11,6 +11,7 @@ use crate::{
         shared::{Answers, share},
     },
     gateway::Gateway,
+    hosts::{Hosts, ours},
     inbound::Meter,
     sockets::{self, Browser, Held, Sockets},
     websocket,
@@ -45,7 +46,9 @@ const SOCKETS_MAX: usize = 2_000;
 const HEAD: Duration = Duration::from_secs(10);
 
 /// Serves a port for as long as the process lives.
-pub(crate) async fn serve(listener: TcpListener, name: &'static str, places: Sockets, router: Router) {
+pub(crate) async fn serve(listener: TcpListener, name: &'static str, places: Sockets, router: Router, hosts: Hosts) {
+    let on_loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
+    let router = if on_loopback { router.layer(from_fn_with_state(hosts, ours)) } else { router };
     let browsers = Sockets::exactly(SOCKETS_MAX);
     loop {
         let browser = Browser::new(browsers.place(name).await);

@@ -22,6 +22,7 @@ mod fleet;
 mod fold;
 mod gateway;
 mod group;
+mod hosts;
 mod http;
 mod inbound;
 pub mod inspect;

@@ -12,6 +12,7 @@ use crate::{
     events, figures,
     fleet::quarter_of_disk,
     gateway::Limits,
+    hosts::Hosts,
     http,
     metrics::Metrics,
     rates,
@@ -49,6 +50,8 @@ pub struct Options {
     pub sys_interval: Option<Duration>,
     /// All of it as it was said, and where.
     pub settings: Vec<SettingInfo>,
+    /// Names that HTTP listeners on loopback answer to beside this machine's.
+    pub hosts: Vec<String>,
     /// Listen on public addresses without knowing who comes.
     pub allow_anonymous: bool,
 }
@@ -161,10 +164,11 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     metrics.feed(feed.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
-    vital::spawn("the HTTP listener", http::serve(http, "http", gateway.sockets.clone(), public));
+    let hosts = Hosts(Arc::new(options.hosts.clone()));
+    vital::spawn("the HTTP listener", http::serve(http, "http", gateway.sockets.clone(), public, hosts.clone()));
     let process = Arc::new(Process { settings: RwLock::new(options.settings.clone()), level: hooks.level });
     let admin_routes = http::admin(gateway.clone(), process.clone());
-    vital::spawn("the admin listener", http::serve(admin, "admin", Sockets::of_admin(), admin_routes));
+    vital::spawn("the admin listener", http::serve(admin, "admin", Sockets::of_admin(), admin_routes, hosts));
     vital::spawn("the keeper of the metrics", async move {
         loop {
             tokio::time::sleep(UPKEEP_EVERY).await;

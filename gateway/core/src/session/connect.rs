@@ -18,7 +18,7 @@ use crate::{
     limits::{Fleet, Limit, Limits},
     packet::{ConnAck, Connect, Packet, ReasonCode, Version},
     property::{Properties, PropertiesBuf, Property},
-    topic::{has_controls, is_reserved},
+    topic::{has_controls, is_bridge_state, is_reserved},
 };
 use std::sync::Arc;
 
@@ -85,7 +85,7 @@ impl ConnectRequest {
             return Err(over(ReasonCode::QUOTA_EXCEEDED, limit));
         }
         if let Some(will) = c.will {
-            if is_reserved(will.topic) {
+            if is_reserved(will.topic) && !is_bridge_state(will.topic, will.payload) {
                 return Err(refusal(ReasonCode::TOPIC_NAME_INVALID));
             }
             if let Some(limit) = limits.refuses_name(will.topic) {
@@ -209,6 +209,7 @@ impl Session {
         self.will.clone_from(&request.will);
         self.will_owed = false;
         self.gave_up = false;
+        self.bridge_states = 0;
         self.life = Life::Connected;
         self.in_store = joining.in_store;
         self.inbound = Inbound::default();

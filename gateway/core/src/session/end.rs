@@ -6,7 +6,7 @@
 use super::{Action, Cause, Held, Life, Session};
 use crate::{
     ids::{Now, PartitionId, Receipt, Source},
-    message::{Message, WillMark, partition_of},
+    message::{Message, WillMark},
     packet::{Disconnect, Packet, Version},
     property::Properties,
 };
@@ -93,7 +93,7 @@ impl Session {
 
     fn will_partition(&self) -> Option<PartitionId> {
         let will = self.will.as_ref()?;
-        self.readers.get(partition_of(will.topic(), self.homes())).map(|r| r.id)
+        self.home_of(will.topic())
     }
 
     /// Its will is due, and the log could not take it: it waits for the next start.

@@ -10,7 +10,7 @@ use crate::{
     message::{Message, Topic},
     packet::{PacketId, Publish, Qos, ReasonCode, Version},
     property::Property,
-    topic::is_reserved,
+    topic::{is_bridge_state, is_reserved},
 };
 use std::collections::VecDeque;
 
@@ -187,6 +187,9 @@ pub(super) fn place_of(receipt: Receipt) -> Offset {
     Offset(receipt.0.saturating_sub(1))
 }
 
+/// Of one connection: what the gateway itself says there is not to be pushed out.
+const BRIDGE_STATES_MAX: u8 = 16;
+
 impl Session {
     /// Its record is made where it is returned: on its way from hand to hand it would cost more than all that is looked at here.
     #[inline]
@@ -225,7 +228,7 @@ impl Session {
                 "MQTT-3.3.4-9: more messages in flight than the receive maximum",
             ));
         }
-        if is_reserved(&topic) {
+        if is_reserved(&topic) && !self.may_say(&topic, p) {
             self.counts.refused_topic += 1;
             self.refuse_publish(p, ReasonCode::NOT_AUTHORIZED, "MQTT-3.3.5-2: a topic of the gateway's own")?;
             self.release(out);
@@ -261,6 +264,13 @@ impl Session {
 
     /// Version 5 is told of a limit; 3.1.1 has no way to be told but the end of its connection.
     #[cold]
+    /// A bridge says that it is connected: seldom, and with no more than that.
+    fn may_say(&mut self, topic: &str, p: &Publish<'_>) -> bool {
+        let may = p.qos != Qos::ExactlyOnce && is_bridge_state(topic, p.payload) && self.bridge_states < BRIDGE_STATES_MAX;
+        self.bridge_states += u8::from(may);
+        may
+    }
+
     fn refuse_limit<'a>(
         &mut self,
         p: &Publish<'_>,

@@ -33,9 +33,10 @@ use crate::{
     fanout::Reader,
     ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId, Watermark},
     limits::{Fleet, Limit, Limits, Unbounded},
-    message::{Message, Release, hash},
+    message::{Message, Release, hash, partition_of},
     packet::{Ack, Disconnect, Packet, PacketId, ReasonCode, Version},
     property::Properties,
+    topic::is_system,
 };
 use begin::Begin;
 use exchanges::Exchanges;
@@ -313,6 +314,8 @@ pub struct Session {
     will_receipt: Option<(PartitionId, Receipt)>,
     gave_up: bool,
     counts: Counts,
+    /// Messages under `$SYS` that it may say as a bridge.
+    bridge_states: u8,
     limits: Arc<Limits>,
     fleet: Arc<dyn Fleet>,
 }
@@ -360,6 +363,7 @@ impl Session {
             will_receipt: None,
             gave_up: false,
             counts: Counts::default(),
+            bridge_states: 0,
             limits: DEFAULT_LIMITS.clone(),
             fleet: UNBOUNDED.clone(),
         }
@@ -430,6 +434,13 @@ impl Session {
     /// Partitions for messages.
     fn homes(&self) -> usize {
         self.readers.iter().filter(|r| !r.system).count()
+    }
+
+    /// The partition of a topic.
+    fn home_of(&self, topic: &str) -> Option<PartitionId> {
+        let system = is_system(topic);
+        let of_messages = || self.readers.get(partition_of(topic, self.homes()));
+        if system { self.readers.iter().find(|r| r.system) } else { of_messages() }.map(|r| r.id)
     }
 
     pub fn take_counts(&mut self) -> Counts {
