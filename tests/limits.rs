@@ -258,3 +258,47 @@ fn what_all_clients_hold_together_is_bounded() {
         assert!(metrics.contains(&line), "{line}: {:?}", metrics.lines().filter(|l| l.starts_with("weir_refused")).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn an_address_has_so_many_connections_and_begins_so_many_a_second() {
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("CONNECTIONS_PER_ADDRESS", "3")]);
+    let connect = || Raw::try_connect(weir.mqtt, "", true);
+    let mut open: Vec<_> = (0..3).map(|_| connect().expect("a place")).collect();
+    assert!(connect().is_none(), "closed before it is heard");
+    // The page is of the same address, the admin port of none.
+    let refused = std::panic::catch_unwind(|| http_get(weir.http, "/")).is_err_and(|_| true);
+    assert!(refused && http_get(weir.admin, "/readyz").contains("200 OK"));
+    open.pop();
+    support::eventually("a place is free again", std::time::Duration::from_secs(5), || connect().is_some());
+    assert!(http_get(weir.admin, "/metrics").contains("weir_refused_total{reason=\"connections_per_address\"}"));
+    drop(weir);
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("CONNECTS_PER_ADDRESS", "2")]);
+    let admitted = (0..40).filter(|_| Raw::try_connect(weir.mqtt, "", true).is_some()).count();
+    assert!((10..15).contains(&admitted), "{admitted}");
+}
+
+/// Whoever is too fast is not read; nothing is lost, nobody is closed, and others are as fast as they like.
+#[test]
+fn a_client_publishes_no_faster_than_it_may() {
+    let dir = dir();
+    let limits = [("PUBLISH_MESSAGES", "100"), ("PUBLISH_BYTES", "100KiB")];
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &limits);
+    let mut reader = Raw::connect_with(weir.mqtt, Version::V5, "reader", true, &[]);
+    reader.subscribe("t", 0);
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "loud", true, &[]);
+    let began = std::time::Instant::now();
+    for (many, payload) in [(400, "x".to_owned()), (40, "x".repeat(10_000))] {
+        for n in 0..many {
+            c.publish(0, false, 0, "t", &format!("{n}{payload}"));
+        }
+        for n in 0..many {
+            assert!(reader.expect_publish().payload.starts_with(&n.to_string()));
+        }
+        let took = began.elapsed().as_secs_f64();
+        assert!((2.5..12.0).contains(&took), "{many} messages in {took} s");
+    }
+    // PINGREQ is answered in its turn.
+    c.expect_silence();
+    assert!(http_get(weir.admin, "/metrics").contains("weir_slowed_total{reason=\"publish_bytes\"}"));
+}

@@ -201,6 +201,10 @@ struct Clients {
     retained: u64,
     retained_bytes: Size,
     inbound_bytes: SizeWithin<INBOUND_BYTES_MIN, INBOUND_BYTES_MAX>,
+    connections_per_address: u32,
+    connects_per_address: u32,
+    publish_messages: u32,
+    publish_bytes: Size,
 }
 
 impl Default for Clients {
@@ -225,6 +229,10 @@ impl Default for Clients {
             retained: fleet.retained,
             retained_bytes: Size(fleet.retained_bytes),
             inbound_bytes: SizeWithin(Size(fleet.inbound_bytes as u64)),
+            connections_per_address: fleet.connections_per_address,
+            connects_per_address: fleet.connects_per_address,
+            publish_messages: l.publish_messages,
+            publish_bytes: Size(l.publish_bytes),
         }
     }
 }
@@ -238,6 +246,8 @@ impl From<&Clients> for FleetLimits {
             retained: c.retained,
             retained_bytes: c.retained_bytes.0,
             inbound_bytes: c.inbound_bytes.0.0 as usize,
+            connections_per_address: c.connections_per_address,
+            connects_per_address: c.connects_per_address,
         }
     }
 }
@@ -256,6 +266,8 @@ impl From<&Clients> for ClientLimits {
             session_bytes: c.session_bytes.0.0 as usize,
             keep_alive_s: c.keep_alive.0.map_or(0, |age| age.as_secs().clamp(1, u16::MAX.into()) as u16),
             session_expiry_s: c.session_expiry.0.map_or(u32::MAX, |age| age.as_secs().clamp(1, u32::MAX.into()) as u32),
+            publish_messages: c.publish_messages,
+            publish_bytes: c.publish_bytes.0,
         }
     }
 }

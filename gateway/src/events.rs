@@ -10,12 +10,13 @@
 //! | live | it has caught up | |
 //! | started | the gateway takes connections; `client` is empty, the topic ends with `gateway` | boot, version |
 //!
-//! Invariant: who causes an event never waits for it; events that find no room are counted. A `/`, `+`, `#` or `%` of a client id is written as in an address.
+//! Invariant: who causes an event never waits for it; events that find no room are counted. A `/`, `+`, `#` or `%` of a client id is written as in an address, and no more than 128 bytes of it.
 //! Must not know: sessions, or who reads.
 
 use crate::{
     gateway::{Gateway, encode},
     metrics::Total,
+    refusals::short,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -40,9 +41,6 @@ const WAITING_MAX: usize = 65_536;
 const LINGER: Duration = Duration::from_millis(100);
 /// Records in one append.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// What is kept of a client id in a topic.
-const NAME_BYTES_MAX: usize = 1_024;
-
 /// A topic and its JSON.
 type Event = (String, Value);
 
@@ -62,10 +60,7 @@ pub(crate) struct Events {
 /// A level of a topic.
 fn level(client_id: &str) -> String {
     let mut name = String::new();
-    for c in client_id.chars() {
-        if name.len() >= NAME_BYTES_MAX {
-            break;
-        }
+    for c in short(client_id).chars() {
         if matches!(c, '/' | '+' | '#' | '%') {
             let _never_fails = write!(name, "%{:02X}", u32::from(c));
         } else {
@@ -80,7 +75,7 @@ impl Events {
         if gateway.system.is_none() {
             return;
         }
-        more["client"] = client_id.into();
+        more["client"] = short(client_id).into();
         let mut waiting = self.waiting.lock();
         if waiting.events.len() >= WAITING_MAX {
             drop(waiting);
@@ -253,7 +248,7 @@ mod tests {
     fn any_client_id_is_one_level() {
         assert_eq!(level("plain-1.é"), "plain-1.é");
         assert_eq!(level("a/b+c#d%e"), "a%2Fb%2Bc%23d%25e");
-        assert!(level(&"/".repeat(65_000)).len() <= NAME_BYTES_MAX + 3);
+        assert_eq!(level(&"/".repeat(65_000)).len(), 3 * 128);
         assert!(weir_core::topic::topic_is_valid(&format!("$SYS/events/closed/{}", level("+/#"))));
     }
 }

@@ -21,6 +21,10 @@ pub struct FleetLimits {
     pub retained_bytes: u64,
     /// Of packets that have begun and are not whole yet; taken at the start.
     pub inbound_bytes: usize,
+    /// At once; 0: any.
+    pub connections_per_address: u32,
+    /// A second; 0: any.
+    pub connects_per_address: u32,
 }
 
 impl Default for FleetLimits {
@@ -32,6 +36,8 @@ impl Default for FleetLimits {
             retained: 1_000_000,
             retained_bytes: 512 << 20,
             inbound_bytes: 256 << 20,
+            connections_per_address: 0,
+            connects_per_address: 0,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Must not know: sockets.
 
 use crate::{
+    addresses::Addresses,
     api::past::GatewayInfo,
     boot::Boots,
     clock::Clock,
@@ -77,6 +78,7 @@ pub(crate) struct Gateway {
     pub leaving: Semaphore,
     pub sockets: Sockets,
     pub inbound: Inbound,
+    pub addresses: Addresses,
     /// Permits for them: see `driver::LARGE_FETCHES`.
     pub large_fetches: Arc<Semaphore>,
     /// Whoever lists the keys of the state store.
@@ -174,6 +176,7 @@ impl Gateway {
             leaving: Semaphore::new(tcp::AT_ONCE),
             sockets: Sockets::of_process(),
             inbound: Inbound::new(inbound_bytes),
+            addresses: Addresses::default(),
             large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),
             listing: tokio::sync::Mutex::default(),
             draining: AtomicBool::new(false),
@@ -234,7 +237,13 @@ impl Gateway {
     /// A client has met a limit.
     pub fn refused(&self, limit: Limit, client_id: &str) {
         self.totals.add(limit.into(), 1);
-        self.refusals.say(limit, client_id);
+        self.refusals.say("refused", limit, client_id);
+    }
+
+    /// A client publishes faster than a limit allows.
+    pub fn slowed(&self, limit: Limit, client_id: &str) {
+        self.totals.add(limit.into(), 1);
+        self.refusals.say("not read for a while", limit, client_id);
     }
 
     /// The connection that has a client's session.

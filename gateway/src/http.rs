@@ -45,17 +45,25 @@ const SOCKETS_MAX: usize = 2_000;
 /// For the head of a request, and between two of them.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// Serves a port for as long as the process lives.
-pub(crate) async fn serve(listener: TcpListener, name: &'static str, places: Sockets, router: Router, hosts: Hosts) {
+/// Serves a port for as long as the process lives. `gateway`: whose limits of addresses it has.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    name: &'static str,
+    places: Sockets,
+    router: Router,
+    hosts: Hosts,
+    gateway: Option<Arc<Gateway>>,
+) {
     let on_loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
     let router = if on_loopback { router.layer(from_fn_with_state(hosts, ours)) } else { router };
     let browsers = Sockets::exactly(SOCKETS_MAX);
     loop {
         let browser = Browser::new(browsers.place(name).await);
         let place = places.place(name).await;
-        let (stream, _) = sockets::accept(&listener).await;
+        let (stream, address) = sockets::accept(&listener).await;
+        let Ok(open) = gateway.as_ref().map_or(Ok(None), |gateway| gateway.admit(address)) else { continue };
         let routes = TowerToHyperService::new(router.clone());
-        let io = TokioIo::new(Held::new(stream, place, browser.clone()));
+        let io = TokioIo::new(Held::new(stream, (place, open), browser.clone()));
         tokio::spawn(async move {
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(browser.clone());

@@ -4,6 +4,7 @@
 //! Must not know: a gateway.
 
 use crate::gateway::stored;
+use crate::terminal::shown;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -230,8 +231,8 @@ impl Cat {
         if self.json {
             return writeln!(out, "{}", as_json(source, &m, &topic, &time.to_string()));
         }
-        write!(out, "{}:{} {time} {topic} ", source.name, m.offset)?;
-        out.write_all(m.payload)?;
+        write!(out, "{}:{} {time} ", source.name, m.offset)?;
+        out.write_all(&shown(&[topic.as_bytes(), b" ", m.payload].concat()))?;
         out.write_all(b"\n")
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: what MQTT means is decided in `weir-core`, what is durable in `weir-log`; here one is told what the other did.
 //! Must not know: packet formats, segment formats.
 
+mod addresses;
 pub mod api;
 pub mod ask;
 pub mod bench;
@@ -41,6 +42,7 @@ pub(crate) mod sockets;
 mod start;
 mod tail;
 mod tcp;
+pub mod terminal;
 mod vital;
 mod websocket;
 

@@ -126,7 +126,7 @@ fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
 /// Prints what was answered.
 fn said(result: Result<String, impl std::fmt::Display>) -> ExitCode {
     match result {
-        Ok(text) => ended(print(text.as_bytes())),
+        Ok(text) => ended(print(&weir::terminal::shown(text.as_bytes()))),
         Err(e) => ended(Err(e)),
     }
 }

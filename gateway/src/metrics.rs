@@ -70,6 +70,8 @@ names! {
     Dropped Counter "weir_dropped_messages_total" "Messages that were not sent to a subscriber: QoS 0 while it was behind, too large for it, expired.";
     Lost Counter "weir_lost_records_total" "Records that retention or damage took before a reader had come to them, once per reader.";
     Refused Counter "weir_refused_total" "Connections that were refused, connections closed for a violation of the protocol, publishes to topics of the gateway's own, and what was asked beyond a limit, by its key in [limits].";
+    Slowed Counter "weir_slowed_total" "How often a client was not read for a while, for it published faster than a limit allows, by its key in [limits].";
+    Takeovers Counter "weir_takeovers_total" "Connections that ended because another came with their client id.";
     DeadLetters Counter "weir_dead_letters_total" "Messages that no member of a group acknowledged, now under $dead/GROUP/TOPIC.";
     EventsDropped Counter "weir_events_dropped_total" "Events under $SYS/events that were not written: too many at once, or the log has failed.";
     Panics Counter "weir_panics_total" "Connections that ended with a bug in the gateway.";
@@ -159,6 +161,11 @@ totals! {
     Retained Refused "reason" "retained";
     RetainedBytes Refused "reason" "retained_bytes";
     InboundBytes Refused "reason" "inbound_bytes";
+    ConnectionsPerAddress Refused "reason" "connections_per_address";
+    ConnectsPerAddress Refused "reason" "connects_per_address";
+    PublishMessages Slowed "reason" "publish_messages";
+    PublishBytes Slowed "reason" "publish_bytes";
+    Takeovers Takeovers;
     DeadLetters DeadLetters;
     EventsDropped EventsDropped;
     Panics Panics;
@@ -176,7 +183,7 @@ macro_rules! by_limit {
 
 by_limit! {
     ClientIdBytes TopicBytes TopicLevels WillBytes UserProperties UserPropertiesBytes Subscriptions SharedSubscriptions SessionBytes Sessions StoreBytes
-    Groups Retained RetainedBytes InboundBytes
+    Groups Retained RetainedBytes InboundBytes ConnectionsPerAddress ConnectsPerAddress PublishMessages PublishBytes
 }
 
 /// Messages from clients, of any QoS.

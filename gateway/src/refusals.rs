@@ -22,10 +22,11 @@ struct Said {
 pub(crate) struct Refusals(Mutex<HashMap<Limit, Said>>);
 
 impl Refusals {
-    pub fn say(&self, limit: Limit, client_id: &str) {
+    /// `what` becomes of it: `refused`, as an example.
+    pub fn say(&self, what: &str, limit: Limit, client_id: &str) {
         if let Some(before) = self.met(limit, Instant::now()) {
             let more = if before > 0 { format!(", and {before} times more since this was said last") } else { String::new() };
-            tracing::warn!(client = short(client_id), "refused: more than limits.{} allows{more}", limit.key());
+            tracing::warn!(client = short(client_id), "{what}: more than limits.{} allows{more}", limit.key());
         }
     }
 

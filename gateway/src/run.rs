@@ -165,10 +165,10 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
     let public = http::public(gateway.clone(), feed);
     let hosts = Hosts(Arc::new(options.hosts.clone()));
-    vital::spawn("the HTTP listener", http::serve(http, "http", gateway.sockets.clone(), public, hosts.clone()));
+    vital::spawn("the HTTP listener", http::serve(http, "http", gateway.sockets.clone(), public, hosts.clone(), Some(gateway.clone())));
     let process = Arc::new(Process { settings: RwLock::new(options.settings.clone()), level: hooks.level });
     let admin_routes = http::admin(gateway.clone(), process.clone());
-    vital::spawn("the admin listener", http::serve(admin, "admin", Sockets::of_admin(), admin_routes, hosts));
+    vital::spawn("the admin listener", http::serve(admin, "admin", Sockets::of_admin(), admin_routes, hosts, None));
     vital::spawn("the keeper of the metrics", async move {
         loop {
             tokio::time::sleep(UPKEEP_EVERY).await;

@@ -5,6 +5,7 @@
 //! Must not know: MQTT.
 
 use crate::{
+    addresses::Open,
     driver::Driver,
     gateway::Gateway,
     inbound::SMALL_BYTES,
@@ -58,6 +59,9 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// A socket's place, and that of its address.
+type Places = (Place, Option<Open>);
+
 /// Accepts until the gateway drains.
 pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     let mut accepted = 0_usize;
@@ -67,7 +71,8 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
         if gateway.is_draining() {
             return;
         }
-        tokio::spawn(serve(place, stream, address, gateway.clone()));
+        let Ok(open) = gateway.admit(address) else { continue };
+        tokio::spawn(serve((place, open), stream, address, gateway.clone()));
         accepted += 1;
         if accepted.is_multiple_of(ACCEPTED_AT_ONCE) {
             // Others have their turn.
@@ -76,7 +81,7 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     }
 }
 
-async fn serve(place: Place, mut stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>) {
+async fn serve(place: Places, mut stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>) {
     // A socket without it still works, only slower.
     let _ = stream.set_nodelay(true);
     gateway.totals.add(Total::ConnectionsTcp, 1);
@@ -108,7 +113,7 @@ pub(crate) async fn outlive(mut driver: Box<Driver>) {
 }
 
 /// Closes politely: a socket that is dropped with unread bytes sends a reset, and the peer never sees why it was closed.
-async fn linger(_place: Place, mut stream: TcpStream) {
+async fn linger(_place: Places, mut stream: TcpStream) {
     let _ = stream.shutdown().await;
     let mut sink = [0; 4096];
     let end = Instant::now() + Duration::from_secs(1);

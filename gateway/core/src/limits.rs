@@ -31,6 +31,10 @@ pub struct Limits {
     pub keep_alive_s: u16,
     /// Seconds; `u32::MAX`: a session may last for ever.
     pub session_expiry_s: u32,
+    /// A second; 0: as many as it can.
+    pub publish_messages: u32,
+    /// Of its messages, a second; 0: as many as it can.
+    pub publish_bytes: u64,
 }
 
 impl Default for Limits {
@@ -47,6 +51,8 @@ impl Default for Limits {
             session_bytes: 256 << 10,
             keep_alive_s: 1_200,
             session_expiry_s: 30 * 86_400,
+            publish_messages: 0,
+            publish_bytes: 0,
         }
     }
 }
@@ -112,6 +118,10 @@ limits! {
     Retained "retained";
     RetainedBytes "retained_bytes";
     InboundBytes "inbound_bytes";
+    ConnectionsPerAddress "connections_per_address";
+    ConnectsPerAddress "connects_per_address";
+    PublishMessages "publish_messages";
+    PublishBytes "publish_bytes";
 }
 
 impl Limits {

@@ -60,7 +60,7 @@ pub(crate) async fn disconnect(State(gateway): State<Arc<Gateway>>, Path(client_
         return refused;
     }
     let Some(peer) = gateway.connection(&client_id) else { return not_connected(&client_id) };
-    tracing::info!(client = &*client_id, "disconnected by the admin API");
+    tracing::info!(client = crate::refusals::short(&client_id), "disconnected by the admin API");
     peer.tell(|m| m.dismissed = true);
     StatusCode::NO_CONTENT.into_response()
 }

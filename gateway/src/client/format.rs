@@ -1,9 +1,10 @@
 //! `-F`: how a message is printed, by mosquitto's letters.
 //!
-//! Invariant: an unknown letter is refused before anything is subscribed to. Payloads are printed byte for byte, but in JSON.
+//! Invariant: an unknown letter is refused before anything is subscribed to. Payloads are printed byte for byte, but in JSON and on a terminal.
 //! Must not know: where it is printed.
 
 use super::{Failure, link::Message};
+use crate::terminal::shown;
 use serde_json::{Value, json};
 use std::{
     fmt::Write,
@@ -57,8 +58,8 @@ impl Format {
         for part in &self.0 {
             match part {
                 Part::Text(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Letter('p') => out.extend_from_slice(&m.payload),
-                Part::Letter(letter) => out.extend_from_slice(field(*letter, m, now).as_bytes()),
+                Part::Letter('p') => out.extend_from_slice(&shown(&m.payload)),
+                Part::Letter(letter) => out.extend_from_slice(&shown(field(*letter, m, now).as_bytes())),
             }
         }
         out

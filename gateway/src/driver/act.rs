@@ -7,6 +7,7 @@ use super::{Driver, PUT_AHEAD_MS, PUT_BYTES_PER_MS, Phase, feed::Feeding, log_id
 use crate::{
     gateway::{encode, session_key},
     group::{self, Groups},
+    refusals::short,
     tail::Command,
 };
 use std::sync::Arc;
@@ -74,7 +75,7 @@ impl Driver {
             Action::Settle(filter, p, at) => {
                 Groups::tell(&self.gateway, &filter, group::Command::Settle(self.peer.id, (p, at)));
             }
-            Action::Refused(limit) => self.gateway.refused(limit, self.client_id.as_deref().unwrap_or("?")),
+            Action::Refused(limit) => self.gateway.refused(limit, self.name()),
             Action::Close(cause) => {
                 if let Some(client_id) = &self.client_id {
                     self.gateway.events.closed(&self.gateway, client_id, cause);
@@ -133,7 +134,7 @@ impl Driver {
             }
             Err(AppendError::Full) => self.put = Some(Box::new(action)),
             Err(AppendError::TooLarge { bytes, .. }) => {
-                tracing::error!(client = session.client_id(), bytes, "the session's value is too large to be stored");
+                tracing::error!(client = short(session.client_id()), bytes, "the session's value is too large to be stored");
                 self.event(now, Event::Closed(Cause::LogFailed));
             }
             Err(e @ AppendError::Failed(_)) => self.gateway.state_failed(&e),
@@ -149,7 +150,7 @@ impl Driver {
         // Its topic was judged at CONNECT, and the rest of a will is below 128 KiB.
         let pass = Pass::of(&mut self.pass, self.gateway.partitions.len(), self.registered);
         if let Err(e) = encode(&m, &mut pass.records[p]) {
-            tracing::error!(client = session.client_id(), "a will that is no record: {e}");
+            tracing::error!(client = short(session.client_id()), "a will that is no record: {e}");
             return;
         }
         pass.will = Some(p);

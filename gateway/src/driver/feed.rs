@@ -491,7 +491,7 @@ impl Driver {
     fn tell_gone<'a>(&self, f: &Fetched, wanted: impl Iterator<Item = &'a Offset>) {
         let gone: Vec<_> = wanted.filter(|at| at.0 < f.next.0 && f.batch.find(weir_log::Offset(at.0)).is_none()).map(|at| at.0).collect();
         if !gone.is_empty() {
-            let client = self.client_id.as_deref().unwrap_or("?");
+            let client = self.name();
             tracing::warn!(client, ?gone, "messages on their way to this client are lost: taken by retention, or damaged");
         }
     }
@@ -511,7 +511,7 @@ impl Driver {
             && !f.lost.is_empty()
         {
             let lost = weir_log::records(&f.lost);
-            let client = self.client_id.as_deref().unwrap_or("?");
+            let client = self.name();
             tracing::warn!(client, "{lost} are lost for this client: taken by retention before it had come to them, or damaged",);
             if let Feed::Range(nth) = &kind {
                 let range = Offset(f.lost.start.0)..Offset(f.lost.end.0);
@@ -538,7 +538,7 @@ impl Driver {
 
     /// Acknowledged records that cannot be read: this reader is told by the end of its connection, the operator here.
     pub(super) fn unreadable(&mut self, now: Now, e: &ReadError) {
-        tracing::error!(client = self.client_id.as_deref().unwrap_or("?"), "reading the log: {e}");
+        tracing::error!(client = self.name(), "reading the log: {e}");
         self.event(now, Event::Closed(Cause::LogFailed));
     }
 }

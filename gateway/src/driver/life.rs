@@ -4,7 +4,7 @@
 //! Invariant: a session is worked on only by the owner of its client id; whatever way it goes, the client id is given up in the end.
 //! Must not know: packets, records.
 
-use super::{Driver, Phase, log_id};
+use super::{Driver, Phase, log_id, pace::Pace};
 use crate::{gateway::session_key, metrics::Total};
 use serde_json::json;
 use std::sync::Arc;
@@ -127,6 +127,7 @@ impl Driver {
         let (sid, boot, fleet) = (self.gateway.sid(), self.gateway.boot, self.gateway.clone() as Arc<dyn Fleet>);
         let joining = Joining { sid, boot, partitions: &partitions, resumed, in_store, limits, fleet: &fleet };
         session.connect(now, request, &joining, self.out.end());
+        self.pace = Pace::of(limits);
         self.gateway.events.connected(
             &self.gateway,
             &request.client_id,
@@ -213,7 +214,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.gateway.totals.add(Total::Panics, 1);
-            tracing::error!(client = self.client_id.as_deref().unwrap_or("?"), "a connection panicked; it is closed, others go on");
+            tracing::error!(client = self.name(), "a connection panicked; it is closed, others go on");
         }
         if !self.is_left() {
             self.leave();

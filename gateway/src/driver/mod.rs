@@ -13,6 +13,7 @@ mod feed;
 mod life;
 mod order;
 mod out;
+mod pace;
 mod room;
 mod submit;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::{
     interests::Asked,
     metrics::Total,
     peer::{Identity, Peer},
+    refusals::short,
 };
 use feed::Feeding;
 pub(crate) use feed::LARGE_FETCHES;
@@ -95,6 +97,8 @@ pub(crate) struct Driver {
     needs: usize,
     /// For what is in `rest`, or will be; seldom any.
     room: Option<Box<room::For>>,
+    /// How fast it may publish, if that is limited.
+    pace: Option<Box<pace::Pace>>,
     /// There are packets in `rest`.
     waiting: bool,
     /// The first of them waits for what those before it began.
@@ -195,6 +199,7 @@ impl Driver {
             rest: Vec::new(),
             needs: 0,
             room: None,
+            pace: None,
             waiting: false,
             blocked: false,
             filters_changed: false,
@@ -244,6 +249,11 @@ impl Driver {
         &self.peer
     }
 
+    /// Its client id, as far as that stands in a line of the log.
+    fn name(&self) -> &str {
+        self.client_id.as_deref().map_or("?", short)
+    }
+
     /// Everything is done: drop it.
     pub fn is_left(&self) -> bool {
         matches!(self.phase, Phase::Left)
@@ -273,7 +283,14 @@ impl Driver {
             Phase::Running(s) => s.wants_packets(),
             _ => false,
         };
-        ready && self.close.is_none() && !self.waits_for_room() && !self.full && !self.blocked && self.put.is_none() && self.takes_answers()
+        ready
+            && self.close.is_none()
+            && !self.waits_for_room()
+            && !self.waits_for_its_pace()
+            && !self.full
+            && !self.blocked
+            && self.put.is_none()
+            && self.takes_answers()
     }
 
     /// Answers to what is read have room. What was delivered takes none of it: a client that is sent a large message goes on
@@ -287,7 +304,7 @@ impl Driver {
         match &self.phase {
             Phase::FirstPacket { deadline } => Some(*deadline),
             Phase::Claiming(_) | Phase::Loading(_) => Some(self.login_deadline),
-            Phase::Running(s) => s.deadline().into_iter().chain(self.put_at).chain(self.room_deadline()).min(),
+            Phase::Running(s) => s.deadline().into_iter().chain(self.put_at).chain(self.room_deadline()).chain(self.pace_deadline()).min(),
             _ => None,
         }
     }
@@ -373,6 +390,7 @@ impl Driver {
                     // The gateway does not read: that is no silence of the client.
                     self.heard(now);
                 }
+                self.go_on_at_its_pace(now);
                 self.event(now, Event::Timeout);
             }
             _ => {}
@@ -422,6 +440,9 @@ impl Driver {
                         break;
                     }
                     used += n;
+                    if matches!(packet, Packet::Publish(_)) {
+                        self.keep_pace(now, n);
+                    }
                     self.packet(now, packet);
                 }
                 Err(e) => {
@@ -479,7 +500,7 @@ impl Driver {
 
     fn violation(&mut self, now: Now, v: Violation) {
         self.gateway.totals.add(Total::Violation, 1);
-        tracing::info!(client = self.client_id.as_deref().unwrap_or("?"), reason = %v.reason, "closed: {}", v.statement);
+        tracing::info!(client = self.name(), reason = %v.reason, "closed: {}", v.statement);
         // What came before it is still appended.
         self.submit(now);
         if matches!(self.phase, Phase::FirstPacket { .. }) {
@@ -525,7 +546,7 @@ impl Driver {
     fn refuse(&mut self, reason: ReasonCode) {
         let statement = "the connection was refused";
         self.gateway.totals.add(Total::Connect, 1);
-        let client_id = self.client_id.as_deref().unwrap_or("?");
+        let client_id = self.name();
         self.gateway.events.refused(&self.gateway, client_id, self.address.map(|a| a.to_string()), reason);
         tracing::info!(client = client_id, %reason, "{statement}");
         refuse(Refusal { version: self.version, reason, limit: None }, self.out.end());
@@ -624,6 +645,7 @@ impl Driver {
             self.kept(now, kept);
         }
         if mail.taken_over {
+            self.gateway.totals.add(Total::Takeovers, 1);
             self.end(now, Cause::TakenOver);
         }
         if let Some(room) = mail.room {

@@ -20,6 +20,7 @@ impl Driver {
     /// Must this packet wait for what those before it began? It is looked at again whenever something has happened.
     pub(super) fn must_wait(&mut self, now: Now, packet: &Packet<'_>) -> bool {
         match packet {
+            Packet::Publish(_) if self.is_ahead(now) => true,
             Packet::Publish(_) => {
                 if std::mem::take(&mut self.filters_changed) {
                     self.act(now);

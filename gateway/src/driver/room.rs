@@ -106,13 +106,13 @@ impl Driver {
 
     /// A packet has stopped half-way, which only the socket knows.
     pub fn half_way(&mut self, cause: Cause) {
-        self.gateway.refused(Limit::InboundBytes, self.client_id.as_deref().unwrap_or("?"));
+        self.gateway.refused(Limit::InboundBytes, self.name());
         self.closed(cause);
     }
 
     pub(super) fn close_for_room(&mut self, now: Now) {
         self.room = None;
-        self.gateway.refused(Limit::InboundBytes, self.client_id.as_deref().unwrap_or("?"));
+        self.gateway.refused(Limit::InboundBytes, self.name());
         let statement = "a packet that stopped half-way, or had no room within ten seconds";
         if matches!(self.phase, Phase::Running(_)) {
             self.event(now, Event::Closed(Cause::Violation(Violation { reason: ReasonCode::QUOTA_EXCEEDED, statement })));

@@ -4,6 +4,7 @@
 //! Must not know: how lives are kept.
 
 use super::Driver;
+use crate::refusals::short;
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Instant};
 use weir_core::{
     ids::{Offset, PartitionId},
@@ -81,7 +82,7 @@ impl Driver {
     pub(super) fn trace_taken(&mut self) {
         let Some(traces) = &mut self.traces else { return };
         let Some(session) = self.phase.session() else { return };
-        let client = self.client_id.as_deref().unwrap_or("?");
+        let client = self.client_id.as_deref().map_or("?", short);
         traces.sent.retain(|(p, at)| {
             let waits = session.is_in_flight(*p, *at);
             if !waits {
