@@ -16,6 +16,7 @@
 //! bytes; in the end everything comes to rest. That what is damaged has a key is checked in the log's own tests.
 
 mod client;
+mod owed;
 
 use crate::{
     checkpoint::Keeper,
