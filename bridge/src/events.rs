@@ -60,7 +60,7 @@ pub async fn events(State(feed): State<Arc<Feed>>, headers: HeaderMap, Query(ask
     let Some(here) = Here::new(&feed) else { return Here::refused() };
     // One on its way, and one that waits.
     let (tx, rx) = mpsc::channel(1);
-    let task = tokio::spawn(subscription::run(feed, wish, Outlet::Events(tx), Asker::default()));
+    let task = tokio::spawn(subscription::run(feed, wish, Outlet::Events(tx), Asker::browser()));
     let ended = Ended(task);
     let body = stream::unfold((rx, here, ended), |(mut rx, here, ended)| async move {
         let text = match tokio::time::timeout(BEAT, rx.recv()).await {

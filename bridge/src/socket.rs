@@ -149,7 +149,7 @@ impl Browser {
 async fn serve(socket: Socket, feed: Arc<Feed>, _here: Here) {
     let (sink, mut stream) = socket.split();
     let outlet = Outlet::Socket(Arc::new(Mutex::new(sink)));
-    let mut browser = Browser { feed, outlet, tasks: JoinSet::new(), running: HashMap::new(), by: Asker::default() };
+    let mut browser = Browser { feed, outlet, tasks: JoinSet::new(), running: HashMap::new(), by: Asker::browser() };
     let mut beat = tokio::time::interval(BEAT);
     loop {
         let done = tokio::select! {

@@ -221,7 +221,7 @@ impl Tail {
             let tail = self.clone();
             tokio::spawn(async move {
                 let mut records = Vec::with_capacity(places.len());
-                match exactly(&*tail.engine, &Asker::default(), tail.partition.id, places, |r| {
+                match exactly(&*tail.engine, &Asker::browser(), tail.partition.id, places, |r| {
                     records.extend(json(r).map(|json| (r.offset, json)))
                 })
                 .await

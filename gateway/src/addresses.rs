@@ -25,6 +25,9 @@ struct Known {
 #[derive(Clone, Default)]
 pub(crate) struct Addresses(Arc<Mutex<HashMap<IpAddr, Known>>>);
 
+/// A connection's place among those of its address, where they are limited: every connection has one.
+pub(crate) type Place = Option<Box<Open>>;
+
 /// A connection of an address; given back when it is dropped.
 pub(crate) struct Open {
     all: Addresses,
@@ -73,14 +76,14 @@ impl Drop for Open {
 
 impl Gateway {
     /// The place of a connection among those of its address. `Err`: it is refused, and that is counted.
-    pub fn admit(&self, from: SocketAddr) -> Result<Option<Open>, ()> {
+    pub fn admit(&self, from: SocketAddr) -> Result<Place, ()> {
         let fleet = self.limits.read().fleet;
         let (open_max, begun_max) = (fleet.connections_per_address, fleet.connects_per_address);
         if open_max == 0 && begun_max == 0 {
             return Ok(None);
         }
         let opened = self.addresses.open(from.ip(), self.now().monotonic_ms, open_max, begun_max);
-        opened.map(Some).map_err(|limit| self.refused(limit, &from.ip().to_string()))
+        opened.map(|open| Some(Box::new(open))).map_err(|limit| self.refused(limit, &from.ip().to_string()))
     }
 }
 

@@ -63,9 +63,10 @@ impl Gateway {
 }
 
 impl Fleet for Gateway {
-    fn refuses_filter(&self, filter: &str) -> Option<Limit> {
+    fn refuses_filter(&self, filter: &str, stored: bool) -> Option<Limit> {
         let full = self.groups.would_be_beyond(filter, self.limits.read().fleet.groups);
-        full.then_some(Limit::Groups).or_else(|| self.refuses_stored())
+        let stored = || if stored { self.refuses_stored() } else { None };
+        full.then_some(Limit::Groups).or_else(stored)
     }
 
     fn refuses_retained(&self, topic: &str, bytes: usize) -> Option<Limit> {

@@ -4,7 +4,7 @@
 //! Invariant: a socket holds its place until its descriptor is closed, whatever it has become meanwhile.
 //! Must not know: what is spoken over them.
 
-use crate::addresses::Open;
+use crate::addresses;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use std::{
@@ -171,12 +171,12 @@ pub(crate) struct Held {
     /// Until when the peer must have taken something; `None`: it has taken all there was.
     stall: Option<Pin<Box<Sleep>>>,
     /// Given back behind it.
-    _place: (Place, Option<Open>),
+    _place: (Place, addresses::Place),
     _browser: Browser,
 }
 
 impl Held {
-    pub fn new(stream: TcpStream, place: (Place, Option<Open>), browser: Browser) -> Self {
+    pub fn new(stream: TcpStream, place: (Place, addresses::Place), browser: Browser) -> Self {
         Self { stream, stall: None, _place: place, _browser: browser }
     }
 

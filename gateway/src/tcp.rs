@@ -5,7 +5,7 @@
 //! Must not know: MQTT.
 
 use crate::{
-    addresses::Open,
+    addresses,
     driver::Driver,
     gateway::Gateway,
     inbound::SMALL_BYTES,
@@ -60,7 +60,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// A socket's place, and that of its address.
-type Places = (Place, Option<Open>);
+type Places = (Place, addresses::Place);
 
 /// Accepts until the gateway drains.
 pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {

@@ -59,8 +59,8 @@ impl Default for Limits {
 
 /// What all clients hold together, and whether there is room for more. Asked for what is new only, so whoever has something keeps it.
 pub trait Fleet: Send + Sync {
-    /// Why a session that does not have this filter may not subscribe to it.
-    fn refuses_filter(&self, filter: &str) -> Option<Limit>;
+    /// Why a session that does not have this filter may not subscribe to it. `stored`: it outlives its connection.
+    fn refuses_filter(&self, filter: &str, stored: bool) -> Option<Limit>;
     /// Why no message of so many bytes is retained under this topic. Asked of every message that is to be.
     fn refuses_retained(&self, topic: &str, bytes: usize) -> Option<Limit>;
 }
@@ -75,7 +75,7 @@ impl std::fmt::Debug for dyn Fleet {
 pub struct Unbounded;
 
 impl Fleet for Unbounded {
-    fn refuses_filter(&self, _: &str) -> Option<Limit> {
+    fn refuses_filter(&self, _: &str, _: bool) -> Option<Limit> {
         None
     }
 

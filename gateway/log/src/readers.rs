@@ -1,7 +1,7 @@
 //! The threads that read: fetches, searches and everything else that takes a file and a while.
 //!
-//! A read is a series of steps. Whoever asks has one step at a time, in turn with all others who ask, and a read whose asker has gone ends. Reads of the state store, which are short and
-//! which a login waits for, have a thread of their own.
+//! A read is a series of steps. Whoever asks has one step at a time, in turn with all others who ask, and a read whose asker has gone ends. Askers are of two kinds, which have every
+//! other turn: however many browsers there are, devices read. Reads of the state store, which are short and which a login waits for, have a thread of their own.
 //!
 //! Invariant: every job is answered once, and is told whether it still may read: what comes after the stop may not. A job that panics takes no thread with it.
 
@@ -20,15 +20,29 @@ use std::{
 /// Who reads. What clones of one ask takes turns with what others ask, and ends when the last of them is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Asker {
+    kind: Kind,
     turns: Arc<()>,
     alive: Arc<()>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Device,
+    Browser,
+}
+
 impl Asker {
+    /// One of those who look, of whom there may be many.
+    #[must_use]
+    pub fn browser() -> Self {
+        Self { kind: Kind::Browser, ..Self::default() }
+    }
+
     /// One that has its turns with this one, and ends by itself.
     #[must_use]
     pub fn part(&self) -> Self {
-        Self { turns: self.turns.clone(), alive: Arc::default() }
+        Self { kind: self.kind, turns: self.turns.clone(), alive: Arc::default() }
     }
 }
 
@@ -138,6 +152,7 @@ pub struct Waiting {
 
 struct Waits {
     job: Job,
+    kind: Kind,
     turns: Weak<()>,
     alive: Weak<()>,
     since: Instant,
@@ -157,8 +172,10 @@ impl Waits {
 struct Queue {
     /// By asker: its place in memory, which is its own for as long as one of its jobs is here.
     jobs: HashMap<usize, VecDeque<Waits>>,
-    /// Askers that have jobs, in the order of their turns.
-    turns: VecDeque<usize>,
+    /// Askers that have jobs, of each kind in the order of their turns.
+    turns: [VecDeque<usize>; 2],
+    /// The kind that has the next one.
+    next: usize,
     /// Reads of the state store.
     state: VecDeque<Job>,
     stopping: bool,
@@ -166,22 +183,30 @@ struct Queue {
 
 impl Queue {
     fn push(&mut self, waits: Waits) {
-        let asker = waits.asker();
+        let (asker, kind) = (waits.asker(), waits.kind as usize);
         let jobs = self.jobs.entry(asker).or_default();
         if jobs.is_empty() {
-            self.turns.push_back(asker);
+            self.turns[kind].push_back(asker);
         }
         jobs.push_back(waits);
     }
 
+    /// Those who have the next turn, of either kind.
+    fn next(&self) -> Option<&Waits> {
+        let of = |kind: usize| self.turns[kind].front().and_then(|asker| self.jobs.get(asker)?.front());
+        of(self.next).or_else(|| of(1 - self.next))
+    }
+
     fn pop(&mut self) -> Option<Waits> {
-        let asker = self.turns.pop_front()?;
+        let kind = if self.turns[self.next].is_empty() { 1 - self.next } else { self.next };
+        self.next = 1 - kind;
+        let asker = self.turns[kind].pop_front()?;
         let jobs = self.jobs.get_mut(&asker)?;
         let waits = jobs.pop_front();
         if jobs.is_empty() {
             self.jobs.remove(&asker);
         } else {
-            self.turns.push_back(asker);
+            self.turns[kind].push_back(asker);
         }
         waits
     }
@@ -221,7 +246,7 @@ impl Readers {
             job(Turn::Stopped);
             return;
         }
-        queue.push(Waits { job, turns: Arc::downgrade(&by.turns), alive: Arc::downgrade(&by.alive), since: Instant::now() });
+        queue.push(Waits { job, kind: by.kind, turns: Arc::downgrade(&by.turns), alive: Arc::downgrade(&by.alive), since: Instant::now() });
         drop(queue);
         self.work.notify_one();
     }
@@ -270,7 +295,7 @@ impl Readers {
 
     pub fn waiting(&self) -> Waiting {
         let queue = self.queue.lock();
-        let next = queue.turns.front().and_then(|asker| queue.jobs.get(asker)?.front());
+        let next = queue.next();
         Waiting {
             jobs: queue.jobs.values().map(VecDeque::len).sum::<usize>() + queue.state.len(),
             longest: next.map_or(Duration::ZERO, |waits| waits.since.elapsed()),
@@ -373,6 +398,17 @@ mod tests {
         let expected = ["state", "loud", "nobody", "quiet", "loud", "quiet", "loud", "loud", "loud", "loud"];
         assert_eq!(*notes.lock(), expected);
         assert_eq!(readers.waiting(), Waiting::default());
+    }
+
+    #[test]
+    fn devices_have_every_other_turn_however_many_browsers_there_are() {
+        let (readers, notes) = (Readers::default(), Arc::default());
+        let browsers: Vec<_> = (0..4).map(|_| Asker::browser()).collect();
+        let device = Asker::default();
+        browsers.iter().for_each(|b| readers.submit(b, job("browser", 1, &notes)));
+        readers.submit(&device, job("device", 3, &notes));
+        while readers.step() {}
+        assert_eq!(*notes.lock(), ["device", "browser", "device", "browser", "device", "browser", "browser"]);
     }
 
     #[test]

@@ -201,7 +201,7 @@ pub(crate) async fn topics(State(gateway): State<Arc<Gateway>>, Query(moment): Q
 
 async fn find(gateway: &Gateway, filter: &str, at: Option<Begin>, part: &Part) -> Result<TopicsInfo, ReadError> {
     let select = Arc::new(Filters::new([filter.into()]));
-    let (by, mut topics, mut upto) = (Asker::default(), Vec::new(), None::<String>);
+    let (by, mut topics, mut upto) = (Asker::browser(), Vec::new(), None::<String>);
     for nth in gateway.read_by(filter) {
         let p = PartitionId(gateway.partitions[nth].0);
         let below = match at {

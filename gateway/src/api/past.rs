@@ -92,7 +92,7 @@ pub(crate) async fn history(State(gateway): State<Arc<Gateway>>, Query(asked): Q
 async fn count(gateway: &Gateway, nth: usize, from_ms: u64, step_ms: u64, records: &mut [u64]) -> Result<(), ReadError> {
     let Some(p) = gateway.engine.partitions().get(nth) else { return Ok(()) };
     let end = gateway.engine.span(p.id).durable;
-    let by = Asker::default();
+    let by = Asker::browser();
     let at = async |ms: u64| seek(&*gateway.engine, &by, p.id, Seek::Time(ms)).await;
     let mut before = at(from_ms).await?;
     for (i, n) in records.iter_mut().enumerate() {
@@ -156,7 +156,7 @@ pub(crate) async fn trace(State(gateway): State<Arc<Gateway>>, Path((stream, par
 
 async fn one(gateway: &Gateway, p: &Partition, offset: u64) -> Result<Option<RecordInfo>, ReadError> {
     let wanted = Wanted::Exactly(vec![Offset(offset)]);
-    let found = fetch(&*gateway.engine, &Asker::default(), Fetch { partition: p.id, wanted, records_max: 1, bytes_max: 1 }).await?;
+    let found = fetch(&*gateway.engine, &Asker::browser(), Fetch { partition: p.id, wanted, records_max: 1, bytes_max: 1 }).await?;
     let message = found.batch.iter().next();
     let now = gateway.now();
     // Eight megabytes are as long in base64 as a thread of devices is not to be away.

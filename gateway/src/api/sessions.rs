@@ -131,7 +131,7 @@ async fn age(gateway: &Gateway, place: &PlaceInfo) -> Option<u64> {
     let from = Offset(place.next.max(place.start));
     let wanted = Wanted::Range { from, to: from.plus(1), select: Arc::new(Everything) };
     let found =
-        fetch(&*gateway.engine, &Asker::default(), Fetch { partition: known.id, wanted, records_max: 1, bytes_max: 1 }).await.ok()?;
+        fetch(&*gateway.engine, &Asker::browser(), Fetch { partition: known.id, wanted, records_max: 1, bytes_max: 1 }).await.ok()?;
     let written = found.batch.iter().next()?.time_ms;
     Some(gateway.now().wall_ms.saturating_sub(written))
 }

@@ -3,7 +3,7 @@
 //! Invariant: actions are carried out in order; a put that finds no room holds up those behind it.
 //! Must not know: packets, sockets.
 
-use super::{Driver, PUT_AHEAD_MS, PUT_BYTES_PER_MS, Phase, feed::Feeding, log_id, submit::Pass};
+use super::{Driver, NEVER, PUT_AHEAD_MS, PUT_BYTES_PER_MS, Phase, feed::Feeding, log_id, submit::Pass};
 use crate::{
     gateway::{encode, session_key},
     group::{self, Groups},
@@ -118,10 +118,10 @@ impl Driver {
         let goes_on = self.close.is_none() && matches!(self.phase, Phase::Running(_));
         let Some(session) = self.phase.session() else { return };
         if goes_on && self.paid_ms > now.monotonic_ms + PUT_AHEAD_MS {
-            (self.put, self.put_at) = (Some(Box::new(action)), Some(self.paid_ms - PUT_AHEAD_MS));
+            (self.put, self.put_at) = (Some(Box::new(action)), self.paid_ms - PUT_AHEAD_MS);
             return;
         }
-        self.put_at = None;
+        self.put_at = NEVER;
         let value = (action == Action::PutValue).then(|| session.value());
         self.paid_ms = self.paid_ms.max(now.monotonic_ms) + value.as_ref().map_or(0, |v| v.len() as u64 / PUT_BYTES_PER_MS);
         let key = session_key(session.client_id());

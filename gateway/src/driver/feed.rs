@@ -4,7 +4,7 @@
 //! asked for the rest.
 //! Must not know: packets, receipts, how a session begins and ends.
 
-use super::{Driver, OUT_BYTES_HIGH, Phase, log_id};
+use super::{Driver, NEVER, OUT_BYTES_HIGH, Phase, log_id};
 use crate::{
     checkpoint::{Kept, retained_key},
     gateway::stored,
@@ -108,7 +108,7 @@ impl Driver {
     pub(super) fn feed(&mut self, now: Now) {
         self.stuck = false;
         let many = self.phase.session().is_some_and(|s| s.filters_len() > FILTERS_FEW);
-        self.turn_end = many.then(|| now.monotonic_ms + TURN_MS);
+        self.turn_end = if many { now.monotonic_ms + TURN_MS } else { NEVER };
         loop {
             let Phase::Running(session) = &mut self.phase else { return };
             if !session.may_deliver() {
@@ -231,7 +231,7 @@ impl Driver {
 
     /// `None`: there is no room, or its turn is over; else whether something was sent, of which those hear who watch this topic.
     fn give(&mut self, of: Option<(Place, &[u8])>, deliver: impl FnOnce(&mut Session, &mut Vec<u8>) -> Delivery) -> Option<bool> {
-        if self.turn_end.is_some_and(|end| self.gateway.now().monotonic_ms >= end) {
+        if self.turn_end < NEVER && self.gateway.now().monotonic_ms >= self.turn_end {
             // It goes on when others have had their turns.
             self.turn_over = true;
             self.who.wake();
@@ -474,7 +474,7 @@ impl Driver {
 
     /// Made when it reads for the first time: an idle connection has none.
     pub(super) fn asker(&mut self) -> Asker {
-        self.asker.get_or_insert_default().clone()
+        (**self.asker.get_or_insert_default()).clone()
     }
 
     fn fetch(&mut self, feed: Feed, partition: PartitionId, wanted: Wanted) {

@@ -44,6 +44,8 @@ use weir_core::{
 };
 use weir_log::{Asker, Wake, record::Registration};
 
+/// A time that does not come. An idle connection holds little, and an `Option` is twice as long.
+const NEVER: u64 = u64::MAX;
 /// A first packet is a CONNECT: a will, and names, a password and properties in so many bytes.
 const FIRST_PACKET_MORE: usize = 64 * 1024;
 /// Time for the first packet, as in mosquitto and others: a socket that says nothing costs a little memory for so long.
@@ -135,16 +137,16 @@ pub(crate) struct Driver {
     put: Option<Box<Action>>,
     /// Until when what it has put is paid for, in `Now::monotonic_ms`.
     paid_ms: u64,
-    /// When the put that came too soon is due.
-    put_at: Option<u64>,
+    /// When the put that came too soon is due; `NEVER`: none did.
+    put_at: u64,
     seen: Vec<Receipt>,
     seen_state: Receipt,
     feeding: Feeding,
     /// Of a session with many filters: until when it may look at records, in `Now::monotonic_ms`, and whether it would have looked at more.
-    turn_end: Option<u64>,
+    turn_end: u64,
     turn_over: bool,
     /// Whoever reads the log for it.
-    asker: Option<Asker>,
+    asker: Option<Box<Asker>>,
     /// Much of what was looked through last was wanted.
     dense: bool,
     /// What is read from the log; `None`: the filters have changed.
@@ -219,11 +221,11 @@ impl Driver {
             full: false,
             put: None,
             paid_ms: 0,
-            put_at: None,
+            put_at: NEVER,
             seen,
             seen_state: Receipt(0),
             feeding: Feeding::Idle,
-            turn_end: None,
+            turn_end: NEVER,
             turn_over: false,
             asker: None,
             dense: true,
@@ -304,7 +306,13 @@ impl Driver {
         match &self.phase {
             Phase::FirstPacket { deadline } => Some(*deadline),
             Phase::Claiming(_) | Phase::Loading(_) => Some(self.login_deadline),
-            Phase::Running(s) => s.deadline().into_iter().chain(self.put_at).chain(self.room_deadline()).chain(self.pace_deadline()).min(),
+            Phase::Running(s) => s
+                .deadline()
+                .into_iter()
+                .chain((self.put_at < NEVER).then_some(self.put_at))
+                .chain(self.room_deadline())
+                .chain(self.pace_deadline())
+                .min(),
             _ => None,
         }
     }

@@ -309,7 +309,7 @@ impl Session {
         } else if bytes + weight(filter) > self.limits.session_bytes {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::SessionBytes)
         } else {
-            self.fleet.refuses_filter(filter).and_then(|limit| over(ReasonCode::QUOTA_EXCEEDED, limit))
+            self.fleet.refuses_filter(filter, self.is_stored()).and_then(|limit| over(ReasonCode::QUOTA_EXCEEDED, limit))
         }
     }
 
