@@ -22,7 +22,7 @@ fn request(port: u16, method: &str, path: &str, headers: &str) -> (u16, String) 
 /// With whatever stands behind the first headers.
 fn request_raw(port: u16, method: &str, path: &str, rest: &str) -> (u16, String) {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(socket, "{method} {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n{rest}").unwrap();
+    write!(socket, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{rest}").unwrap();
     let mut text = String::new();
     socket.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();

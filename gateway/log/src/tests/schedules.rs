@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     AppendError, Nobody, Wake, Watermark,
     partition::{Beginning, Partition},
-    readers::{Readers, Turn},
+    readers::{Progress, Readers, Turn},
     storage::sim::SimStorage,
     sync::{
         Condvar, Mutex,
@@ -227,31 +227,42 @@ fn everything_from(a: &Appender<SimStorage>, from: Offset) -> Vec<u64> {
     fetch_from(a, &fetch).expect("reads").batch.iter().map(|r| r.offset.0).collect()
 }
 
+/// Of so many steps; whatever comes, it is answered once.
+fn job(mut steps: u64, answered: &Arc<AtomicU64>) -> crate::readers::Job {
+    let answered = answered.clone();
+    Box::new(move |turn| {
+        steps -= 1;
+        if steps > 0 && turn == Turn::Read {
+            return Progress::More;
+        }
+        answered.fetch_add(1, Ordering::SeqCst);
+        // Another call would be one too many.
+        steps = 1;
+        Progress::Answered
+    })
+}
+
 #[test]
-fn every_job_is_called_once_whenever_the_readers_stop() {
+fn every_job_is_answered_once_whenever_the_readers_stop() {
     shuttle::check_random(
         || {
             let readers = Arc::new(Readers::default());
             let threads = Readers::start(&readers).expect("threads");
-            let called = Arc::new(AtomicU64::new(0));
+            let answered = Arc::new(AtomicU64::new(0));
             let submitting: Vec<_> = (0..2)
                 .map(|_| {
-                    let (readers, called) = (readers.clone(), called.clone());
+                    let (readers, answered) = (readers.clone(), answered.clone());
                     thread::spawn(move || {
-                        for _ in 0..3 {
-                            let called = called.clone();
-                            readers.submit(Box::new(move |turn| {
-                                assert!(matches!(turn, Turn::Read | Turn::Stopped));
-                                called.fetch_add(1, Ordering::SeqCst);
-                            }));
-                        }
+                        let by = crate::Asker::default();
+                        (1..3).for_each(|steps| readers.submit(&by, job(steps, &answered)));
+                        readers.submit_state(job(1, &answered));
                     })
                 })
                 .collect();
             readers.stop();
             submitting.into_iter().for_each(|t| t.join().expect("no panic"));
             threads.into_iter().for_each(|t| t.join().expect("no panic"));
-            assert_eq!(called.load(Ordering::SeqCst), 6);
+            assert_eq!(answered.load(Ordering::SeqCst), 6);
         },
         orders(),
     );
