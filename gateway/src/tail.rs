@@ -181,8 +181,12 @@ impl Tail {
             Command::Reach(peer, at) => peer.tell(|m| m.offered.push((self.id, at))),
             Command::Subscribe(peer, id, filter, _) => {
                 let slot = self.slot(&peer);
-                let apart = self.readers[slot as usize].as_ref().is_some_and(|r| r.apart);
-                if apart || self.trie.insert(&filter, slot) {
+                let reader = self.readers[slot as usize].as_ref().filter(|r| r.apart);
+                let new = match reader {
+                    Some(apart) => !apart.filters.contains(&filter),
+                    None => self.trie.insert(&filter, slot),
+                };
+                if new {
                     self.cache.clear();
                     if let Some(reader) = &mut self.readers[slot as usize] {
                         reader.weight += weight(&filter);
@@ -322,8 +326,11 @@ impl Tail {
         }
         for slot in &self.apart {
             if let Some(reader) = self.readers[*slot as usize].as_mut().filter(|r| r.live && !all.is_empty()) {
+                // A reader that was set apart in this batch may be touched already.
+                if reader.runs.is_empty() {
+                    self.touched.push(*slot);
+                }
                 reader.runs.clone_from(&all);
-                self.touched.push(*slot);
             }
         }
     }

@@ -234,7 +234,8 @@ impl Readers {
         (0..READERS).map(|n| start(format!("log-reader-{n}"), Self::run)).chain([state]).collect()
     }
 
-    pub fn submit(&self, by: &Asker, mut job: Job) {
+    /// Puts a job in its place, or answers it where nothing is read any more.
+    fn enqueue(&self, mut job: Job, push: impl FnOnce(&mut Queue, Job)) {
         #[cfg(any(test, feature = "sim"))]
         if self.at_once.load(std::sync::atomic::Ordering::Relaxed) {
             while job(Turn::Read) == Progress::More {}
@@ -246,26 +247,18 @@ impl Readers {
             job(Turn::Stopped);
             return;
         }
-        queue.push(Waits { job, kind: by.kind, turns: Arc::downgrade(&by.turns), alive: Arc::downgrade(&by.alive), since: Instant::now() });
-        drop(queue);
+        push(&mut queue, job);
+    }
+
+    pub fn submit(&self, by: &Asker, job: Job) {
+        let (turns, alive) = (Arc::downgrade(&by.turns), Arc::downgrade(&by.alive));
+        self.enqueue(job, |queue, job| queue.push(Waits { job, kind: by.kind, turns, alive, since: Instant::now() }));
         self.work.notify_one();
     }
 
     /// A job of one step, which reads the state store.
-    pub fn submit_state(&self, mut job: Job) {
-        #[cfg(any(test, feature = "sim"))]
-        if self.at_once.load(std::sync::atomic::Ordering::Relaxed) {
-            job(Turn::Read);
-            return;
-        }
-        let mut queue = self.queue.lock();
-        if queue.stopping {
-            drop(queue);
-            job(Turn::Stopped);
-            return;
-        }
-        queue.state.push_back(job);
-        drop(queue);
+    pub fn submit_state(&self, job: Job) {
+        self.enqueue(job, |queue, job| queue.state.push_back(job));
         self.state_work.notify_one();
     }
 
