@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 use support::{
-    Guard, Weir, dir, eventually, free_port, http_get,
+    Guard, Weir, binary, command, dir, eventually, free_port, http_get,
     raw::{PUBACK, Raw, Version},
 };
 
@@ -99,6 +99,22 @@ fn load(port: u16) {
     }
 }
 
+/// A session that nobody reads, and more messages than are kept: one client is named.
+fn push_out(weir: &Weir) {
+    Raw::connect(weir.mqtt, Version::V311, "away").subscribe("much", 1);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V311, "loud", true, &[]);
+    let payload = "x".repeat(1 << 20);
+    let mut publish = |n: u16| {
+        p.publish(1, false, n, "much", &payload);
+        p.expect_ack(PUBACK, n);
+    };
+    (1..=140).for_each(&mut publish);
+    eventually("it is named", Duration::from_secs(20), || {
+        publish(1);
+        http_get(weir.admin, "/metrics").contains("weir_retention_pushing_bytes{client=\"loud\"}")
+    });
+}
+
 /// The samples that a query answers.
 fn query(port: u16, expr: &str) -> Value {
     let encoded: String =
@@ -113,8 +129,12 @@ fn query(port: u16, expr: &str) -> Value {
 #[test]
 fn every_expression_has_an_answer_and_every_metric_is_used() {
     let dir = dir();
-    let weir = Weir::start(&dir.path().join("data"));
+    let ports = [free_port(), free_port(), free_port()];
+    let mut command = command(&binary(), &dir.path().join("data"), ports);
+    command.args(["--retention-bytes", "64MiB"]);
+    let weir = Weir::spawn(command, ports);
     load(weir.mqtt);
+    push_out(&weir);
     let scrape = http_get(weir.admin, "/metrics");
     let scrape = scrape.split_once("\r\n\r\n").map_or(&*scrape, |(_, body)| body);
     promtool(&["check", "metrics"], scrape);

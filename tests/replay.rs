@@ -155,6 +155,25 @@ fn a_session_with_other_filters_gets_each_message_once() {
     s.expect_silence();
 }
 
+/// A connection that reads something else, of which nothing comes, gets the past as any other, wherever in it that begins.
+#[test]
+fn a_past_begins_where_it_is_asked_for_beside_a_filter_that_is_quiet() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = Raw::connect_with(weir.mqtt, Version::V311, "c", true, &[]);
+    c.subscribe("quiet/#", 1);
+    publish(weir.mqtt, "loud", 0..100, 1);
+    for from in [50, 99, 0] {
+        assert_eq!(c.subscribe(&format!("$replay/offset:{from}/loud"), 1), 1);
+        for n in from..100 {
+            let p = c.expect_publish();
+            c.ack(PUBACK, p.id);
+            assert_eq!(p.payload, n.to_string(), "from {from}");
+        }
+        c.expect_silence();
+    }
+}
+
 /// User properties of an acknowledgement of version 5, behind id and reason.
 fn told(body: &[u8]) -> Vec<(String, String)> {
     let mut rest = body.get(4..).unwrap_or_default();

@@ -187,3 +187,163 @@ fn retention_is_taken_on_sighup() {
     eventually("less is kept", Duration::from_secs(10), || segments(&data) <= 2);
     assert_eq!(weir.terminate(), Some(0));
 }
+
+fn metric(weir: &Weir, name: &str) -> u64 {
+    let metrics = http_get(weir.admin, "/metrics");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_else(|| panic!("{name}: {metrics}"))
+}
+
+/// The records that go were offered to others and not to these sessions: they have passed them, connected or not, and over SIGKILL.
+#[test]
+fn nothing_is_lost_for_a_session_whose_messages_have_all_come() {
+    let dir = dir();
+    let (data, ports) = (dir.path().join("data"), ports());
+    let mut weir = start(&data, ports, "64MiB");
+    let forever = [0x11, 0xFF, 0xFF, 0xFF, 0xFE];
+    let quiet = |name: &str| {
+        let mut c = Raw::connect_with(ports[0], Version::V5, name, false, &forever);
+        c.subscribe("quiet/x", 1);
+        c
+    };
+    let stays = quiet("stays");
+    let mut member = Raw::connect_with(ports[0], Version::V5, "member", false, &forever);
+    member.subscribe("$share/g/quiet/x", 1);
+    let goes = quiet("goes");
+    fill(weir.mqtt, 40);
+    drop((goes, quiet("between")));
+    fill(weir.mqtt, 300);
+    eventually("retention", Duration::from_secs(10), || segments(&data) <= 2);
+    drop((stays, member));
+    let begins = |weir: &Weir| metric(weir, "weir_log_start_offset{stream=\"default\",partition=\"0\"}");
+    let start_now = begins(&weir);
+    assert!(start_now > 40 * 16, "what was before these went has gone too: {start_now}");
+    let say = |what: bool| {
+        let mut p = Raw::connect_with(ports[0], Version::V5, "p", true, &[]);
+        p.publish(1, false, 1, "quiet/x", &format!("{what}"));
+        p.expect_ack(PUBACK, 1);
+    };
+    // Of what was published while they were connected nothing is lost; what came later was not read by those who had gone.
+    for killed in [false, true] {
+        if killed {
+            weir.kill();
+            weir = start(&data, ports, "64MiB");
+        }
+        let mut all = ["stays", "member"].map(|name| Raw::connect_with(ports[0], Version::V5, name, false, &forever));
+        // Behind what it was away for, which has been looked through then.
+        say(killed);
+        for c in &mut all {
+            assert!(c.session_present);
+            let m = c.expect_publish();
+            assert_eq!(m.payload, format!("{killed}"));
+            c.ack(PUBACK, m.id);
+        }
+        // The kill is not to come before their cursors are in the store.
+        std::thread::sleep(Duration::from_secs(1));
+        let words = std::fs::read_to_string(said(&data)).unwrap();
+        assert_eq!(metric(&weir, "weir_lost_records_total"), 0, "killed: {killed}: {words}");
+    }
+    let words = std::fs::read_to_string(said(&data)).unwrap();
+    assert!(!words.contains("are lost for"), "{words}");
+    // Who went before has passed what it was connected for.
+    let mut goes = Raw::connect_with(ports[0], Version::V5, "goes", false, &forever);
+    assert_eq!(goes.expect_publish().payload, "true");
+    let (lost, start_now) = (metric(&weir, "weir_lost_records_total"), begins(&weir));
+    assert!((1..=start_now - 40 * 16).contains(&lost), "{lost} of {start_now}");
+}
+
+/// Publishers wait for who has not read, and a client that reads and publishes on one connection goes on reading.
+#[test]
+fn what_is_young_and_unread_is_kept_and_publishers_wait() {
+    let dir = dir();
+    let (data, ports) = (dir.path().join("data"), ports());
+    let begin = |data: &Path| {
+        let mut command = command(&binary(), data, ports);
+        command.args(["--retention-bytes", "64MiB"]).env("WEIR__LOG__RETENTION_MIN_AGE", "1h");
+        Weir::spawn(command, ports)
+    };
+    let mut weir = begin(&data);
+    let forever = [0x11, 0xFF, 0xFF, 0xFF, 0xFE];
+    let mut reader = Raw::connect_with(weir.mqtt, Version::V5, "reader", false, &forever);
+    reader.subscribe("fill/#", 1);
+    drop(reader);
+    let mut loud = Raw::connect_with(weir.mqtt, Version::V5, "loud", true, &[]);
+    let payload = "x".repeat(64 * 1024);
+    let held = |weir: &Weir| metric(weir, "weir_publishers_held") == 1;
+    let mut sent = 0u64;
+    while !held(&weir) {
+        for _ in 0..16 {
+            loud.publish(1, false, 1, "fill/x", &payload);
+            match loud.next(Duration::from_secs(2)) {
+                Some(ack) => assert_eq!(ack.head, PUBACK),
+                None => break,
+            }
+            sent += 1;
+        }
+        assert!(sent < 16 * 500, "nobody waits");
+    }
+    for _ in 0..2 {
+        // It is kept over SIGKILL: the cursors are in the store.
+        weir.kill();
+        weir = begin(&data);
+        eventually("held again", Duration::from_secs(5), || held(&weir));
+        assert_eq!(metric(&weir, "weir_log_start_offset{stream=\"default\",partition=\"0\"}"), 0);
+    }
+    let mut loud = Raw::connect_with(weir.mqtt, Version::V5, "loud", true, &[]);
+    loud.publish(1, false, 3, "fill/x", "later");
+    assert!(loud.next(Duration::from_secs(1)).is_none(), "it waits");
+    loud.send(0xC0, &[]);
+    assert_eq!(loud.read().head, 0xD0, "pings are answered");
+    // The reader publishes too: each of its messages waits, and its acknowledgements stand behind them.
+    let mut reader = Raw::connect_with(weir.mqtt, Version::V5, "reader", false, &forever);
+    let (mut got, mut answered) = (0, false);
+    reader.publish(1, false, 9, "answer/x", "y");
+    while got < sent {
+        let p = reader.next(Duration::from_secs(5)).unwrap_or_else(|| panic!("{got} of {sent}"));
+        if p.head == PUBACK {
+            answered = true;
+            continue;
+        }
+        reader.ack(PUBACK, p.publish_id());
+        got += 1;
+    }
+    // It has read, and they go on.
+    loud.expect_ack(PUBACK, 3);
+    while !answered {
+        let p = reader.read();
+        answered = p.head == PUBACK;
+        if !answered {
+            reader.ack(PUBACK, p.publish_id());
+        }
+    }
+    assert_eq!((metric(&weir, "weir_lost_records_total"), metric(&weir, "weir_retention_unread_records_total")), (0, 0));
+    eventually("room is made", Duration::from_secs(10), || segments(&data) <= 2 && !held(&weir));
+}
+
+/// Who pushes out what others have not read is named.
+#[test]
+fn who_pushes_out_what_others_have_not_read_is_named() {
+    let dir = dir();
+    let (data, ports) = (dir.path().join("data"), ports());
+    let weir = start(&data, ports, "64MiB");
+    let mut reader = Raw::connect(weir.mqtt, Version::V311, "reader");
+    reader.subscribe("some/#", 1);
+    drop(reader);
+    let mut events = Raw::connect_with(weir.mqtt, Version::V5, "events", true, &[]);
+    events.subscribe("$SYS/events/pushed_out/+", 1);
+    let mut modest = Raw::connect_with(weir.mqtt, Version::V5, "modest", true, &[]);
+    modest.publish(1, false, 1, "some/x", "small");
+    modest.expect_ack(PUBACK, 1);
+    // The filler has gone when somebody looks.
+    fill(weir.mqtt, 200);
+    let event = events.expect_publish();
+    assert_eq!(event.topic, "$SYS/events/pushed_out/filler");
+    let json: serde_json::Value = serde_json::from_str(&event.payload).unwrap();
+    assert_eq!((&json["client"], &json["from"], &json["readers"]), (&"filler".into(), &0.into(), &1.into()), "{json}");
+    assert!(json["bytes"].as_u64().is_some_and(|bytes| bytes > 60 << 20), "{json}");
+    let metrics = http_get(weir.admin, "/metrics");
+    assert!(metrics.contains("weir_retention_pushing_bytes{client=\"filler\"}") && !metrics.contains("client=\"modest\""), "{metrics}");
+    assert!(metric(&weir, "weir_retention_unread_records_total") > 0);
+    let words = std::fs::read_to_string(said(&data)).unwrap();
+    assert!(words.lines().any(|l| l.contains("before 1 sessions or groups had read them") && l.contains("client=\"filler\"")), "{words}");
+}

@@ -13,7 +13,7 @@ use crate::{
     fold::Base,
     gateway::Gateway,
     peer::Peer,
-    retention::Steps,
+    retention::{Retention, Steps},
     vital,
 };
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
@@ -23,11 +23,11 @@ use tokio::{
 };
 use weir_core::{
     group::Place,
-    ids::{Offset, PartitionId},
+    ids::{Now, Offset, PartitionId},
     message::Stored,
     retained::{Expiry, Position, expiry},
 };
-use weir_log::{AppendError, Asker, Fetch, Nobody, Put, Record, Wake, Wanted};
+use weir_log::{AppendError, Asker, Fetch, Nobody, Put, Record, SegmentInfo, Wake, Wanted};
 
 const FORMAT: u8 = 1;
 /// Puts in one call: others come between.
@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// For the values of connections.
 const PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_MAX: Duration = Duration::from_secs(8);
+/// Between two looks at a partition that holds more than it may.
+const HELD_EVERY_MS: u64 = 1_000;
 /// Bytes of retained messages moved in one step.
 const MOVE_BYTES: u32 = 1 << 20;
 
@@ -136,7 +138,8 @@ impl Keeper {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let steps = Steps::new(gateway.now());
-        let mut work = Work { gateway, steps, folded, reached: None, asker: Asker::default(), patience: PATIENCE, trouble: None };
+        let mut work =
+            Work { gateway, steps, folded, reached: None, held_ms: 0, asker: Asker::default(), patience: PATIENCE, trouble: None };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
@@ -158,6 +161,16 @@ impl Keeper {
     }
 }
 
+/// What retention would take of a partition.
+struct Taking {
+    retention: Retention,
+    segments: Vec<SegmentInfo>,
+    below: Offset,
+    now: Now,
+    /// Ages can be told by the wall clock.
+    trusted: bool,
+}
+
 struct Work {
     gateway: Arc<Gateway>,
     steps: Steps,
@@ -166,6 +179,8 @@ struct Work {
     /// The steady clock, as it was put.
     reached: Option<Reached>,
     asker: Asker,
+    /// When all were asked how far they have come, in `Now::monotonic_ms`.
+    held_ms: u64,
     /// How long connections are waited for.
     patience: Duration,
     /// Why retention did not work last, as it was said.
@@ -188,7 +203,8 @@ impl Work {
                 Ok(segments) => {
                     files += segments.len();
                     sealed |= segments.last().is_some_and(|active| active.base.0 > self.folded[nth].0);
-                    wanted.push((nth, retention.below(&segments, now.wall_ms)));
+                    let below = retention.below(&segments, now.wall_ms);
+                    wanted.push((nth, Taking { retention, segments, below, now, trusted }));
                 }
                 Err(e) => tracing::warn!("looking at the segments of partition {}: {e}; it is tried again", p.0),
             }
@@ -197,20 +213,46 @@ impl Work {
         if sealed || self.reached.is_some_and(|r| r.differs(self.gateway.clock.reached())) {
             self.checkpoint().await;
         }
-        for (nth, below) in wanted {
-            self.retire(nth, below.min(self.folded[nth])).await;
+        let mut held = false;
+        for (nth, taking) in wanted {
+            held |= self.take(nth, taking).await;
+        }
+        if self.gateway.hold(held) {
+            let what = if held { "publishers wait" } else { "publishers go on" };
+            tracing::warn!("{what}: log.retention_min_age keeps what somebody has not read, beyond log.retention_bytes");
         }
     }
 
-    async fn checkpoint(&mut self) {
-        let mut positions = Vec::new();
-        for tail in &self.gateway.tails {
-            let (tx, rx) = oneshot::channel();
-            let _ = tail.send(crate::tail::Command::Position(tx));
-            // The tail is gone: the process ends.
-            let Ok(position) = rx.await else { return };
-            positions.push(position);
+    /// Takes what is too much or too old. True: it is too much, and some of it has to stay.
+    async fn take(&mut self, nth: usize, taking: Taking) -> bool {
+        let (p, below) = (self.gateway.partitions[nth], taking.below.min(self.folded[nth]));
+        let start = Offset(self.gateway.engine.span(weir_log::PartitionId(p.0)).start.0);
+        if below <= start {
+            return false;
         }
+        // Whoever waits for somebody who does not read asks all connections no more than once a second.
+        if self.gateway.is_held() && taking.now.monotonic_ms < self.held_ms + HELD_EVERY_MS {
+            return true;
+        }
+        self.held_ms = taking.now.monotonic_ms;
+        // What they have passed is known then, and durable before anything goes.
+        let all = self.gateway.peers.iter().map(|p| p.value().clone()).collect();
+        self.ask(all).await;
+        let unread = self.gateway.cursors[nth].unread(below);
+        let Taking { retention, segments, now, trusted, .. } = taking;
+        let cut = retention.cut(&segments, below, unread.map(|u| u.from), now.wall_ms, trusted);
+        if cut.below > start && self.retire(nth, start..cut.below).await {
+            let by_bytes = retention.ageless().below(&segments, now.wall_ms) > start;
+            let lost = unread.filter(|u| u.from < cut.below);
+            if let Some(unread) = lost.filter(|_| by_bytes) {
+                self.gateway.pushed_out(nth, unread.from.max(start)..cut.below, unread.readers);
+            }
+        }
+        cut.held
+    }
+
+    async fn checkpoint(&mut self) {
+        let mut positions: Vec<_> = self.gateway.passed.iter().map(|tail| tail.offset()).collect();
         // What one of them knows and does not say is in the log: it is folded again at the next start, if there is no later checkpoint.
         let marked = self.gateway.marked.iter().map(|p| p.value().clone()).collect();
         let folds = self.ask(marked).await;
@@ -277,20 +319,19 @@ impl Work {
         true
     }
 
-    async fn retire(&mut self, nth: usize, below: Offset) {
-        let p = weir_log::PartitionId(self.gateway.partitions[nth].0);
-        let start = Offset(self.gateway.engine.span(p).start.0);
-        if below <= start || !self.keep_retained(nth, start..below).await {
-            return;
+    /// True: it is gone.
+    async fn retire(&mut self, nth: usize, range: Range<Offset>) -> bool {
+        let (p, below) = (weir_log::PartitionId(self.gateway.partitions[nth].0), range.end);
+        if !self.keep_retained(nth, range).await {
+            return false;
         }
-        let all = self.gateway.peers.iter().map(|p| p.value().clone()).collect();
-        self.ask(all).await;
         let (tx, rx) = oneshot::channel();
         self.gateway.engine.retire(p, weir_log::Offset(below.0), Box::new(move |r| drop(tx.send(r))));
         match rx.await {
             Ok(Ok(())) => {
                 self.trouble = None;
                 tracing::info!("retention: partition {} begins at record {below} now", p.0);
+                return true;
             }
             Ok(Err(e)) => {
                 // It is tried four times a second.
@@ -303,6 +344,7 @@ impl Work {
             // The log stops.
             Err(_) => {}
         }
+        false
     }
 
     /// Moves retained messages of `range`, which the log is about to forget, into the state store. False: not all of them.

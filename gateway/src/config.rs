@@ -127,6 +127,7 @@ struct Log {
     durability: Durable,
     retention_bytes: Size,
     retention_age: Age,
+    retention_min_age: Age,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -295,7 +296,13 @@ impl Default for Config {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             listen: Listen { mqtt: loopback(1883), http: loopback(8080), admin: loopback(9464), hosts: Vec::new(), allow_anonymous: false },
-            log: Log { data: "weir-data".into(), durability: Durable::Disk, retention_bytes: Size(8 << 30), retention_age: Age(None) },
+            log: Log {
+                data: "weir-data".into(),
+                durability: Durable::Disk,
+                retention_bytes: Size(8 << 30),
+                retention_age: Age(None),
+                retention_min_age: Age(Some(Duration::ZERO)),
+            },
             groups: Groups { max_deliveries: 20 },
             events: Events { retention_age: days(7), sys_interval: Age(Some(Duration::from_secs(10))) },
             limits: Clients::default(),
@@ -509,8 +516,14 @@ impl Config {
 }
 
 /// What is taken without a restart.
-const LIVE: [&str; 5] =
-    ["log.retention_bytes", "log.retention_age", "groups.max_deliveries", "events.retention_age", "diagnostics.log_level"];
+const LIVE: [&str; 6] = [
+    "log.retention_bytes",
+    "log.retention_age",
+    "log.retention_min_age",
+    "groups.max_deliveries",
+    "events.retention_age",
+    "diagnostics.log_level",
+];
 /// All keys of this section too, for connections that begin later.
 const LIVE_SECTION: &str = "limits.";
 /// But for this one.
@@ -554,8 +567,12 @@ impl From<Config> for Options {
             data: c.log.data,
             durability: c.log.durability.into(),
             limits: Limits {
-                messages: Retention { bytes: Some(c.log.retention_bytes.0).filter(|bytes| *bytes > 0), age: c.log.retention_age.0 },
-                events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0 },
+                messages: Retention {
+                    bytes: Some(c.log.retention_bytes.0).filter(|bytes| *bytes > 0),
+                    age: c.log.retention_age.0,
+                    min_age: c.log.retention_min_age.0.unwrap_or(Duration::MAX),
+                },
+                events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0, min_age: Duration::ZERO },
                 max_deliveries: c.groups.max_deliveries,
                 client: Arc::new((&c.limits).into()),
                 fleet: (&c.limits).into(),

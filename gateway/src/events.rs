@@ -8,6 +8,7 @@
 //! | dropped | within a second: not sent to it, or not taken from it | reason, messages |
 //! | behind | it has not kept up for a second | records |
 //! | live | it has caught up | |
+//! | pushed_out | retention by bytes took what some had not read; `client` published most of it | stream, partition, from, to, bytes, readers |
 //! | started | the gateway takes connections; `client` is empty, the topic ends with `gateway` | boot, version |
 //!
 //! Invariant: who causes an event never waits for it; events that find no room are counted. A `/`, `+`, `#` or `%` of a client id is written as in an address, and no more than 128 bytes of it.
@@ -24,11 +25,13 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     fmt::Write,
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
 use tokio::sync::Notify;
 use weir_core::{
+    ids::Offset,
     message::{Message, Topic},
     packet::{Qos, ReasonCode},
     session::{Cause, Counts},
@@ -90,6 +93,15 @@ impl Events {
     pub fn started(&self, gateway: &Gateway) {
         let more = json!({ "boot": gateway.boot, "version": env!("CARGO_PKG_VERSION") });
         self.push(gateway, "started", "", more);
+    }
+
+    /// `by`: bytes of the client since this happened last, and how many had not read it.
+    pub fn pushed_out(&self, gateway: &Gateway, client_id: &str, nth: usize, range: &Range<Offset>, by: (u64, u64)) {
+        let (stream, number) = &gateway.streams[nth];
+        let more = json!({
+            "stream": &**stream, "partition": number, "from": range.start.0, "to": range.end.0 - 1, "bytes": by.0, "readers": by.1,
+        });
+        self.push(gateway, "pushed_out", client_id, more);
     }
 
     pub fn connected(&self, gateway: &Gateway, client_id: &str, more: Value) {

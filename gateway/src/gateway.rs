@@ -8,6 +8,7 @@ use crate::{
     api::past::GatewayInfo,
     boot::Boots,
     clock::Clock,
+    cursors::{Counted, Cursors},
     directory::Directory,
     driver::LARGE_FETCHES,
     events::Events,
@@ -18,6 +19,7 @@ use crate::{
     metrics::{Metrics, Totals},
     offline::Offline,
     peer::Peer,
+    pressure::Pressure,
     rates::Rates,
     refusals::Refusals,
     retention::Retention,
@@ -32,7 +34,7 @@ use std::sync::{
 };
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use weir_core::{
-    ids::{Now, PartitionId},
+    ids::{Now, Offset, PartitionId},
     limits::{Limit, Limits as ClientLimits},
     message::{Message, Stored, partition_of},
     retained::Retained,
@@ -52,7 +54,13 @@ pub(crate) struct Gateway {
     pub rates: Rates,
     pub limits: RwLock<Limits>,
     pub tails: Vec<UnboundedSender<tail::Command>>,
+    pub passed: Vec<Arc<tail::Passed>>,
     pub retained: Vec<Arc<RwLock<Retained>>>,
+    /// Per partition; nothing in the one of the gateway itself.
+    pub cursors: Vec<Cursors>,
+    pub pressure: Pressure,
+    /// Publishers wait: retention would take what somebody has not read.
+    held: AtomicBool,
     pub directory: Directory,
     pub groups: Groups,
     pub interests: Interests,
@@ -109,6 +117,7 @@ pub struct Limits {
 pub(crate) struct Parts {
     pub engine: Arc<dyn Engine>,
     pub tails: Vec<UnboundedSender<tail::Command>>,
+    pub passed: Vec<Arc<tail::Passed>>,
     pub retained: Vec<Arc<RwLock<Retained>>>,
     pub offline: Offline,
     pub interests: Interests,
@@ -145,6 +154,7 @@ impl Gateway {
     pub fn new(p: Parts) -> Self {
         let partitions = p.engine.partitions().iter().map(|p| PartitionId(p.id.0)).collect();
         let system = p.engine.partitions().iter().position(|p| p.stream == SYSTEM_STREAM);
+        let cursors = p.engine.partitions().iter().map(|_| Cursors::default()).collect();
         let inbound_bytes = p.limits.fleet.inbound_bytes;
         let streams = p.engine.partitions().iter().map(|p| (p.stream.as_str().into(), p.number)).collect();
         Self {
@@ -156,7 +166,11 @@ impl Gateway {
             rates: Rates::default(),
             limits: RwLock::new(p.limits),
             tails: p.tails,
+            passed: p.passed,
             retained: p.retained,
+            cursors,
+            pressure: Pressure::default(),
+            held: AtomicBool::new(false),
             directory: Directory::default(),
             groups: Groups::default(),
             interests: p.interests,
@@ -267,6 +281,31 @@ impl Gateway {
         } else {
             self.stored.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Of each partition what `needs` says: only messages count.
+    fn needs(&self, needs: impl Fn(PartitionId) -> Option<Offset>) -> impl Iterator<Item = Option<Offset>> {
+        self.partitions.iter().map(move |p| needs(*p).filter(|_| !self.is_system(*p)))
+    }
+
+    /// A durable reader has come to the places that its value in the store says.
+    pub fn count(&self, counted: &mut Counted, needs: impl Fn(PartitionId) -> Option<Offset>) {
+        counted.replace(&self.cursors, self.needs(needs));
+    }
+
+    /// What a reader counts for that was stored, and has an owner now.
+    pub fn counted(&self, needs: impl Fn(PartitionId) -> Option<Offset>) -> Counted {
+        Counted::of(self.needs(needs))
+    }
+
+    /// Do publishers wait for those who read?
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// True: they did not before, or did.
+    pub fn hold(&self, is: bool) -> bool {
+        self.held.swap(is, Ordering::Relaxed) != is
     }
 
     /// Per partition: one past the newest durable record.

@@ -6,6 +6,7 @@
 
 use crate::{
     burial::Burials,
+    cursors::Counted,
     gateway::{Gateway, stored},
     metrics::Total,
     peer::Peer,
@@ -27,7 +28,7 @@ use weir_core::{
     group::{Group, Owed, Place},
     ids::{Offset, PartitionId, SubscribeId},
     session::CHECKPOINT_MS,
-    topic::shared,
+    topic::{is_system, shared},
 };
 use weir_log::{AppendError, Asker, Fetch, Fetched, Put, ReadError, Receipt, Wake, Wanted, Watermark};
 
@@ -164,6 +165,7 @@ struct Home {
     draining: bool,
     /// Dropped when the value says all that is known.
     checkpoint: Option<UnboundedSender<()>>,
+    counted: Counted,
 }
 
 /// A group that panicked ends with the connections of its members, which have nothing from it any more: who comes again begins it anew.
@@ -173,6 +175,7 @@ impl Drop for Home {
             return;
         }
         self.gateway.totals.add(Total::Panics, 1);
+        self.count(false);
         tracing::error!(group = &*self.name, "a group panicked; it ends, with the connections of its members, and others go on");
         let waiting = self.joining.iter().map(|(peer, _)| peer).chain(self.reaching.iter().map(|(peer, _)| peer));
         self.members.values().map(|m| &m.peer).chain(waiting).for_each(|peer| peer.tell(|m| m.dismissed = true));
@@ -194,7 +197,7 @@ impl Home {
     fn new(gateway: Arc<Gateway>, name: Box<str>, stored: Option<Group>, subscribers: HashSet<u64>) -> Self {
         let peer = gateway.peer();
         let filter: Box<str> = name.split_once('/').map_or("", |(_, filter)| filter).into();
-        Self {
+        let mut home = Self {
             name,
             select: Arc::new(Filters::new([filter.clone()])),
             filter,
@@ -217,8 +220,11 @@ impl Home {
             dirty: None,
             draining: false,
             checkpoint: None,
+            counted: Counted::default(),
             gateway,
-        }
+        };
+        home.count(home.stored);
+        home
     }
 
     async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
@@ -400,7 +406,21 @@ impl Home {
         self.draining |= mail.drain;
         if mail.checkpoint.is_some() {
             self.checkpoint = mail.checkpoint;
+            self.pass();
             self.dirty = self.dirty.map(|_| Instant::now());
+        }
+    }
+
+    /// What the tails have offered to others and not to this group it has passed.
+    fn pass(&mut self) {
+        for nth in 0..self.readers.len() {
+            let offered = self.gateway.passed[nth].offset();
+            let reader = &mut self.readers[nth];
+            reader.pass(&self.peer.inboxes[nth].lock(), offered);
+            self.group.passed(self.gateway.partitions[nth], reader.next);
+            if reader.is_unsaved() {
+                self.dirty.get_or_insert_with(Instant::now);
+            }
         }
     }
 
@@ -555,9 +575,11 @@ impl Home {
 
     /// True: it was taken.
     fn put_value(&mut self) -> bool {
-        let value = self.group.value();
-        match self.gateway.engine.state().put(&[Put { key: &key(&self.name), tag: 0, value: Some(&value) }], &self.who) {
+        let (key, value) = (key(&self.name), self.group.value());
+        match self.gateway.engine.state().put(&[Put { key: &key, tag: 0, value: Some(&value) }], &self.who) {
             Ok(receipt) => {
+                self.readers.iter_mut().for_each(Reader::saved);
+                self.count(true);
                 (self.put, self.dirty) = (Some(receipt), None);
                 true
             }
@@ -575,8 +597,16 @@ impl Home {
         }
     }
 
+    /// What its value says of how far it has come; false: it has none.
+    fn count(&mut self, is_stored: bool) {
+        let reads = is_stored && !is_system(&self.filter);
+        self.gateway.count(&mut self.counted, |p| self.group.needs(p).filter(|_| reads));
+    }
+
     fn delete(&mut self) {
-        let put = Put { key: &key(&self.name), tag: 0, value: None };
+        let key = key(&self.name);
+        self.count(false);
+        let put = Put { key: &key, tag: 0, value: None };
         if let Err(e) = self.gateway.engine.state().put(&[put], &self.who) {
             // The next start deletes it: it has no subscriber then.
             tracing::warn!(group = &*self.name, "deleting the place of a group that has ended: {e}");

@@ -6,8 +6,10 @@
 
 use crate::gateway::Gateway;
 use crate::lives::Lives;
+use crate::refusals::short;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_util::MetricKindMask;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -16,6 +18,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use weir_bridge::feed::{Counts as Told, Feed};
 use weir_core::{limits::Limit, session::Counts};
@@ -71,6 +74,9 @@ names! {
     Lost Counter "weir_lost_records_total" "Records that retention or damage took before a reader had come to them, once per reader.";
     Refused Counter "weir_refused_total" "Connections that were refused, connections closed for a violation of the protocol, publishes to topics of the gateway's own, and what was asked beyond a limit, by its key in [limits].";
     Slowed Counter "weir_slowed_total" "How often a client was not read for a while, for it published faster than a limit allows, by its key in [limits].";
+    PushedOut Counter "weir_retention_unread_records_total" "Records that retention by bytes took before some session or group had read them.";
+    Pushing Gauge "weir_retention_pushing_bytes" "Of the client that published most while that happened; for ten minutes.";
+    PublishersHeld Gauge "weir_publishers_held" "1 while publishers wait, for log.retention_min_age keeps what somebody has not read.";
     Takeovers Counter "weir_takeovers_total" "Connections that ended because another came with their client id.";
     DeadLetters Counter "weir_dead_letters_total" "Messages that no member of a group acknowledged, now under $dead/GROUP/TOPIC.";
     EventsDropped Counter "weir_events_dropped_total" "Events under $SYS/events that were not written: too many at once, or the log has failed.";
@@ -166,6 +172,7 @@ totals! {
     PublishMessages Slowed "reason" "publish_messages";
     PublishBytes Slowed "reason" "publish_bytes";
     Takeovers Takeovers;
+    PushedOut PushedOut;
     DeadLetters DeadLetters;
     EventsDropped EventsDropped;
     Panics Panics;
@@ -309,6 +316,9 @@ pub(crate) struct Metrics {
     process: metrics_process::Collector,
 }
 
+/// A gauge of a client that is not set again is forgotten then.
+const IDLE: Duration = Duration::from_secs(600);
+
 static METADATA: Metadata<'_> = Metadata::new("weir", Level::INFO, None);
 
 impl Metrics {
@@ -319,6 +329,8 @@ impl Metrics {
         {
             builder = builder.set_buckets_for_metric(Matcher::Full(name.name().into()), buckets)?;
         }
+        // Of gauges that name a client; all others are set whenever somebody looks.
+        builder = builder.idle_timeout(MetricKindMask::GAUGE, Some(IDLE));
         let recorder = builder.build_recorder();
         for name in Name::ALL {
             let (key, help) = (KeyName::from_const_str(name.name()), name.help().into());
@@ -385,6 +397,12 @@ impl Metrics {
         self.recorder.register_gauge(&Key::from_parts(name.name(), labels.to_vec()), &METADATA)
     }
 
+    /// Whose messages push out what others have not read, and how many bytes.
+    pub fn loudest(&self, client_id: &str, bytes: u64) {
+        let client = Label::new("client", short(client_id).to_owned());
+        self.gauge(Name::Pushing, &[client]).set(bytes as f64);
+    }
+
     /// What histograms have taken is put into their buckets: every few seconds, or memory grows.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
@@ -421,6 +439,7 @@ impl Metrics {
         set(Name::Retained, gateway.retained.iter().map(|view| view.read().len() as u64).sum());
         set(Name::Sockets, gateway.sockets.open() as u64);
         set(Name::SocketsLimit, gateway.sockets.most() as u64);
+        set(Name::PublishersHeld, u64::from(gateway.is_held()));
         set(Name::LogStalled, u64::from(!gateway.engine.stalled().is_empty()));
         let store = gateway.engine.state().size();
         set(Name::StateBytes, store.live_bytes);

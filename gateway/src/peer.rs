@@ -73,6 +73,8 @@ pub(crate) struct Peer {
     pub inboxes: Vec<Mutex<Inbox>>,
     /// It has a socket.
     connected: AtomicBool,
+    /// Bytes of the messages that it published, since they were taken last.
+    published: AtomicU64,
     /// Per partition: what it reads next while it is behind, else `LIVE`.
     behind: Vec<AtomicU64>,
 }
@@ -94,6 +96,7 @@ impl Peer {
             mail: Mutex::default(),
             inboxes: (0..partitions).map(|_| Mutex::default()).collect(),
             connected: AtomicBool::new(false),
+            published: AtomicU64::new(0),
             behind: (0..partitions).map(|_| AtomicU64::new(LIVE)).collect(),
         }
     }
@@ -121,6 +124,14 @@ impl Peer {
 
     pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
+    }
+
+    pub fn add_published(&self, bytes: u64) {
+        self.published.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn take_published(&self) -> u64 {
+        self.published.swap(0, Ordering::Relaxed)
     }
 
     /// What it reads next in the nth partition while it is behind; `None`: it is live, or reads nothing.

@@ -19,6 +19,17 @@ pub struct Retention {
     pub bytes: Option<u64>,
     /// `None`: whatever its age.
     pub age: Option<Duration>,
+    /// Bytes do not take what is younger and a durable reader has not read: publishers wait.
+    pub min_age: Duration,
+}
+
+/// What retention takes, and who would have it wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Everything before this goes.
+    pub below: Offset,
+    /// There are more bytes than there may be, and they stay.
+    pub held: bool,
 }
 
 impl Retention {
@@ -36,6 +47,9 @@ impl Retention {
             let left = max.saturating_sub(behind);
             Some(now_ms + (left as f64 / growth(segments)?) as u64)
         });
+        // What somebody has yet to read is held so long.
+        let held = segments.get(at).and_then(|s| s.sealed_ms).unwrap_or(now_ms).saturating_add(ms(self.min_age));
+        let by_bytes = by_bytes.map(|at| at.max(held));
         by_age.into_iter().chain(by_bytes).min().map(|at| at.max(now_ms))
     }
 
@@ -55,6 +69,23 @@ impl Retention {
         }
         below
     }
+}
+
+impl Retention {
+    /// Of what is before `below`, without what is young and not read by somebody who needs everything from `unread` on. `trusted`: ages can be told.
+    pub(crate) fn cut(&self, segments: &[SegmentInfo], below: Offset, unread: Option<Offset>, now_ms: u64, trusted: bool) -> Cut {
+        let old_ms = now_ms.saturating_sub(ms(self.min_age));
+        let stays = |s: &SegmentInfo| {
+            let young = !trusted || s.sealed_ms.is_none_or(|at| at > old_ms);
+            young && !self.min_age.is_zero() && unread.is_some_and(|at| s.end.is_none_or(|end| end.0 > at.0))
+        };
+        let first = segments.iter().find(|s| s.base.0 < below.0 && stays(s)).map(|s| Offset(s.base.0));
+        Cut { below: first.unwrap_or(below), held: first.is_some() }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Files that say how fast a log grows.
@@ -110,7 +141,7 @@ mod tests {
             sealed_ms: sealed,
         };
         let segments = [segment(0, Some(1_000)), segment(1, Some(5_000)), segment(2, Some(9_000)), segment(3, None)];
-        let below = |bytes, age| Retention { bytes, age }.below(&segments, 10_000).0;
+        let below = |bytes, age| Retention { bytes, age, min_age: Duration::ZERO }.below(&segments, 10_000).0;
         assert_eq!(below(None, None), 0);
         assert_eq!([400, 399, 200, 0].map(|bytes| below(Some(bytes), None)), [0, 10, 20, 30]);
         assert_eq!([20, 8, 4, 1, 0].map(|s| below(None, Some(Duration::from_secs(s)))), [0, 10, 20, 20, 30]);
@@ -129,7 +160,11 @@ mod tests {
         // 100 bytes in 1,000 ms.
         let segments = [segment(0, Some(1_000)), segment(1, Some(2_000)), segment(2, Some(3_000)), segment(3, None)];
         let loss = |bytes, age: Option<u64>, next| {
-            Retention { bytes, age: age.map(Duration::from_secs) }.loss_at(&segments, weir_log::Offset(next), 3_500)
+            Retention { bytes, age: age.map(Duration::from_secs), min_age: Duration::ZERO }.loss_at(
+                &segments,
+                weir_log::Offset(next),
+                3_500,
+            )
         };
         assert_eq!(loss(None, None, 0), None);
         assert_eq!(
@@ -141,10 +176,33 @@ mod tests {
         assert_eq!(loss(Some(300), None, 0), Some(3_500), "at once");
         assert_eq!(loss(Some(1_000), Some(2), 0), Some(3_500));
         assert_eq!(
-            Retention { bytes: Some(10), age: None }.loss_at(&segments[3..], weir_log::Offset(30), 0),
+            Retention { bytes: Some(10), age: None, min_age: Duration::ZERO }.loss_at(&segments[3..], weir_log::Offset(30), 0),
             None,
             "a file that is written says no speed"
         );
+    }
+
+    #[test]
+    fn bytes_do_not_take_what_is_young_and_unread() {
+        let segment = |n: u64, sealed: Option<u64>| SegmentInfo {
+            base: weir_log::Offset(n * 10),
+            end: sealed.map(|_| weir_log::Offset(n * 10 + 10)),
+            bytes: 100,
+            created_ms: n * 1_000,
+            sealed_ms: sealed,
+        };
+        let segments = [segment(0, Some(1_000)), segment(1, Some(5_000)), segment(2, Some(9_000)), segment(3, None)];
+        let cut = |min_age: u64, unread: Option<u64>, trusted| {
+            let retention = Retention { bytes: Some(200), age: None, min_age: Duration::from_secs(min_age) };
+            let cut = retention.cut(&segments, Offset(20), unread.map(Offset), 10_000, trusted);
+            (cut.below.0, cut.held)
+        };
+        assert_eq!(cut(60, None, true), (20, false), "everybody has read it");
+        assert_eq!(cut(60, Some(20), true), (20, false));
+        assert_eq!(cut(60, Some(19), true), (10, true));
+        assert_eq!(cut(60, Some(0), true), (0, true));
+        assert_eq!((cut(5, Some(0), true), cut(6, Some(0), true), cut(10, Some(0), true)), ((20, false), (10, true), (0, true)), "by age");
+        assert_eq!((cut(0, Some(0), true), cut(5, Some(0), false)), ((20, false), (0, true)), "a clock that was set says no age");
     }
 
     #[test]

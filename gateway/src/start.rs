@@ -15,7 +15,7 @@ use crate::{
     metrics::Metrics,
     offline::{self, Offline},
     run::RunError,
-    tail::{Bell, Tail},
+    tail::{Bell, Passed, Tail},
     tcp, vital,
 };
 use std::{
@@ -48,6 +48,8 @@ pub(crate) struct Found {
     /// Which sessions subscribe to which group.
     subscribers: HashMap<Box<str>, HashSet<u64>>,
     interest: Interest,
+    /// How many sessions need everything from there on.
+    needs: HashMap<Place, u64>,
     sessions: u64,
     bad: Option<String>,
 }
@@ -98,7 +100,9 @@ impl Found {
         // Connected when the process ended: at once. Else when the tag says, if it ever ends.
         let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
         self.due.extend(at.map(|at| (at, s.client_id().into())));
-        s.named()
+        let named = s.named();
+        s.partitions_read().filter_map(|p| Some((p, s.needs(p, false)?))).for_each(|place| *self.needs.entry(place).or_default() += 1);
+        named
     }
 
     fn group(&mut self, name: Box<str>, group: Group) -> Vec<Place> {
@@ -150,13 +154,14 @@ pub(crate) fn assemble(
     let retained = fold(&*engine, std::mem::take(&mut found.bases))?;
     let clock = Clock::begin(wall_ms, found.reached);
     let boot = begin(&*engine, &mut found.boots, clock.now().steady_ms)?;
-    let mut tails = Vec::new();
+    let (mut tails, mut passed) = (Vec::new(), Vec::new());
     for (nth, p) in engine.partitions().iter().enumerate() {
-        let bell = Arc::new(Bell::default());
+        let (bell, at) = (Arc::new(Bell::default()), Arc::new(Passed::default()));
         let (tx, rx) = unbounded_channel();
         let following = engine.follow(p.id, bell.clone());
-        vital::spawn("a tail", Tail::new(PartitionId(p.id.0), nth, following, bell, rx, retained[nth].clone()).run());
+        vital::spawn("a tail", Tail::new(PartitionId(p.id.0), nth, following, bell, rx, (retained[nth].clone(), at.clone())).run());
         tails.push(tx);
+        passed.push(at);
     }
     let (offline, due) = Offline::new();
     std::mem::take(&mut found.due).into_iter().for_each(|(at, client_id)| offline.look(at, &client_id));
@@ -164,6 +169,7 @@ pub(crate) fn assemble(
     let gateway = Arc::new(Gateway::new(Parts {
         engine,
         tails,
+        passed,
         retained,
         offline,
         interests,
@@ -175,6 +181,10 @@ pub(crate) fn assemble(
         store_bytes_max,
         clock,
     }));
+    for ((p, at), readers) in std::mem::take(&mut found.needs) {
+        let cursors = gateway.partitions.iter().zip(&gateway.cursors).find(|(q, _)| **q == p && !gateway.is_system(p));
+        cursors.into_iter().for_each(|(_, cursors)| cursors.add(at, readers));
+    }
     Groups::restore(&gateway, groups);
     let looking = gateway.clone();
     let look = async move |client_id: Arc<str>| {

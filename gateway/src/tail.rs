@@ -7,8 +7,15 @@
 
 use crate::{gateway::stored, peer::Peer, refusals::short};
 use parking_lot::RwLock;
-use std::{collections::HashMap, ops::Range, sync::Arc};
-use tokio::sync::{Notify, mpsc::UnboundedReceiver, oneshot};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 use weir_core::{
     fanout::Entry,
     ids::{Offset, PartitionId, SubscribeId},
@@ -38,8 +45,6 @@ pub(crate) enum Command {
     /// Offer everything from now on.
     Join(u64),
     Leave(u64),
-    /// Answered with the offset before which everything is folded.
-    Position(oneshot::Sender<Offset>),
 }
 
 /// Rung by the log.
@@ -49,6 +54,17 @@ pub(crate) struct Bell(Notify);
 impl Wake for Bell {
     fn wake(&self) {
         self.0.notify_one();
+    }
+}
+
+/// How far a tail has come: everything before it is folded, and in the inboxes of those it is for.
+#[derive(Default)]
+pub(crate) struct Passed(AtomicU64);
+
+impl Passed {
+    /// Look into an inbox after this, and not before.
+    pub fn offset(&self) -> Offset {
+        Offset(self.0.load(Ordering::Acquire))
     }
 }
 
@@ -80,6 +96,7 @@ pub(crate) struct Tail {
     retained: Arc<RwLock<Retained>>,
     /// Everything before it was offered.
     position: Offset,
+    passed: Arc<Passed>,
     readers: Vec<Option<Reader>>,
     free: Vec<u32>,
     by_peer: HashMap<u64, u32>,
@@ -101,9 +118,10 @@ impl Tail {
         following: Box<dyn Follow>,
         bell: Arc<Bell>,
         commands: UnboundedReceiver<Command>,
-        retained: Arc<RwLock<Retained>>,
+        (retained, passed): (Arc<RwLock<Retained>>, Arc<Passed>),
     ) -> Self {
         let position = Offset(following.start().0);
+        passed.0.store(position.0, Ordering::Release);
         Self {
             id,
             nth,
@@ -112,6 +130,7 @@ impl Tail {
             commands,
             retained,
             position,
+            passed,
             readers: Vec::new(),
             free: Vec::new(),
             by_peer: HashMap::new(),
@@ -142,6 +161,7 @@ impl Tail {
                 let Some(batch) = self.following.poll() else { break };
                 self.fold(&batch);
                 self.offer(&batch);
+                self.passed.0.store(self.position.0, Ordering::Release);
                 self.serve_parked();
                 command = command.or_else(|| self.commands.try_recv().ok());
                 left -= usize::from(command.is_some());
@@ -217,7 +237,6 @@ impl Tail {
                     reader.peer.wake();
                 }
             }
-            Command::Position(answer) => drop(answer.send(self.position)),
             Command::Leave(peer) => {
                 self.end_parked(|p, _| p.id == peer);
                 self.parked.retain(|(_, command)| !matches!(command, Command::Reach(p, _) if p.id == peer));

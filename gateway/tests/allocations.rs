@@ -61,7 +61,7 @@ fn round(publisher: &mut TcpStream, subscriber: &mut TcpStream, publishes: &[u8]
 fn nothing_is_allocated_per_message() {
     let directory = tempfile::tempdir().expect("a directory");
     let (ready, is_ready) = mpsc::channel();
-    let all = weir::Retention { bytes: None, age: None };
+    let all = weir::Retention { bytes: None, age: None, min_age: std::time::Duration::ZERO };
     let options = weir::Options {
         mqtt: free(),
         http: free(),

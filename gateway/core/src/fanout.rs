@@ -135,6 +135,8 @@ pub struct Reader {
     pub kept_until: Offset,
     /// It went back: what the inbox holds is too new.
     went_back: bool,
+    /// It has come further since `saved`.
+    unsaved: bool,
 }
 
 impl Reader {
@@ -202,14 +204,16 @@ impl Reader {
 
     /// Everything before `next` of what was fetched or offered was sent or did not match.
     pub fn sent(&mut self, next: Offset) {
+        self.unsaved |= next > self.next;
         self.next = self.next.max(next);
     }
 
     /// Reads from `to` on, again if it has come further, and with all that is of QoS 0 before `until`. What a fetch on its way brings is too new and must not be sent.
     pub fn go_back(&mut self, to: Offset, until: Offset) {
         self.kept_until = self.kept_until.max(until);
-        if to < self.next {
-            self.next = to;
+        // While it is live, what lies between `next` and the tail was offered for other filters, or to nobody.
+        if to < self.next || self.live {
+            self.next = self.next.min(to);
             self.entries.clear();
             (self.live, self.went_back) = (false, true);
         }
@@ -229,6 +233,27 @@ impl Reader {
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// The tail has offered everything before `offered`: what is not on its way was not for this reader.
+    pub fn pass(&mut self, inbox: &Inbox, offered: Offset) {
+        let live = self.live && !self.fetching && !self.went_back;
+        if !live || inbox.mode != Mode::Live || inbox.joins != self.joins || self.next < inbox.joined {
+            return;
+        }
+        let waiting = [&self.entries, &inbox.entries].into_iter().filter_map(|entries| entries.0.as_ref()).flat_map(|all| all.iter());
+        let first = waiting.filter(|entry| entry.batch.end > self.next).map(|entry| entry.batch.start).min();
+        self.sent(first.unwrap_or(offered).min(offered));
+    }
+
+    /// Where it has come to is on its way to the store.
+    pub fn saved(&mut self) {
+        self.unsaved = false;
+    }
+
+    #[must_use]
+    pub fn is_unsaved(&self) -> bool {
+        self.unsaved
     }
 
     /// Everything that the tail has offered was sent.
@@ -358,7 +383,7 @@ mod tests {
             every in 1u64..4,
             start in 0u64..20,
             back in 0u64..60,
-            steps in proptest::collection::vec((0u8..9, 1u64..8), 0..400),
+            steps in proptest::collection::vec((0u8..10, 1u64..8), 0..400),
         ) {
             let mut w = World {
                 batches: Vec::new(), every, memory: 0, tail: 0, inbox: Inbox::default(),
@@ -388,6 +413,7 @@ mod tests {
                         w.reader.go_back(Offset(back), Offset(was));
                         prop_assert!((back..was).all(|n| !w.reader.is_late(Offset(n))));
                     }
+                    9 => w.reader.pass(&w.inbox, w.offset(w.tail)),
                     // Memory lets go of what the tail has seen.
                     _ => w.memory = w.memory.max(w.tail.saturating_sub(n as usize)),
                 }
@@ -403,6 +429,32 @@ mod tests {
             let want: Vec<u64> = (from..total.max(from)).filter(|n| n % every == 0).collect();
             prop_assert_eq!(w.sent, want);
         }
+    }
+
+    #[test]
+    fn a_live_reader_passes_what_was_offered_to_others() {
+        let (mut inbox, mut reader) = (Inbox::default(), Reader::default());
+        let passes = |reader: &mut Reader, inbox: &Inbox, offered: u64| {
+            reader.pass(inbox, Offset(offered));
+            reader.next.0
+        };
+        inbox.join(Offset(5));
+        assert_eq!(passes(&mut reader, &inbox, 9), 0, "it has not heard that it is live");
+        assert_eq!(reader.step(&mut inbox, Offset(9), Offset(0)), Step::Fetch(Offset(0)..Offset(5)));
+        assert_eq!(passes(&mut reader, &inbox, 9), 0, "a fetch is on its way");
+        reader.sent(Offset(5));
+        reader.fetched();
+        reader.saved();
+        assert_eq!((passes(&mut reader, &inbox, 9), reader.is_unsaved()), (9, true));
+        assert!(inbox.offer(Entry { batch: Offset(20)..Offset(30), runs: Vec::new() }));
+        assert_eq!(passes(&mut reader, &inbox, 40), 20, "this one waits");
+        reader.sent(Offset(24));
+        reader.saved();
+        assert_eq!((passes(&mut reader, &inbox, 40), reader.is_unsaved()), (24, false), "the rest of the batch may be for it");
+        reader.sent(Offset(30));
+        assert_eq!(passes(&mut reader, &inbox, 40), 40);
+        reader.fall_behind(&mut inbox);
+        assert_eq!(passes(&mut reader, &inbox, 50), 40, "nobody offers it anything");
     }
 
     #[test]

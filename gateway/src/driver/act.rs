@@ -39,6 +39,8 @@ impl Driver {
                     self.gateway.interests.add(&filter);
                 }
                 if let Some(begin) = begin {
+                    // The one reader goes back from where it is.
+                    self.pass();
                     self.gateway.read_by(&filter).for_each(|nth| self.find(id, nth, &filter, begin));
                 }
                 self.entered = true;
@@ -81,6 +83,7 @@ impl Driver {
                     self.gateway.events.closed(&self.gateway, client_id, cause);
                 }
                 self.close.get_or_insert(cause);
+                self.pass();
                 self.leave_tails();
                 self.leave_groups();
                 self.feeding = Feeding::Idle;
@@ -115,6 +118,7 @@ impl Driver {
     }
 
     fn put_value(&mut self, now: Now, action: Action) {
+        self.pass();
         let goes_on = self.close.is_none() && matches!(self.phase, Phase::Running(_));
         let Some(session) = self.phase.session() else { return };
         if goes_on && self.paid_ms > now.monotonic_ms + PUT_AHEAD_MS {
@@ -127,6 +131,9 @@ impl Driver {
         let key = session_key(session.client_id());
         match self.gateway.engine.state().put(&[Put { key: &key, tag: session.tag(), value: value.as_deref() }], &self.who) {
             Ok(receipt) => {
+                let is_put = value.is_some();
+                session.saved();
+                self.gateway.count(&mut self.counted, |p| session.needs(p, false).filter(|_| is_put));
                 if std::mem::replace(&mut self.stored, value.is_some()) != value.is_some() {
                     self.gateway.stored(value.is_some());
                 }
@@ -140,6 +147,18 @@ impl Driver {
             Err(e @ AppendError::Failed(_)) => self.gateway.state_failed(&e),
             // The process ends, and this session with it: as in a crash, its last value counts.
             Err(AppendError::Stopping) => self.leave(),
+        }
+    }
+
+    /// What the tails have offered to others and not to this session it has passed. After `leave_tails` they offer it nothing.
+    pub(super) fn pass(&mut self) {
+        if !self.entered {
+            return;
+        }
+        let Some(session) = self.phase.session() else { return };
+        for (nth, tail) in self.gateway.passed.iter().enumerate() {
+            let offered = tail.offset();
+            session.pass(nth, &self.peer.inboxes[nth].lock(), offered);
         }
     }
 

@@ -51,6 +51,7 @@ impl Driver {
             Ok(session) => session,
         };
         self.stored = session.is_some();
+        self.counted = self.gateway.counted(|p| session.as_ref()?.needs(p, false));
         match std::mem::replace(&mut self.phase, Phase::Left) {
             Phase::Loading(request) => self.loaded_for(now, request, session),
             Phase::Offline(_) => self.loaded_offline(now, session),
@@ -204,6 +205,7 @@ impl Driver {
         // Whoever asks from now on sees that nobody is here; whoever has asked hears it.
         self.peer.set_connected(false);
         drop(self.peer.take());
+        self.gateway.pressure.gone(&self.peer);
         self.gateway.marked.remove(&self.peer.id);
         self.gateway.peers.remove(&self.peer.id);
     }

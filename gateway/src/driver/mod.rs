@@ -21,6 +21,7 @@ mod tests;
 mod trace;
 
 use crate::{
+    cursors::Counted,
     gateway::Gateway,
     interests::Asked,
     metrics::Total,
@@ -127,6 +128,8 @@ pub(crate) struct Driver {
     bytes_in: u64,
     /// The store has a value of its session.
     stored: bool,
+    /// What that value says of how far it has come.
+    counted: Counted,
     /// What it appends.
     pass: Option<Box<Pass>>,
     /// Of its last pass.
@@ -216,6 +219,7 @@ impl Driver {
             address: None,
             bytes_in: 0,
             stored: false,
+            counted: Counted::default(),
             pass: None,
             registered: Registration::default(),
             full: false,
@@ -288,9 +292,8 @@ impl Driver {
         ready
             && self.close.is_none()
             && !self.waits_for_room()
-            && !self.waits_for_its_pace()
             && !self.full
-            && !self.blocked
+            && (!self.blocked && !self.waits_for_its_pace() || self.may_be_overtaken())
             && self.put.is_none()
             && self.takes_answers()
     }
@@ -580,6 +583,10 @@ impl Driver {
             }
             stood &= used == 0;
         }
+        if self.waits_for_its_pace() && !self.rest.is_empty() {
+            self.overtake(now);
+            self.work(now);
+        }
         if self.rest.is_empty() {
             self.room = None;
         }
@@ -593,6 +600,7 @@ impl Driver {
         }
         self.watermarks(now);
         if self.checkpoint.is_some() {
+            self.pass();
             self.event(now, Event::Checkpoint { marked: self.marked });
         }
         self.act(now);

@@ -3,14 +3,21 @@
 //! Invariant: nothing is refused or dropped for it; a client that waits is not silent.
 //! Must not know: what is published.
 
-use super::Driver;
+use super::{Driver, Phase};
 use weir_core::{
+    codec::{Decoded, decode},
     ids::Now,
     limits::{Limit, Limits},
+    packet::Packet,
+    session::PACKET_BYTES_MAX,
 };
 
 /// So far ahead of its rate it may be.
 const AHEAD_US: u64 = 1_000_000;
+/// A publisher that waits for those who read looks again after so long.
+const HELD_MS: u64 = 500;
+/// While a message waits, acknowledgements and pings behind it are taken, in so many bytes: who reads and publishes on one connection goes on reading.
+const OVERTAKE_BYTES: usize = 16 * 1024;
 
 pub(super) struct Pace {
     messages_per_s: u64,
@@ -26,7 +33,12 @@ impl Pace {
     pub fn of(limits: &Limits) -> Option<Box<Self>> {
         let (messages_per_s, bytes_per_s) = (limits.publish_messages.into(), limits.publish_bytes);
         let any = messages_per_s > 0 || bytes_per_s > 0;
-        any.then(|| Box::new(Self { messages_per_s, bytes_per_s, paid_us: [0; 2], until_ms: None }))
+        any.then(|| Box::new(Self::with(messages_per_s, bytes_per_s)))
+    }
+
+    /// 0: any.
+    fn with(messages_per_s: u64, bytes_per_s: u64) -> Self {
+        Self { messages_per_s, bytes_per_s, paid_us: [0; 2], until_ms: None }
     }
 
     /// A message of so many bytes. Gives the limit that it is beyond now and was not before.
@@ -51,12 +63,42 @@ impl Driver {
         self.pace.as_ref().is_some_and(|pace| pace.until_ms.is_some())
     }
 
+    /// What comes now may be an acknowledgement.
+    pub(super) fn may_be_overtaken(&self) -> bool {
+        self.waits_for_its_pace() && self.rest.len() < OVERTAKE_BYTES
+    }
+
+    /// Takes acknowledgements and pings from behind the messages that wait: they say nothing of those.
+    pub(super) fn overtake(&mut self, now: Now) {
+        if !self.waits_for_its_pace() || !matches!(self.phase, Phase::Running(_)) {
+            return;
+        }
+        let (mut rest, mut at) = (std::mem::take(&mut self.rest), 0);
+        while let Ok(Decoded::Packet(packet, n)) = decode(rest.get(at..).unwrap_or_default(), self.version, PACKET_BYTES_MAX) {
+            match packet {
+                Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubComp(_) | Packet::PingReq => {
+                    self.stuck = false;
+                    self.packet(now, packet);
+                    rest.drain(at..at + n);
+                }
+                Packet::Publish(_) | Packet::PubRel(_) => at += n,
+                // Whatever else it is keeps its place.
+                _ => break,
+            }
+        }
+        self.rest = rest;
+    }
+
     pub(super) fn pace_deadline(&self) -> Option<u64> {
         self.pace.as_ref()?.until_ms
     }
 
-    /// The next message waits.
-    pub(super) fn is_ahead(&self, now: Now) -> bool {
+    /// The next message waits: it is ahead of its rate, or the log has no room before others have read.
+    pub(super) fn is_ahead(&mut self, now: Now) -> bool {
+        if self.gateway.is_held() {
+            let again = now.monotonic_ms + HELD_MS;
+            self.pace.get_or_insert_with(|| Box::new(Pace::with(0, 0))).until_ms = Some(again);
+        }
         self.pace.as_ref().and_then(|pace| pace.until_ms).is_some_and(|until| until > now.monotonic_ms)
     }
 

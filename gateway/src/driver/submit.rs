@@ -113,11 +113,13 @@ impl Driver {
             if records.is_empty() {
                 continue;
             }
+            let bytes = records.bytes().len() as u64;
             let (engine, p_id) = (&self.gateway.engine, log_id(self.gateway.partitions[p]));
             // What nobody waits for is written when it comes.
             let waits = pass.runs.iter().any(|run| run.partition == p);
             match if waits { engine.append_leading(p_id, records, &self.who) } else { engine.append(p_id, records, &self.who) } {
                 Ok(receipt) => {
+                    self.peer.add_published(bytes);
                     pass.receipts[p] = Some(receipt.0 - records.len() as u64..receipt.0);
                     records.clear();
                     self.registered = records.registered;

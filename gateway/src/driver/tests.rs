@@ -13,12 +13,15 @@ use crate::{
 };
 use futures_util::FutureExt;
 use parking_lot::RwLock;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 use tokio::sync::mpsc::UnboundedReceiver;
 use weir_core::retained::Retained;
 use weir_log::{Engine, FileEngine, LogEngine, Options, storage::sim::SimStorage};
 
-const KEEP: Retention = Retention { bytes: None, age: None };
+const KEEP: Retention = Retention { bytes: None, age: None, min_age: Duration::ZERO };
 
 fn options(dir: &std::path::Path) -> Options {
     Options::new(dir.join("data"), &[("default", 1)])
@@ -33,6 +36,7 @@ fn gateway(engine: Arc<dyn Engine>, boot: u64) -> (Arc<Gateway>, UnboundedReceiv
     let gateway = Gateway::new(Parts {
         engine,
         tails: vec![tail],
+        passed: vec![Arc::default()],
         retained,
         offline,
         interests,

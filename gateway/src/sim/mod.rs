@@ -120,7 +120,9 @@ impl World {
         }
         let bytes = (rng.below(3) == 0).then(|| (1 + rng.below(3)) * u64::from(LIMITS.segment_bytes));
         let age = (rng.below(4) == 0).then(|| Duration::from_millis(rng.below(20_000)));
-        let retention = Retention { bytes, age };
+        // Longer than a run: then bytes take nothing that anybody has to read.
+        let min_age = Duration::from_secs(if rng.below(2) == 0 { 0 } else { 7 * 86_400 });
+        let retention = Retention { bytes, age, min_age };
         Self {
             rng,
             disks: BTreeMap::new(),
@@ -393,6 +395,12 @@ impl World {
             for m in self.got(name).iter().filter(|m| m.ends_with(":0") || name == "once" && m.ends_with(":2")) {
                 assert!(seen.insert(m), "{name}: {m} twice");
             }
+        }
+        if !self.retention.min_age.is_zero() && self.retention.age.is_none() {
+            let lost = |name: &&str| self.ledger.lost.contains_key(*name);
+            let losers: Vec<_> =
+                ["once", "least", "wills", "group", "member-a", "member-b"].into_iter().filter(|name| lost(name)).collect();
+            assert!(losers.is_empty(), "what they had not read was taken: {losers:?}");
         }
         let mut seen = HashSet::new();
         for m in self.got("wills") {

@@ -145,7 +145,7 @@ fn run(seed: u64) {
     WALL.set(1_790_000_000_000);
     RANDOM.set(Rng::new(seed + 1));
     let mut w = World::new(seed);
-    w.retention = Retention { bytes: None, age: None };
+    w.retention = Retention { bytes: None, age: None, min_age: Duration::ZERO };
     let mut rng = Rng::new(seed ^ 0x0DED);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(async {

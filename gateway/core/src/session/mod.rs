@@ -553,7 +553,10 @@ impl Session {
             Event::Started(id, p, at) => self.started(id, p, at),
             Event::Shared(id) => self.shared(id),
             Event::PageEnded(after) => self.page_ended(after),
-            Event::Checkpoint { marked } => self.put_wanted |= self.is_stored() && (marked || self.moved.is_some()),
+            Event::Checkpoint { marked } => {
+                let has_passed = self.readers.iter().any(|r| r.reader.is_unsaved());
+                self.put_wanted |= self.is_stored() && (marked || has_passed || self.moved.is_some());
+            }
             Event::Lost(p, range) => {
                 self.counts.lost += range.end.0 - range.start.0;
                 self.lose(p, range, false);

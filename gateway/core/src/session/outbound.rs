@@ -299,6 +299,32 @@ impl Session {
         (!reader.reader.is_live()).then_some(reader.reader.next)
     }
 
+    /// The nth tail has offered everything before `offered`: the session has come so far, but for what is on its way to it.
+    pub fn pass(&mut self, nth: usize, inbox: &Inbox, offered: Offset) {
+        if let Some(r) = self.readers.get_mut(nth).filter(|r| self.subscriptions.read(r.system)) {
+            r.reader.pass(inbox, offered);
+        }
+    }
+
+    /// Its value is on its way to the store.
+    pub fn saved(&mut self) {
+        self.readers.iter_mut().for_each(|r| r.reader.saved());
+    }
+
+    /// Partitions that it has a place in.
+    pub fn partitions_read(&self) -> impl Iterator<Item = PartitionId> {
+        self.readers.iter().map(|r| r.id)
+    }
+
+    /// The first record of a partition that the session has not been sent, or has not acknowledged; `None`: it reads nothing there.
+    #[must_use]
+    pub fn needs(&self, p: PartitionId, system: bool) -> Option<Offset> {
+        let reader = self.readers.iter().find(|r| r.id == p).filter(|_| self.subscriptions.read(system))?;
+        // What is retained is kept for it when its segment goes.
+        let own = self.outbound.window.iter().filter(|f| f.shared.is_none() && !f.retained && f.partition == p);
+        own.map(|f| f.offset).chain([reader.reader.next]).min()
+    }
+
     /// Gives a record that the group of a shared subscription gave this session. `None` for the record: the log no longer has it.
     pub fn deliver_shared(
         &mut self,
