@@ -298,7 +298,7 @@ fn what_is_heavy_to_write_as_json_holds_up_nobody() {
 #[test]
 fn filters_that_overlap_level_by_level_hold_up_nobody() {
     let _alone = alone();
-    const PER_CLIENT: u32 = 5_000;
+    const PER_CLIENT: u32 = 4_000;
     let dir = dir();
     let weir = Weir::start(dir.path());
     let filter = |bits: u32| (0..16).map(|n| if bits >> n & 1 == 0 { "a/" } else { "+/" }).collect::<String>() + "#";
@@ -329,9 +329,9 @@ fn filters_that_overlap_level_by_level_hold_up_nobody() {
         took.push(began.elapsed());
         p.expect_ack(PUBACK, 1);
     }
-    // Those who have them are set apart once, and that takes a while; a machine with others on it has its own pauses.
+    // Those who have them are set apart once, and that takes a while.
     took.sort_unstable();
-    assert!(took[15] < Duration::from_millis(100) && took[19] < Duration::from_millis(500), "{took:?}");
+    assert!(took[18] < Duration::from_millis(100) && took[19] < Duration::from_millis(250), "{took:?}");
     // Nothing is missing for those who asked for it.
     for c in &mut many {
         (0..200).for_each(|n| assert!(c.expect_publish().topic.starts_with(&topic), "{n}"));

@@ -127,3 +127,45 @@ fn nothing_is_taken_after_a_goodbye_or_a_violation() {
     sub.read_exact(&mut got).unwrap();
     assert_eq!(got, *b"\x30\x04\x00\x01b1\x30\x04\x00\x01b1\x30\x04\x00\x01b1\x30\x04\x00\x01b3");
 }
+
+/// The first head, another that has begun, and a body have ten seconds each; between two requests a socket has a minute.
+#[test]
+fn half_a_request_is_waited_for_ten_seconds_and_an_idle_socket_longer() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let open = |port: u16, bytes: &str| {
+        let mut s = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        s.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        s.write_all(bytes.as_bytes()).unwrap();
+        s
+    };
+    let whole = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answered = |s: &mut TcpStream| {
+        let mut bytes = [0; 4_096];
+        let n = s.read(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    };
+    let mut idle = open(weir.admin, whole);
+    let mut half = open(weir.admin, whole);
+    assert!(answered(&mut idle).contains("200 OK") && answered(&mut half).contains("200 OK"));
+    half.write_all(b"GET /healthz HTTP/1.1\r\nHost").unwrap();
+    let put = |port| open(port, "PUT /api/v1/log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"le");
+    let waiting = [open(weir.http, ""), open(weir.http, "GET / HT"), half, put(weir.admin), put(weir.http)];
+    let all = waiting.map(|s| std::thread::spawn(move || until_closed(s)));
+    let [silent, first, second, body, public] = all.map(|t| t.join().unwrap());
+    for (said, took) in [&silent, &first, &second] {
+        assert!(said.is_empty() && (9_000..13_000).contains(&took.as_millis()), "{said:?} {took:?}");
+    }
+    for (said, took) in [&body, &public] {
+        let said = String::from_utf8_lossy(said);
+        assert!(said.starts_with("HTTP/1.1 408") && said.contains("within 10 s"), "{said}");
+        assert!((9_000..13_000).contains(&took.as_millis()), "{took:?}");
+    }
+    idle.write_all(whole.as_bytes()).unwrap();
+    assert!(answered(&mut idle).contains("200 OK"), "it had nothing to say for as long");
+    let mut large = open(
+        weir.admin,
+        &format!("PUT /api/v1/log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(80_000)),
+    );
+    assert!(answered(&mut large).starts_with("HTTP/1.1 413"));
+}

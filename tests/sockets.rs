@@ -68,7 +68,8 @@ fn silent_sockets_take_no_descriptor_from_the_log_and_are_closed() {
         socket.write_all(words.as_bytes()).unwrap();
         socket
     };
-    let heads = ["", "GET / HTTP/1.1\r\nHost: x\r\n", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"];
+    let heads =
+        ["", "GET / HTTP/1.1\r\nHost: x\r\n", "PUT / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 9\r\n\r\nhalf"];
     let mut silent: Vec<_> = (0..150).map(|n| open(if n % 2 == 0 { weir.http } else { weir.admin }, heads[n % heads.len()])).collect();
     silent.extend((0..30).map(|_| open(weir.mqtt, "")));
     let begun = Instant::now();

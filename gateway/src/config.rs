@@ -428,6 +428,13 @@ impl Flags {
         let config: Config = self.layers()?.extract()?;
         tracing_subscriber::EnvFilter::try_new(&config.diagnostics.log_level)
             .map_err(|e| ConfigError(vec![format!("diagnostics.log_level: {e}; as in info, or info,weir_log=debug")]))?;
+        let (will, session) = (config.limits.will_bytes.0, config.limits.session_bytes.0);
+        if will.0 >= session.0 {
+            let words = format!(
+                "limits.session_bytes: {session} has no room for filters beside a will (limits.will_bytes, {will}); raise it, or lower that"
+            );
+            return Err(ConfigError(vec![words]));
+        }
         Ok(config)
     }
 

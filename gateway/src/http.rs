@@ -18,9 +18,10 @@ use crate::{
 };
 use axum::{
     Extension, Router,
+    body::{HttpBody, to_bytes},
     extract::{Request, State},
     http::{StatusCode, header::CONTENT_TYPE},
-    middleware::from_fn_with_state,
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -42,8 +43,11 @@ use weir_core::session::PACKET_BYTES_MAX;
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.
 const SOCKETS_MAX: usize = 2_000;
-/// For the head of a request, and between two of them.
-const HEAD: Duration = Duration::from_secs(10);
+/// Between two requests of a socket. The head of one has less: see `sockets::Held`.
+const IDLE: Duration = Duration::from_secs(60);
+/// For the body of a request, which is a setting or two.
+const BODY: Duration = Duration::from_secs(10);
+const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves a port for as long as the process lives. `gateway`: whose limits of addresses it has.
 pub(crate) async fn serve(
@@ -55,6 +59,7 @@ pub(crate) async fn serve(
     gateway: Option<Arc<Gateway>>,
 ) {
     let on_loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
+    let router = router.layer(from_fn(whole));
     let router = if on_loopback { router.layer(from_fn_with_state(hosts, ours)) } else { router };
     let browsers = Sockets::exactly(SOCKETS_MAX);
     loop {
@@ -70,10 +75,23 @@ pub(crate) async fn serve(
                 routes.call(request)
             });
             let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+            http.timer(TokioTimer::new()).header_read_timeout(IDLE);
             // Who leaves, says nothing or breaks the protocol is nobody's trouble.
             let _ended = http.serve_connection(io, service).with_upgrades().await;
         });
+    }
+}
+
+/// Has the body of a request read before anything is done with it, and not for ever.
+async fn whole(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    if body.is_end_stream() {
+        return next.run(Request::from_parts(head, body)).await;
+    }
+    match tokio::time::timeout(BODY, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(head, bytes.into())).await,
+        Ok(Err(_)) => (StatusCode::PAYLOAD_TOO_LARGE, format!("a body of at most {BODY_BYTES_MAX} bytes is read\n")).into_response(),
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s\n", BODY.as_secs())).into_response(),
     }
 }
 

@@ -165,9 +165,54 @@ pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 /// A peer that takes not a byte for so long is gone.
 const WRITE_STALL: Duration = Duration::from_secs(10);
 
+/// For the head of a request that has begun, and for the first.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// What a socket for HTTP is read for.
+enum Reading {
+    /// The first head, or one that has begun. `None`: nobody has waited for more of it.
+    Head(Option<Pin<Box<Sleep>>>),
+    /// A request is here; its body, if it has one, is not looked at.
+    Request,
+    /// Between two requests.
+    Idle,
+    /// It is a websocket.
+    Frames,
+}
+
+impl Reading {
+    /// What was read.
+    fn took(&mut self, bytes: &[u8]) {
+        match self {
+            // A head is read in few parts: its end is in one of them, or it is seen by the answer.
+            Self::Head(_) | Self::Idle if bytes.windows(4).any(|end| end == b"\r\n\r\n") => *self = Self::Request,
+            Self::Idle if !bytes.is_empty() => *self = Self::Head(None),
+            _ => {}
+        }
+    }
+
+    /// What is answered.
+    fn answers(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Frames => {}
+            _ if bytes.starts_with(b"HTTP/1.1 101") => *self = Self::Frames,
+            // It goes on with the body.
+            _ if bytes.starts_with(b"HTTP/1.1 1") => *self = Self::Request,
+            _ => *self = Self::Idle,
+        }
+    }
+
+    /// Nothing has come; true: for too long.
+    fn waits(&mut self, cx: &mut Context<'_>) -> bool {
+        let Self::Head(deadline) = self else { return false };
+        deadline.get_or_insert_with(|| Box::pin(sleep(HEAD))).as_mut().poll(cx).is_ready()
+    }
+}
+
 /// A socket with its place.
 pub(crate) struct Held {
     stream: TcpStream,
+    reading: Reading,
     /// Until when the peer must have taken something; `None`: it has taken all there was.
     stall: Option<Pin<Box<Sleep>>>,
     /// Given back behind it.
@@ -177,7 +222,7 @@ pub(crate) struct Held {
 
 impl Held {
     pub fn new(stream: TcpStream, place: (Place, addresses::Place), browser: Browser) -> Self {
-        Self { stream, stall: None, _place: place, _browser: browser }
+        Self { stream, reading: Reading::Head(None), stall: None, _place: place, _browser: browser }
     }
 
     /// What became of a write; one that waits does not wait for ever.
@@ -208,17 +253,26 @@ impl Browser {
 
 impl AsyncRead for Held {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, into);
+        if read.is_ready() {
+            self.reading.took(into.filled().get(before..).unwrap_or_default());
+        } else if self.reading.waits(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 
 impl AsyncWrite for Held {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.reading.answers(bytes);
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.progress(cx, written)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.reading.answers(bytes.first().map_or(&[], |first| &**first));
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.progress(cx, written)
     }

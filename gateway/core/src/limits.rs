@@ -25,7 +25,7 @@ pub struct Limits {
     pub subscriptions: usize,
     /// Of one session.
     pub shared_subscriptions: usize,
-    /// Of all filters of one session.
+    /// Of all filters of one session, and of its will.
     pub session_bytes: usize,
     /// Seconds; `0`: any, and none.
     pub keep_alive_s: u16,
@@ -125,6 +125,12 @@ limits! {
 }
 
 impl Limits {
+    /// Of all filters of one session: a will has room beside them, whenever it comes.
+    #[must_use]
+    pub fn filters_bytes(&self) -> usize {
+        self.session_bytes.saturating_sub(self.will_bytes)
+    }
+
     /// Why a topic name or filter is not taken. Asked of every message.
     #[must_use]
     pub fn refuses_name(&self, name: &str) -> Option<Limit> {

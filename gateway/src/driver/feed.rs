@@ -32,7 +32,7 @@ pub(crate) const LARGE_FETCHES: usize = 64;
 /// A batch that is looked through by the connection itself: others on its thread wait for so long at most, a millisecond.
 const RECENT_RECORDS_MAX: usize = 8_192;
 /// What it may look at in one turn: others on its thread wait for so long. A session with thousands of filters takes milliseconds for a topic.
-const TURN_MS: u64 = 5;
+const TURN_MS: u64 = 1;
 /// Sessions with fewer filters than that are never so slow.
 const FILTERS_FEW: usize = 64;
 /// Records asked for one by one in one fetch.

@@ -306,7 +306,7 @@ impl Session {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::Subscriptions)
         } else if is_shared && self.subscriptions.shared.len() >= self.limits.shared_subscriptions {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::SharedSubscriptions)
-        } else if bytes + weight(filter) > self.limits.session_bytes {
+        } else if bytes + weight(filter) > self.limits.filters_bytes() {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::SessionBytes)
         } else {
             self.fleet.refuses_filter(filter, self.is_stored()).and_then(|limit| over(ReasonCode::QUOTA_EXCEEDED, limit))
