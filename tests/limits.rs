@@ -302,3 +302,61 @@ fn a_client_publishes_no_faster_than_it_may() {
     c.expect_silence();
     assert!(http_get(weir.admin, "/metrics").contains("weir_slowed_total{reason=\"publish_bytes\"}"));
 }
+
+/// Retained, shared, sent again or new: a large message waits for room, and comes when there is some.
+#[test]
+fn a_large_message_waits_for_room_whatever_way_it_comes() {
+    const BYTES: usize = 7_900_000;
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("OUTBOUND_BYTES", "16MiB")]);
+    let payload = "x".repeat(BYTES);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let mut publish = |topic: &str, flags: u8| {
+        p.publish_with(1 << 1 | flags, 1, topic, &[], &payload);
+        p.read();
+    };
+    let connect = |name: &str| Raw::connect_with(weir.mqtt, Version::V5, name, false, &[0x11, 0, 0, 0, 200]);
+    publish("kept", RETAIN);
+    let mut again = connect("again");
+    again.subscribe("again", 1);
+    publish("again", 0);
+    assert_eq!(again.expect_publish().payload.len(), BYTES);
+    drop(again);
+    // These take it all, and read nothing.
+    let stuck = ["a", "b"].map(|name| {
+        let mut c = Raw::connect_with(weir.mqtt, Version::V5, name, true, &[]);
+        c.send_subscribe("kept", 1);
+        c
+    });
+    let taken = || http_get(weir.admin, "/metrics").lines().find_map(|l| l.strip_prefix("weir_outbound_bytes ")?.parse::<u64>().ok());
+    support::eventually("the room is taken", std::time::Duration::from_secs(10), || taken().is_some_and(|bytes| bytes > 14 << 20));
+    let again = connect("again");
+    let mut live = connect("live");
+    live.subscribe("live", 1);
+    let mut member = connect("member");
+    member.subscribe("$share/g/live", 1);
+    let mut kept = connect("kept");
+    kept.send_subscribe("kept", 1);
+    assert_eq!(kept.read().head, 0x90);
+    publish("live", 0);
+    let mut waiting = [again, live, member, kept];
+    for c in &mut waiting {
+        assert!(c.next(std::time::Duration::from_millis(300)).is_none(), "there is no room");
+        // Small ones wait behind it, and the connection lives.
+        c.send(0xC0, &[]);
+        assert_eq!(c.read().head, 0xD0);
+    }
+    drop(stuck);
+    let all = waiting.map(|mut c| {
+        std::thread::spawn(move || {
+            let m = c.expect_publish();
+            c.ack(PUBACK, m.id);
+            c.expect_silence();
+            (m.topic, m.payload.len(), m.dup)
+        })
+    });
+    let all = all.map(|t| t.join().unwrap());
+    assert_eq!(all.each_ref().map(|(topic, ..)| &**topic), ["again", "live", "live", "kept"]);
+    assert!(all.iter().all(|(_, bytes, _)| *bytes == BYTES) && all[0].2, "{all:?}");
+    support::eventually("it is given back", std::time::Duration::from_secs(10), || taken() == Some(0));
+}

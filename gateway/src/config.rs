@@ -176,8 +176,8 @@ const FILTERS_MAX: u64 = 1_000_000;
 /// What the gateway itself keeps there must have room.
 const STORE_BYTES_MIN: u64 = 1 << 20;
 /// Two of the longest packets; and what a machine may have.
-const INBOUND_BYTES_MIN: u64 = 16 << 20;
-const INBOUND_BYTES_MAX: u64 = 64 << 30;
+const ACCOUNT_BYTES_MIN: u64 = 16 << 20;
+const ACCOUNT_BYTES_MAX: u64 = 64 << 30;
 
 /// The log's keys hold names with a prefix in front.
 const NAME_BYTES_MAX: u64 = weir_core::session::KEY_BYTES_MAX as u64;
@@ -201,7 +201,8 @@ struct Clients {
     groups: Within<0, FILTERS_MAX>,
     retained: u64,
     retained_bytes: Size,
-    inbound_bytes: SizeWithin<INBOUND_BYTES_MIN, INBOUND_BYTES_MAX>,
+    inbound_bytes: SizeWithin<ACCOUNT_BYTES_MIN, ACCOUNT_BYTES_MAX>,
+    outbound_bytes: SizeWithin<ACCOUNT_BYTES_MIN, ACCOUNT_BYTES_MAX>,
     connections_per_address: u32,
     connects_per_address: u32,
     publish_messages: u32,
@@ -230,6 +231,7 @@ impl Default for Clients {
             retained: fleet.retained,
             retained_bytes: Size(fleet.retained_bytes),
             inbound_bytes: SizeWithin(Size(fleet.inbound_bytes as u64)),
+            outbound_bytes: SizeWithin(Size(fleet.outbound_bytes as u64)),
             connections_per_address: fleet.connections_per_address,
             connects_per_address: fleet.connects_per_address,
             publish_messages: l.publish_messages,
@@ -247,6 +249,7 @@ impl From<&Clients> for FleetLimits {
             retained: c.retained,
             retained_bytes: c.retained_bytes.0,
             inbound_bytes: c.inbound_bytes.0.0 as usize,
+            outbound_bytes: c.outbound_bytes.0.0 as usize,
             connections_per_address: c.connections_per_address,
             connects_per_address: c.connects_per_address,
         }
@@ -533,8 +536,8 @@ const LIVE: [&str; 6] = [
 ];
 /// All keys of this section too, for connections that begin later.
 const LIVE_SECTION: &str = "limits.";
-/// But for this one.
-const FIXED: &str = "limits.inbound_bytes";
+/// But for these.
+const FIXED: [&str; 2] = ["limits.inbound_bytes", "limits.outbound_bytes"];
 
 /// What was read again.
 pub struct Reread {
@@ -551,7 +554,7 @@ pub struct Reread {
 pub fn reread(before: &[SettingInfo], now: &[SettingInfo]) -> Reread {
     let mut reread = Reread { settings: Vec::new(), taken: Vec::new(), waits: Vec::new() };
     for (before, now) in before.iter().zip(now) {
-        let live = LIVE.contains(&now.key.as_str()) || (now.key.starts_with(LIVE_SECTION) && now.key != FIXED);
+        let live = LIVE.contains(&now.key.as_str()) || (now.key.starts_with(LIVE_SECTION) && !FIXED.contains(&now.key.as_str()));
         if before.value != now.value {
             (if live { &mut reread.taken } else { &mut reread.waits }).push(now.key.clone());
         }

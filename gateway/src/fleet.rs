@@ -21,6 +21,8 @@ pub struct FleetLimits {
     pub retained_bytes: u64,
     /// Of packets that have begun and are not whole yet; taken at the start.
     pub inbound_bytes: usize,
+    /// Of large messages on their way to clients; taken at the start.
+    pub outbound_bytes: usize,
     /// At once; 0: any.
     pub connections_per_address: u32,
     /// A second; 0: any.
@@ -36,6 +38,7 @@ impl Default for FleetLimits {
             retained: 1_000_000,
             retained_bytes: 512 << 20,
             inbound_bytes: 256 << 20,
+            outbound_bytes: 256 << 20,
             connections_per_address: 0,
             connects_per_address: 0,
         }

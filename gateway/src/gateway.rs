@@ -4,6 +4,7 @@
 //! Must not know: sockets.
 
 use crate::{
+    account::Account,
     addresses::Addresses,
     api::past::GatewayInfo,
     boot::Boots,
@@ -14,7 +15,6 @@ use crate::{
     events::Events,
     fleet::FleetLimits,
     group::Groups,
-    inbound::Inbound,
     interests::Interests,
     metrics::{Metrics, Totals},
     offline::Offline,
@@ -85,7 +85,9 @@ pub(crate) struct Gateway {
     pub entering: Semaphore,
     pub leaving: Semaphore,
     pub sockets: Sockets,
-    pub inbound: Inbound,
+    /// Of packets that have begun, and of large messages on their way out.
+    pub inbound: Account,
+    pub outbound: Account,
     pub addresses: Addresses,
     /// Permits for them: see `driver::LARGE_FETCHES`.
     pub large_fetches: Arc<Semaphore>,
@@ -155,7 +157,7 @@ impl Gateway {
         let partitions = p.engine.partitions().iter().map(|p| PartitionId(p.id.0)).collect();
         let system = p.engine.partitions().iter().position(|p| p.stream == SYSTEM_STREAM);
         let cursors = p.engine.partitions().iter().map(|_| Cursors::default()).collect();
-        let inbound_bytes = p.limits.fleet.inbound_bytes;
+        let (inbound_bytes, outbound_bytes) = (p.limits.fleet.inbound_bytes, p.limits.fleet.outbound_bytes);
         let streams = p.engine.partitions().iter().map(|p| (p.stream.as_str().into(), p.number)).collect();
         Self {
             engine: p.engine,
@@ -189,7 +191,8 @@ impl Gateway {
             entering: Semaphore::new(tcp::AT_ONCE),
             leaving: Semaphore::new(tcp::AT_ONCE),
             sockets: Sockets::of_process(),
-            inbound: Inbound::new(inbound_bytes),
+            inbound: Account::new(inbound_bytes),
+            outbound: Account::new(outbound_bytes),
             addresses: Addresses::default(),
             large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),
             listing: tokio::sync::Mutex::default(),

@@ -3,6 +3,7 @@
 //! Invariant: what MQTT means is decided in `weir-core`, what is durable in `weir-log`; here one is told what the other did.
 //! Must not know: packet formats, segment formats.
 
+mod account;
 mod addresses;
 pub mod api;
 pub mod ask;

@@ -98,6 +98,7 @@ names! {
     StateBytes Gauge "weir_state_live_bytes" "Of the newest values of the state store: sessions, groups, retained messages. Its files are up to twice as large.";
     StateShort Gauge "weir_state_short" "1 while there is no room for a file of the state store in reserve: what is new is refused.";
     InboundBytes Gauge "weir_inbound_bytes" "Room that is taken by packets that have begun and are not whole yet.";
+    OutboundBytes Gauge "weir_outbound_bytes" "Room that is taken by messages above 64 KiB on their way to clients.";
     RetainedBytes Gauge "weir_retained_bytes" "Of topics with a retained message, and of their payloads.";
     ReadsWaiting Gauge "weir_log_reads_waiting" "Fetches and searches that wait for their turn of a reader.";
     ReadWait Gauge "weir_log_read_wait_seconds" "How long the one that has its turn next has waited.";
@@ -167,6 +168,7 @@ totals! {
     Retained Refused "reason" "retained";
     RetainedBytes Refused "reason" "retained_bytes";
     InboundBytes Refused "reason" "inbound_bytes";
+    OutboundBytes Refused "reason" "outbound_bytes";
     ConnectionsPerAddress Refused "reason" "connections_per_address";
     ConnectsPerAddress Refused "reason" "connects_per_address";
     PublishMessages Slowed "reason" "publish_messages";
@@ -190,7 +192,7 @@ macro_rules! by_limit {
 
 by_limit! {
     ClientIdBytes TopicBytes TopicLevels WillBytes UserProperties UserPropertiesBytes Subscriptions SharedSubscriptions SessionBytes Sessions StoreBytes
-    Groups Retained RetainedBytes InboundBytes ConnectionsPerAddress ConnectsPerAddress PublishMessages PublishBytes
+    Groups Retained RetainedBytes InboundBytes OutboundBytes ConnectionsPerAddress ConnectsPerAddress PublishMessages PublishBytes
 }
 
 /// Messages from clients, of any QoS.
@@ -445,6 +447,7 @@ impl Metrics {
         set(Name::StateBytes, store.live_bytes);
         set(Name::StateShort, u64::from(store.is_short));
         set(Name::InboundBytes, gateway.inbound.taken() as u64);
+        set(Name::OutboundBytes, gateway.outbound.taken() as u64);
         set(Name::RetainedBytes, gateway.retained.iter().map(|view| view.read().bytes()).sum());
         let waiting = gateway.engine.waiting();
         set(Name::ReadsWaiting, waiting.jobs as u64);

@@ -3,7 +3,7 @@
 //! Invariant: whoever puts something here rings afterwards; the connection empties everything when it is rung. So no wake-up is lost.
 //! Must not know: sessions, sockets.
 
-use crate::inbound::Room;
+use crate::account::Room;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::{net::SocketAddr, sync::OnceLock};
@@ -52,6 +52,8 @@ pub(crate) struct Mail {
     pub drain: bool,
     /// What came of its asking for room for a packet.
     pub room: Option<Option<Room>>,
+    /// The same of a large message that it is sent.
+    pub out_room: Option<Room>,
 }
 
 /// Who a connection is, once it has said so.

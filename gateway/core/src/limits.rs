@@ -118,6 +118,7 @@ limits! {
     Retained "retained";
     RetainedBytes "retained_bytes";
     InboundBytes "inbound_bytes";
+    OutboundBytes "outbound_bytes";
     ConnectionsPerAddress "connections_per_address";
     ConnectsPerAddress "connects_per_address";
     PublishMessages "publish_messages";

@@ -51,7 +51,8 @@ pub(super) struct Held {
 
 #[derive(Clone)]
 pub(super) enum Feed {
-    Resend(Vec<Offset>),
+    /// What was on its way, of this partition.
+    Resend(PartitionId, Vec<Offset>),
     Page(Box<Page>),
     /// Of the nth partition.
     Range(usize),
@@ -83,6 +84,8 @@ pub(super) enum Feeding {
     /// It has answered with this.
     Found(Box<Page>, Option<Entry>),
     Held(Box<Held>),
+    /// There was no room for what was read: it is read again when there is.
+    Again(Feed),
 }
 
 impl Held {
@@ -95,7 +98,7 @@ impl Feeding {
     /// Something that a group gave is read, or waits to be sent.
     pub fn is_shared(&self) -> bool {
         let kind = match self {
-            Self::Fetching(kind, _) => Some(kind),
+            Self::Fetching(kind, _) | Self::Again(kind) => Some(kind),
             Self::Held(held) => Some(&held.kind),
             Self::Idle | Self::Stale(_) | Self::Kept(_) | Self::Found(..) => None,
         };
@@ -114,7 +117,7 @@ impl Driver {
             if !session.may_deliver() {
                 return;
             }
-            if self.out.len() >= OUT_BYTES_HIGH {
+            if self.out.len() >= OUT_BYTES_HIGH || self.waits_to_send() {
                 self.stuck = true;
                 return;
             }
@@ -133,6 +136,11 @@ impl Driver {
                         return;
                     }
                 }
+                Feeding::Again(feed) => {
+                    if !self.read_behind(now, feed) {
+                        return;
+                    }
+                }
                 Feeding::Idle => {
                     if !self.next_feed(now) {
                         return;
@@ -144,12 +152,16 @@ impl Driver {
 
     /// True: it is sent, go on.
     fn send_held(&mut self, now: Now, mut held: Box<Held>) -> bool {
+        if matches!(held.kind, Feed::Resend(..)) && !self.may_send(held.batch.bytes()) {
+            return self.let_go(held);
+        }
         let Phase::Running(session) = &mut self.phase else { return false };
-        if let Feed::Resend(offsets) = &held.kind {
+        if let Feed::Resend(_, offsets) = &held.kind {
             let records: Vec<_> = held.batch.iter().collect();
             // A fetch may end early: what it did not come to is asked for again.
             let examined = offsets.partition_point(|o| *o < held.next);
             session.resend(now, &offsets[..examined], records.iter().filter_map(stored), self.out.end());
+            self.give_room_back();
             return true;
         }
         if matches!(held.kind, Feed::Shared(..)) {
@@ -164,13 +176,13 @@ impl Driver {
         while let Some(r) = held.record() {
             let sent = match held.kind {
                 Feed::Range(nth) => self.send_record(now, nth, &r),
-                Feed::Page(_) | Feed::Resend(_) | Feed::Shared(..) => {
-                    stored(&r).map_or(Some(false), |r| self.give(None, |session, out| session.deliver_retained(now, &r, out)))
+                Feed::Page(_) | Feed::Resend(..) | Feed::Shared(..) => {
+                    let bytes = r.value.len();
+                    stored(&r).map_or(Some(false), |r| self.give(None, bytes, |session, out| session.deliver_retained(now, &r, out)))
                 }
             };
             if sent.is_none() {
-                self.feeding = Feeding::Held(held);
-                return false;
+                return self.let_go(held);
             }
             held.index += 1;
         }
@@ -186,9 +198,50 @@ impl Driver {
                 page.kept.extend(page.wanted.drain(..examined).filter(|(at, _)| missing(at)).map(|(_, topic)| topic));
                 return self.go_on_with_page(now, page);
             }
-            Feed::Resend(_) | Feed::Shared(..) => {}
+            Feed::Resend(..) | Feed::Shared(..) => {}
         }
         true
+    }
+
+    /// It goes on later; what is large is not held meanwhile. False: nothing more is sent now.
+    fn let_go(&mut self, held: Box<Held>) -> bool {
+        if !self.waits_to_send() {
+            self.feeding = Feeding::Held(held);
+            return false;
+        }
+        let at = held.record().map(|r| Offset(r.offset.0));
+        self.feeding = match held.kind {
+            Feed::Range(nth) => {
+                if let Phase::Running(session) = &mut self.phase {
+                    session.reader(nth).fetched();
+                }
+                Feeding::Idle
+            }
+            Feed::Shared(p, mut given) => {
+                given.drain(..held.index as usize);
+                Feeding::Again(Feed::Shared(p, given))
+            }
+            Feed::Page(mut page) => {
+                let sent = page.wanted.partition_point(|(of, _)| at.is_some_and(|at| *of < at));
+                let missing = |at: &Offset| held.batch.find(weir_log::Offset(at.0)).is_none();
+                page.kept.extend(page.wanted.drain(..sent).filter(|(at, _)| missing(at)).map(|(_, topic)| topic));
+                Feeding::Again(Feed::Page(page))
+            }
+            resend @ Feed::Resend(..) => Feeding::Again(resend),
+        };
+        false
+    }
+
+    /// Reads what there is room for now. True: go on.
+    fn read_behind(&mut self, now: Now, feed: Feed) -> bool {
+        let (p, wanted) = match &feed {
+            Feed::Shared(p, given) => (*p, exactly(given.iter().map(|(_, at)| *at))),
+            Feed::Resend(p, offsets) => (*p, exactly(offsets.iter().copied())),
+            Feed::Page(page) => return self.go_on_with_page(now, page.clone()),
+            Feed::Range(_) => return true,
+        };
+        self.fetch(feed, p, wanted);
+        false
     }
 
     /// True: what groups gave is sent, go on.
@@ -203,8 +256,7 @@ impl Driver {
             }
             let record = held.batch.find(weir_log::Offset(at.0));
             if !self.send_given(now, id, (*p, at), record) {
-                self.feeding = Feeding::Held(held);
-                return false;
+                return self.let_go(held);
             }
             held.index += 1;
         }
@@ -215,7 +267,8 @@ impl Driver {
     fn send_given(&mut self, now: Now, id: SubscribeId, (p, at): Place, record: Option<Record<'_>>) -> bool {
         let r = record.as_ref().and_then(stored);
         let place = r.as_ref().map(|r| ((p, at), r.topic));
-        let given = self.give(place, |session, out| session.deliver_shared(now, id, p, at, r.as_ref(), out)).is_some();
+        let bytes = r.as_ref().map_or(0, |r| r.payload.len());
+        let given = self.give(place, bytes, |session, out| session.deliver_shared(now, id, p, at, r.as_ref(), out)).is_some();
         if given {
             self.sent.push((id, (p, at)));
         }
@@ -226,20 +279,31 @@ impl Driver {
     fn send_record(&mut self, now: Now, nth: usize, r: &Record<'_>) -> Option<bool> {
         let Some(r) = stored(r) else { return Some(false) };
         let place = (self.gateway.partitions[nth], r.offset);
-        self.give(Some((place, r.topic)), |session, out| session.deliver(now, nth, &r, out))
+        self.give(Some((place, r.topic)), r.payload.len(), |session, out| session.deliver(now, nth, &r, out))
     }
 
     /// `None`: there is no room, or its turn is over; else whether something was sent, of which those hear who watch this topic.
-    fn give(&mut self, of: Option<(Place, &[u8])>, deliver: impl FnOnce(&mut Session, &mut Vec<u8>) -> Delivery) -> Option<bool> {
+    fn give(
+        &mut self,
+        of: Option<(Place, &[u8])>,
+        bytes: usize,
+        deliver: impl FnOnce(&mut Session, &mut Vec<u8>) -> Delivery,
+    ) -> Option<bool> {
         if self.turn_end < NEVER && self.gateway.now().monotonic_ms >= self.turn_end {
             // It goes on when others have had their turns.
             self.turn_over = true;
             self.who.wake();
             return None;
         }
-        let Phase::Running(session) = &mut self.phase else { return None };
         let before = self.out.len();
-        if before >= OUT_BYTES_HIGH || deliver(session, self.out.end()) == Delivery::NoRoom {
+        if before >= OUT_BYTES_HIGH || !self.may_send(bytes) {
+            self.stuck = true;
+            return None;
+        }
+        let Phase::Running(session) = &mut self.phase else { return None };
+        let delivery = deliver(session, self.out.end());
+        self.give_room_back();
+        if delivery == Delivery::NoRoom {
             self.stuck = true;
             return None;
         }
@@ -289,7 +353,7 @@ impl Driver {
     fn next_feed(&mut self, now: Now) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         if let Some((p, offsets)) = session.resend_next(self.out.end()) {
-            self.fetch(Feed::Resend(offsets.clone()), p, exactly(offsets.into_iter()));
+            self.fetch(Feed::Resend(p, offsets.clone()), p, exactly(offsets.into_iter()));
             return false;
         }
         if session.is_resending() {
@@ -368,10 +432,9 @@ impl Driver {
         // One that is newer, or gone, meanwhile comes as it is published, or does not come.
         let kept = page.kept.last().zip(entry.as_ref()).and_then(|(topic, e)| Kept::parse(topic, &e.value)?.message);
         if let Some(m) = kept
-            && session.deliver_retained(now, &m, self.out.end()) == Delivery::NoRoom
+            && self.give(None, m.payload.len(), |session, out| session.deliver_retained(now, &m, out)).is_none()
         {
-            self.stuck = true;
-            self.feeding = Feeding::Found(page, entry);
+            self.feeding = if self.waits_to_send() { Feeding::Again(Feed::Page(page)) } else { Feeding::Found(page, entry) };
             return false;
         }
         page.kept.pop();
@@ -505,7 +568,7 @@ impl Driver {
                 }
                 return;
             }
-            Feeding::Idle | Feeding::Held(_) | Feeding::Kept(_) | Feeding::Found(..) => return,
+            Feeding::Idle | Feeding::Held(_) | Feeding::Kept(_) | Feeding::Found(..) | Feeding::Again(..) => return,
         };
         if let (Ok(f), Feed::Range(_)) = (&fetched, &kind)
             && !f.lost.is_empty()
@@ -521,7 +584,7 @@ impl Driver {
         if let (Ok(f), Feed::Range(nth), Some(session)) = (&fetched, &kind, self.phase.session()) {
             self.dense = is_dense(f.batch.len() as u64, f.next.0.saturating_sub(session.reader(*nth).next.0));
         }
-        if let (Ok(f), Feed::Resend(offsets)) = (&fetched, &kind) {
+        if let (Ok(f), Feed::Resend(_, offsets)) = (&fetched, &kind) {
             self.tell_gone(f, offsets.iter());
         }
         if let (Ok(f), Feed::Shared(_, given)) = (&fetched, &kind) {

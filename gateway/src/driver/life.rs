@@ -29,8 +29,8 @@ impl Driver {
         }
         let peer = self.peer.clone();
         self.gateway.engine.state().get(&session_key(client_id), Box::new(move |loaded| peer.tell(|m| m.loaded = Some(loaded))));
-        if let Phase::Claiming(request) = std::mem::replace(&mut self.phase, Phase::Offline(None)) {
-            self.phase = Phase::Loading(request);
+        if let Phase::Claiming(request, deadline) = std::mem::replace(&mut self.phase, Phase::Offline(None)) {
+            self.phase = Phase::Loading(request, deadline);
         }
     }
 
@@ -53,7 +53,7 @@ impl Driver {
         self.stored = session.is_some();
         self.counted = self.gateway.counted(|p| session.as_ref()?.needs(p, false));
         match std::mem::replace(&mut self.phase, Phase::Left) {
-            Phase::Loading(request) => self.loaded_for(now, request, session),
+            Phase::Loading(request, _) => self.loaded_for(now, request, session),
             Phase::Offline(_) => self.loaded_offline(now, session),
             other => self.phase = other,
         }

@@ -15,6 +15,7 @@ mod order;
 mod out;
 mod pace;
 mod room;
+mod sending;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -67,8 +68,9 @@ enum Phase {
     FirstPacket {
         deadline: u64,
     },
-    Claiming(Box<ConnectRequest>),
-    Loading(Box<ConnectRequest>),
+    /// Its session is being found, until then (`Now::monotonic_ms`).
+    Claiming(Box<ConnectRequest>, u64),
+    Loading(Box<ConnectRequest>, u64),
     /// The session's last connection ended with the process, and its will is published first.
     Settling(Box<ConnectRequest>, Box<Session>, bool),
     Running(Box<Session>),
@@ -100,6 +102,8 @@ pub(crate) struct Driver {
     needs: usize,
     /// For what is in `rest`, or will be; seldom any.
     room: Option<Box<room::For>>,
+    /// For a large message that it is sent.
+    sending: Option<Box<sending::Sending>>,
     /// How fast it may publish, if that is limited.
     pace: Option<Box<pace::Pace>>,
     /// There are packets in `rest`.
@@ -116,8 +120,6 @@ pub(crate) struct Driver {
     stuck: bool,
     /// Another connection has the client id, and was asked to leave.
     awaits_owner: bool,
-    /// Until when its session is to be found, in `Now::monotonic_ms`.
-    login_deadline: u64,
     /// Bytes of `out` that are deliveries, or fewer.
     delivered: usize,
     pub out: Out,
@@ -204,6 +206,7 @@ impl Driver {
             rest: Vec::new(),
             needs: 0,
             room: None,
+            sending: None,
             pace: None,
             waiting: false,
             blocked: false,
@@ -212,7 +215,6 @@ impl Driver {
             groups: None,
             stuck: false,
             awaits_owner: false,
-            login_deadline: 0,
             delivered: 0,
             out: Out::default(),
             asked: Asked::default(),
@@ -268,7 +270,7 @@ impl Driver {
     /// Its session is being found; the peer waits for the gateway.
     pub fn is_entering(&self) -> bool {
         // A connection that waits for another to leave holds no turn.
-        matches!(self.phase, Phase::Claiming(_)) && !self.awaits_owner || matches!(self.phase, Phase::Loading(_) | Phase::Settling(..))
+        matches!(self.phase, Phase::Claiming(..)) && !self.awaits_owner || matches!(self.phase, Phase::Loading(..) | Phase::Settling(..))
     }
 
     /// The client id whose session it works on.
@@ -308,13 +310,14 @@ impl Driver {
     pub fn deadline(&self) -> Option<u64> {
         match &self.phase {
             Phase::FirstPacket { deadline } => Some(*deadline),
-            Phase::Claiming(_) | Phase::Loading(_) => Some(self.login_deadline),
+            Phase::Claiming(_, deadline) | Phase::Loading(_, deadline) => Some(*deadline),
             Phase::Running(s) => s
                 .deadline()
                 .into_iter()
                 .chain((self.put_at < NEVER).then_some(self.put_at))
                 .chain(self.room_deadline())
                 .chain(self.pace_deadline())
+                .chain(self.sending_deadline())
                 .min(),
             _ => None,
         }
@@ -344,6 +347,7 @@ impl Driver {
         }
         self.out.written(n);
         self.delivered = self.delivered.saturating_sub(n);
+        self.give_room_back();
         if was_full && self.out.len() < OUT_BYTES_HIGH {
             self.woken();
         }
@@ -395,14 +399,16 @@ impl Driver {
         }
         match &self.phase {
             Phase::FirstPacket { .. } => self.closed(Cause::KeepAlive),
-            Phase::Claiming(_) | Phase::Loading(_) => self.refuse(ReasonCode::SERVER_BUSY),
+            Phase::Claiming(..) | Phase::Loading(..) => self.refuse(ReasonCode::SERVER_BUSY),
             Phase::Running(_) => {
                 if !self.wants_read() && self.takes_answers() {
                     // The gateway does not read: that is no silence of the client.
                     self.heard(now);
                 }
                 self.go_on_at_its_pace(now);
-                self.event(now, Event::Timeout);
+                if !self.end_what_is_not_taken(now) {
+                    self.event(now, Event::Timeout);
+                }
             }
             _ => {}
         }
@@ -415,7 +421,7 @@ impl Driver {
         self.close.get_or_insert(cause);
         match &self.phase {
             Phase::FirstPacket { .. } => self.leave(),
-            Phase::Claiming(_) | Phase::Loading(_) => self.leave(),
+            Phase::Claiming(..) | Phase::Loading(..) => self.leave(),
             Phase::Running(_) => self.event(now, Event::Closed(cause)),
             // These end by themselves.
             Phase::Settling(..) | Phase::Offline(_) | Phase::Left => {}
@@ -467,7 +473,7 @@ impl Driver {
 
     /// One append per partition for everything that the pass brought.
     fn end_pass(&mut self, now: Now) {
-        let begins = matches!(self.phase, Phase::Claiming(_) | Phase::Loading(_) | Phase::Settling(..));
+        let begins = matches!(self.phase, Phase::Claiming(..) | Phase::Loading(..) | Phase::Settling(..));
         self.waiting = !self.rest.is_empty() && (begins || self.blocked);
         self.submit(now);
         self.trace_taken();
@@ -548,8 +554,7 @@ impl Driver {
                 let (client_id, version) = (request.client_id.as_str().into(), request.version);
                 self.peer.identify(Identity { client_id, version, address: self.address, connected_ms: self.gateway.now().wall_ms });
                 self.awaits_owner = !self.gateway.directory.claim(&request.client_id, &self.peer);
-                self.login_deadline = self.gateway.now().monotonic_ms + LOGIN_MS;
-                self.phase = Phase::Claiming(Box::new(request));
+                self.phase = Phase::Claiming(Box::new(request), self.gateway.now().monotonic_ms + LOGIN_MS);
             }
         }
     }
@@ -642,7 +647,7 @@ impl Driver {
             self.event(now, Event::Shared(id));
         }
         self.given.extend(mail.given);
-        if mail.replaced && matches!(self.phase, Phase::Claiming(_)) {
+        if mail.replaced && matches!(self.phase, Phase::Claiming(..)) {
             self.refuse(ReasonCode::SERVER_BUSY);
         }
         if mail.owned {
@@ -667,6 +672,9 @@ impl Driver {
         if let Some(room) = mail.room {
             self.room_came(now, room);
         }
+        if let Some(room) = mail.out_room {
+            self.out_room_came(room);
+        }
         if mail.drain {
             self.end(now, Cause::Drain);
         }
@@ -689,7 +697,7 @@ impl Driver {
                 self.leave();
             }
             // The client id is not served yet: whoever asks for it gets it in turn. A CONNECT that waits is refused.
-            Phase::Claiming(_) | Phase::Loading(_) => self.refuse(ReasonCode::SERVER_UNAVAILABLE),
+            Phase::Claiming(..) | Phase::Loading(..) => self.refuse(ReasonCode::SERVER_UNAVAILABLE),
             // Goes when the will is durable.
             Phase::Settling(..) => self.close = Some(cause),
             Phase::Offline(_) | Phase::Left => {}

@@ -4,7 +4,10 @@
 //! Must not know: what is in the packet.
 
 use super::{Driver, Phase};
-use crate::inbound::{PATIENCE, Room, SMALL_BYTES};
+use crate::{
+    account::{PATIENCE, Room, STEP_BYTES},
+    inbound::SMALL_BYTES,
+};
 use weir_core::{
     ids::Now,
     limits::Limit,
@@ -24,9 +27,6 @@ pub(super) struct Held {
     heard_ms: u64,
     bytes: usize,
 }
-
-/// What must come in `PATIENCE` where others may wait for the room.
-const STEP_BYTES: usize = 64 * 1024;
 
 const PATIENCE_MS: u64 = PATIENCE.as_millis() as u64;
 

@@ -1,0 +1,85 @@
+//! Memory that many connections share: who wants much takes room for it first, and gives it back.
+//!
+//! Invariant: no more is taken than there is, whatever clients do; who waits is served in turn.
+//! Must not know: what it is for.
+
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Who has room and makes no progress for longer is closed when others wait for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// What must have moved in that time.
+pub(crate) const STEP_BYTES: usize = 64 * 1024;
+/// Where a length is not known beforehand, room is taken in such parts.
+pub(crate) const PART_BYTES: usize = 256 * 1024;
+const UNIT: usize = 1_024;
+
+/// So many bytes, for all connections together.
+#[derive(Clone)]
+pub(crate) struct Account {
+    units: Arc<Semaphore>,
+    bytes: usize,
+}
+
+/// Given back when it is dropped.
+pub(crate) struct Room {
+    permit: OwnedSemaphorePermit,
+}
+
+impl Room {
+    pub fn bytes(&self) -> usize {
+        self.permit.num_permits() * UNIT
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    bytes.div_ceil(UNIT) as u32
+}
+
+impl Account {
+    pub fn new(bytes: usize) -> Self {
+        Self { units: Arc::new(Semaphore::new(bytes / UNIT)), bytes }
+    }
+
+    /// How much of it is taken.
+    pub fn taken(&self) -> usize {
+        self.bytes.saturating_sub(self.units.available_permits() * UNIT)
+    }
+
+    /// Room is scarce: connections read little at once.
+    pub fn is_short(&self) -> bool {
+        self.units.available_permits() < units(PART_BYTES) as usize
+    }
+
+    /// Without waiting.
+    pub fn try_room(&self, bytes: usize) -> Option<Room> {
+        self.units.clone().try_acquire_many_owned(units(bytes)).ok().map(|permit| Room { permit })
+    }
+
+    /// For as long as it takes.
+    pub async fn wait(&self, bytes: usize) -> Option<Room> {
+        self.units.clone().acquire_many_owned(units(bytes)).await.ok().map(|permit| Room { permit })
+    }
+
+    /// `None`: there was none in time.
+    pub async fn room(&self, bytes: usize) -> Option<Room> {
+        tokio::time::timeout(PATIENCE, self.wait(bytes)).await.ok()?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_given_back_and_nobody_waits_for_it_for_ever() {
+        let account = Account::new(1 << 20);
+        let all = account.try_room(1 << 20).expect("room");
+        assert!(account.is_short() && account.try_room(1).is_none());
+        assert_eq!((account.taken(), all.bytes()), (1 << 20, 1 << 20));
+        assert!(account.room(1).await.is_none(), "after a while");
+        drop(all);
+        assert!(!account.is_short() && account.room(500_000).await.is_some_and(|room| room.bytes() >= 500_000));
+        assert_eq!(account.taken(), 0);
+    }
+}
