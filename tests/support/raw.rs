@@ -13,11 +13,18 @@ pub enum Version {
 }
 
 /// A packet from the gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Packet {
     /// Type and flags.
     pub head: u8,
     pub body: Vec<u8>,
+}
+
+/// Of a long one the beginning.
+impl std::fmt::Debug for Packet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:02x} {:02x?} of {} bytes", self.head, &self.body[..self.body.len().min(64)], self.body.len())
+    }
 }
 
 pub const PUBACK: u8 = 0x40;
