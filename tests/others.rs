@@ -381,6 +381,28 @@ fn large_messages_that_are_not_taken_take_bounded_memory() {
     drop(stuck);
 }
 
+/// What a reader is offered and does not take is bounded in bytes, however the records lie between those of others. 4.4 MB each were measured.
+#[test]
+fn records_that_lie_between_those_of_others_take_bounded_memory() {
+    let _alone = alone();
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let stuck: Vec<_> = (0..200).map(|n| support::slow::subscriber(weir.mqtt, &format!("stuck {n}"), 0)).collect();
+    let before = memory(&weir);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V311, "p", true, &[]);
+    // Of each other they have the topic.
+    let two = [&b"\x30\x17\0\x01t"[..], &[b'x'; 20], b"\x30\x17\0\x01u", &[b'x'; 20]].concat();
+    let chunk = two.repeat(20_000);
+    for _ in 0..150 {
+        p.write(&chunk);
+    }
+    p.publish(1, false, 1, "last", "");
+    p.expect_ack(PUBACK, 1);
+    let more = memory(&weir).saturating_sub(before);
+    assert!(more < 300 << 20, "{} MiB more", more >> 20);
+    drop(stuck);
+}
+
 /// The beginning of a PUBLISH of almost 8 MiB: its header and so many bytes.
 fn begin_large(socket: &mut TcpStream, bytes: usize) {
     let begun = [&[0x30, 0xFF, 0xFF, 0xEF, 0x03][..], &[0, 1, b't'], &vec![b'x'; bytes]].concat();

@@ -23,8 +23,8 @@ const FRAMES_MAX: usize = 256;
 const WAKES_MAX: usize = 32;
 /// Steps of a conflated channel whose changes are known; who is further behind gets a new snapshot.
 const TICKS_MAX: usize = 1_024;
-/// Topics that changed in them, about 200 B each.
-const CHANGED_MAX: usize = 100_000;
+/// Of a topic that has changed, beside its name.
+const CHANGED_BYTES: usize = 160;
 /// Places of newest records that are given at once; few where parts are tested.
 const CHANGED_AT_ONCE: usize = if cfg!(test) { 3 } else { 1_000 };
 
@@ -76,12 +76,22 @@ struct Recent {
     ticks: VecDeque<Tick>,
     changed: HashMap<Arc<str>, Offset>,
     places: BTreeMap<Offset, Arc<str>>,
+    /// Of what has changed.
+    changed_bytes: usize,
+}
+
+/// What a topic that has changed takes.
+pub fn weight(topic: &str) -> usize {
+    topic.len() + CHANGED_BYTES
 }
 
 /// Newest places since the last step.
 #[derive(Default)]
 pub struct Dirty {
     topics: HashMap<Arc<str>, Offset>,
+    bytes: usize,
+    /// There was no room for all of them.
+    is_over: bool,
     first: Option<Offset>,
     matched: u64,
 }
@@ -199,21 +209,35 @@ impl Channel {
         }
     }
 
+    /// Of what is noted of steps that were said.
+    #[cfg(test)]
+    pub fn changed_bytes(&self) -> usize {
+        self.recent.lock().changed_bytes
+    }
+
     /// Of the frames that are kept.
     pub fn bytes(&self) -> usize {
         self.recent.lock().bytes
     }
 
-    /// Of a conflated channel: these records of a topic came, the last one at `last`.
-    pub fn mark(&self, topic: &Arc<str>, first: Offset, last: Offset, count: u64) {
+    /// Of a conflated channel: `count` records of a topic came, the first and the last here. What is noted takes `bytes_max` at most.
+    pub fn mark(&self, topic: &Arc<str>, (first, last): (Offset, Offset), count: u64, bytes_max: usize) {
         let mut dirty = self.dirty.lock();
         dirty.first.get_or_insert(first);
         dirty.matched += count;
         if let Some(at) = dirty.topics.get_mut(topic) {
             *at = last;
+        } else if dirty.bytes + weight(topic) > bytes_max {
+            dirty.is_over = true;
         } else {
+            dirty.bytes += weight(topic);
             dirty.topics.insert(topic.clone(), last);
         }
+    }
+
+    /// More has changed than is noted: pass it over with `skip`.
+    pub fn is_over(&self) -> bool {
+        self.dirty.lock().is_over
     }
 
     /// When a conflated channel has something to say; `None`: nothing yet, or a frame is being made.
@@ -225,7 +249,7 @@ impl Channel {
     }
 
     /// What a conflated channel has to say now: places, the first record of all, how many there were, and up to where.
-    pub fn take(&self, now: Instant) -> Option<(Vec<Offset>, Offset, u64, Offset)> {
+    pub fn take(&self, now: Instant, bytes_max: usize) -> Option<(Vec<Offset>, Offset, u64, Offset)> {
         let mut r = self.recent.lock();
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let first = dirty.first?;
@@ -233,18 +257,21 @@ impl Channel {
         let mut places: Vec<_> = dirty.topics.values().copied().collect();
         places.sort_unstable();
         for (topic, at) in dirty.topics {
+            let bytes = weight(&topic);
             r.places.insert(at, topic.clone());
-            if let Some(before) = r.changed.insert(topic, at) {
-                r.places.remove(&before);
+            match r.changed.insert(topic, at) {
+                Some(before) => drop(r.places.remove(&before)),
+                None => r.changed_bytes += bytes,
             }
         }
         let (after, end) = (r.said, r.end);
         r.ticks.push_back(Tick { after, end, matched: dirty.matched });
-        while r.ticks.len() > TICKS_MAX || (r.places.len() > CHANGED_MAX && r.ticks.len() > 1) {
+        while r.ticks.len() > TICKS_MAX || (r.changed_bytes > bytes_max && r.ticks.len() > 1) {
             let Some(tick) = r.ticks.pop_front() else { break };
             while let Some(oldest) = r.places.first_entry().filter(|e| *e.key() < tick.end) {
                 let topic = oldest.remove();
                 r.changed.remove(&topic);
+                r.changed_bytes -= weight(&topic);
             }
         }
         Some((places, first, dirty.matched, end))

@@ -1,7 +1,7 @@
 //! Readers of any speed over one channel: nothing twice, nothing left out that is not told, the newest of each topic in the end.
 
 use crate::{
-    channel::{Channel, Next, Wish},
+    channel::{Channel, Next, Wish, weight},
     frame::{Frame, Head, joined},
 };
 use std::{
@@ -151,6 +151,8 @@ fn every_reader_of_every_record_gets_each_once_in_order() {
 fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see() {
     for seed in 1..200 {
         let (mut dice, channel) = (Dice(seed), channel(Some(Duration::ZERO)));
+        // Of each other seed, for five of ten topics.
+        let noted_max = if seed % 2 == 0 { KEPT } else { 5 * weight("0") };
         let topics: Vec<Arc<str>> = (0..10).map(|t: u64| t.to_string().into()).collect();
         let mut log: Vec<u64> = Vec::new();
         let mut readers: Vec<Reader> = (0..5).map(|_| Reader::default()).collect();
@@ -159,17 +161,17 @@ fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see
             let from = log.len() as u64;
             (0..dice.below(4)).for_each(|_| log.push(dice.below(10)));
             for at in wanted(&log, from, log.len() as u64) {
-                channel.mark(&topics[log[at as usize] as usize], Offset(at), Offset(at), 1);
+                channel.mark(&topics[log[at as usize] as usize], (Offset(at), Offset(at)), 1, noted_max);
             }
             channel.advance(Offset(log.len() as u64));
-            if dice.below(60) == 0 {
+            if channel.is_over() || dice.below(60) == 0 {
                 // Perhaps while a frame is being made.
                 channel.skip(Offset(log.len() as u64));
             }
             // A frame may take its time.
             if making.is_none() && channel.due().is_some() && dice.below(2) == 0 {
                 let after = channel.said();
-                making = channel.take(Instant::now()).map(|taken| (after, taken));
+                making = channel.take(Instant::now(), noted_max).map(|taken| (after, taken));
             }
             if dice.below(3) > 0
                 && let Some((after, (places, first, matched, end))) = making.take()
@@ -209,9 +211,9 @@ fn a_reader_of_the_newest_ends_with_the_newest_and_knows_how_many_it_did_not_see
 async fn who_missed_a_step_gets_it_again_and_who_missed_more_gets_what_is_newest_now() {
     let (channel, topic) = (channel(Some(Duration::ZERO)), Arc::from("t"));
     let step = |at: u64| {
-        channel.mark(&topic, Offset(at), Offset(at), 1);
+        channel.mark(&topic, (Offset(at), Offset(at)), 1, KEPT);
         channel.advance(Offset(at + 1));
-        let (places, first, _, end) = channel.take(Instant::now()).expect("a step");
+        let (places, first, _, end) = channel.take(Instant::now(), KEPT).expect("a step");
         channel.push(Frame::several(channel.said()..end, first, 0, &[(places[0], "0")]), KEPT);
     };
     (0..2).for_each(step);
@@ -234,4 +236,33 @@ async fn many_readers_are_woken_each_in_its_turn() {
         }
         assert!(pushed.elapsed() >= step / 4, "over half a step, not all at once: {:?}", pushed.elapsed());
     }
+}
+
+/// However many topics change, and however long nobody is told.
+#[test]
+fn what_is_noted_of_changes_is_bounded_in_bytes() {
+    let channel = channel(Some(Duration::ZERO));
+    let bytes_max = 100 * weight("topic/000");
+    let mut at = 0;
+    let mut mark = |n: u64| {
+        channel.mark(&format!("topic/{n:03}").into(), (Offset(at), Offset(at)), 1, bytes_max);
+        at += 1;
+        channel.advance(Offset(at));
+    };
+    (0..100).for_each(&mut mark);
+    assert!(!channel.is_over());
+    (0..200).for_each(&mut mark);
+    assert!(channel.is_over());
+    channel.skip(Offset(300));
+    assert!(!channel.is_over() && channel.due().is_none());
+    // In steps: the first ones are forgotten.
+    for step in 0..10 {
+        (step * 50..step * 50 + 50).for_each(&mut mark);
+        let after = channel.said();
+        let (places, first, _, end) = channel.take(Instant::now(), bytes_max).expect("a step");
+        assert_eq!(places.len(), 50);
+        channel.push(Frame::several(after..end, first, 0, &[(places[0], "0")]), KEPT);
+    }
+    assert!(channel.changed_bytes() <= bytes_max);
+    assert!(matches!(channel.next(Offset(300)), Next::Beyond), "only a new snapshot helps");
 }

@@ -16,10 +16,14 @@ use tokio::{sync::Notify, time::Instant};
 use weir_core::trie::Trie;
 use weir_log::{Asker, Batch, Engine, Follow, Kind, Offset, Partition, ReadError, Wake};
 
-/// Topics whose channels are remembered, about 150 B each.
-const TOPICS_MAX: usize = 65_536;
+/// Of topics whose channels are remembered, with those.
+const KNOWN_BYTES: usize = 16 << 20;
+/// Of one, beside its name and its channels.
+const KNOWN_TOPIC_BYTES: usize = 144;
 /// Different wishes at once, in one partition: each has frames of its own.
 pub const CHANNELS_MAX: usize = 1_024;
+/// Of what is noted of topics that have changed, of all channels of a partition, in equal parts.
+const CHANGED_BYTES: usize = 64 << 20;
 /// Of the frames of all channels of a partition, in equal parts, and of one at most.
 const FRAMES_BYTES: usize = 64 << 20;
 const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -51,8 +55,17 @@ struct State {
     /// Places of the channels by their filters.
     trie: Trie<usize>,
     known: HashMap<Box<str>, Known>,
+    known_bytes: usize,
     position: Offset,
     follows: bool,
+}
+
+impl State {
+    /// Channels of topics are looked for again.
+    fn forget(&mut self) {
+        self.known.clear();
+        self.known_bytes = 0;
+    }
 }
 
 pub struct Tail {
@@ -97,7 +110,7 @@ impl Tail {
         let place = state.channels.len();
         state.trie.insert(&wish.filter, place);
         state.channels.push(channel.clone());
-        state.known.clear();
+        state.forget();
         Some((channel, position))
     }
 
@@ -144,7 +157,7 @@ impl Tail {
         state.channels.retain(|c| !c.is_idle());
         state.channels.iter().for_each(|c| c.forget_snapshot());
         if state.channels.len() < before {
-            state.known.clear();
+            state.forget();
             state.trie = Trie::default();
             let State { channels, trie, .. } = &mut *state;
             channels.iter().enumerate().for_each(|(place, c)| _ = trie.insert(&c.wish.filter, place));
@@ -155,7 +168,8 @@ impl Tail {
 
     fn offer(&self, batch: &Batch, written: &mut Written) {
         let mut state = self.state.lock();
-        let State { channels, known, trie, .. } = &mut *state;
+        let State { channels, known, known_bytes, trie, .. } = &mut *state;
+        let changed_max = CHANGED_BYTES / channels.len().max(1);
         let (begun, bytes_max) = (Instant::now(), (FRAMES_BYTES / channels.len().max(1)).min(FRAME_BYTES_MAX));
         let mut wanted: HashMap<usize, Vec<u32>> = HashMap::new();
         for (topic, range) in runs(batch) {
@@ -164,14 +178,16 @@ impl Tail {
                 state.position = batch.end();
                 return;
             }
-            if known.len() >= TOPICS_MAX && !known.contains_key(topic) {
+            if *known_bytes > KNOWN_BYTES {
                 known.clear();
+                *known_bytes = 0;
             }
             let k = match known.get(topic) {
                 Some(k) => k,
                 None => known.entry(topic.into()).or_insert_with(|| {
                     let mut wanted_by = Vec::new();
                     trie.find(topic, &mut |place| wanted_by.push(*place));
+                    *known_bytes += 2 * topic.len() + size_of_val(&*wanted_by) + KNOWN_TOPIC_BYTES;
                     Known { topic: topic.into(), wanted_by }
                 }),
             };
@@ -179,14 +195,14 @@ impl Tail {
                 let Some(channel) = channels.get(*at) else { continue };
                 if channel.wish.conflate.is_some() {
                     let (first, count) = (batch.get(range.start).offset, u64::from(range.end - range.start));
-                    channel.mark(&k.topic, first, batch.get(range.end - 1).offset, count);
+                    channel.mark(&k.topic, (first, batch.get(range.end - 1).offset), count, changed_max);
                 } else {
                     wanted.entry(*at).or_default().extend(range.clone());
                 }
             }
         }
         for (at, channel) in channels.iter().enumerate() {
-            if begun.elapsed() > BATCH_TIME {
+            if begun.elapsed() > BATCH_TIME || channel.is_over() {
                 channel.skip(batch.end());
                 continue;
             }
@@ -206,12 +222,13 @@ impl Tail {
     fn say_newest(self: &Arc<Self>, written: &mut Written) {
         let now = Instant::now();
         let state = self.state.lock();
+        let changed_max = CHANGED_BYTES / state.channels.len().max(1);
         let bytes_max = (FRAMES_BYTES / state.channels.len().max(1)).min(FRAME_BYTES_MAX);
         let due: Vec<_> = state.channels.iter().filter(|c| c.due().is_some_and(|at| at <= now)).cloned().collect();
         drop(state);
         for channel in due {
             let after = channel.said();
-            let Some((places, first, matched, end)) = channel.take(now) else { continue };
+            let Some((places, first, matched, end)) = channel.take(now, changed_max) else { continue };
             let thinned = matched.saturating_sub(places.len() as u64);
             let mut records = Vec::with_capacity(places.len());
             if recent(&*self.engine, self.partition.id, &places, |r| records.extend(written.json(r).map(|json| (r.offset, json)))) {

@@ -138,8 +138,16 @@ impl Keeper {
         let (stop, mut stopping) = watch::channel(false);
         let folded = vec![Offset(0); gateway.partitions.len()];
         let steps = Steps::new(gateway.now());
-        let mut work =
-            Work { gateway, steps, folded, reached: None, held_ms: 0, asker: Asker::default(), patience: PATIENCE, trouble: None };
+        let mut work = Work {
+            gateway,
+            steps,
+            folded,
+            reached: None,
+            held: HashMap::new(),
+            asker: Asker::default(),
+            patience: PATIENCE,
+            trouble: None,
+        };
         let task = vital::spawn("the keeper of the log", async move {
             // What the start has folded.
             work.checkpoint().await;
@@ -179,8 +187,8 @@ struct Work {
     /// The steady clock, as it was put.
     reached: Option<Reached>,
     asker: Asker,
-    /// When all were asked how far they have come, in `Now::monotonic_ms`.
-    held_ms: u64,
+    /// Partitions that hold more than they may, for somebody has yet to read it, and when that was looked at, in `Now::monotonic_ms`.
+    held: HashMap<usize, u64>,
     /// How long connections are waited for.
     patience: Duration,
     /// Why retention did not work last, as it was said.
@@ -228,13 +236,14 @@ impl Work {
         let (p, below) = (self.gateway.partitions[nth], taking.below.min(self.folded[nth]));
         let start = Offset(self.gateway.engine.span(weir_log::PartitionId(p.0)).start.0);
         if below <= start {
+            self.held.remove(&nth);
             return false;
         }
         // Whoever waits for somebody who does not read asks all connections no more than once a second.
-        if self.gateway.is_held() && taking.now.monotonic_ms < self.held_ms + HELD_EVERY_MS {
+        let now_ms = taking.now.monotonic_ms;
+        if self.held.get(&nth).is_some_and(|looked_ms| now_ms < looked_ms + HELD_EVERY_MS) {
             return true;
         }
-        self.held_ms = taking.now.monotonic_ms;
         // What they have passed is known then, and durable before anything goes.
         let all = self.gateway.peers.iter().map(|p| p.value().clone()).collect();
         self.ask(all).await;
@@ -247,6 +256,11 @@ impl Work {
             if let Some(unread) = lost.filter(|_| by_bytes) {
                 self.gateway.pushed_out(nth, unread.from.max(start)..cut.below, unread.readers);
             }
+        }
+        if cut.held {
+            self.held.insert(nth, now_ms);
+        } else {
+            self.held.remove(&nth);
         }
         cut.held
     }

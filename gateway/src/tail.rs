@@ -17,7 +17,7 @@ use std::{
 };
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 use weir_core::{
-    fanout::Entry,
+    fanout::{Entry, add_run},
     ids::{Offset, PartitionId, SubscribeId},
     message::is_retained,
     retained::Retained,
@@ -25,8 +25,10 @@ use weir_core::{
 };
 use weir_log::{Batch, Follow, Kind, Wake};
 
-/// Topics whose readers are remembered: about 100 B each.
-const CACHE_TOPICS_MAX: usize = 65_536;
+/// Of topics whose readers are remembered, with those: a hundred thousand topics with a reader or two each.
+const CACHE_BYTES_MAX: usize = 16 << 20;
+/// Of a topic, beside its name and its readers.
+const CACHED_BYTES: usize = 96;
 /// Nodes of the trie that one topic may visit: about 0.2 ms. Those of honest fleets visit a few dozen.
 const NODES_MAX: usize = 4_096;
 /// The least weight of a reader's filters for which it is set apart: eight of eight `+` each, or a hundred of one.
@@ -102,6 +104,7 @@ pub(crate) struct Tail {
     by_peer: HashMap<u64, u32>,
     trie: Trie<u32>,
     cache: HashMap<Box<[u8]>, Arc<[u32]>>,
+    cache_bytes: usize,
     /// Readers that match by themselves.
     apart: Vec<u32>,
     touched: Vec<u32>,
@@ -136,6 +139,7 @@ impl Tail {
             by_peer: HashMap::new(),
             trie: Trie::default(),
             cache: HashMap::new(),
+            cache_bytes: 0,
             apart: Vec::new(),
             touched: Vec::new(),
             parked: Vec::new(),
@@ -207,7 +211,7 @@ impl Tail {
                     None => self.trie.insert(&filter, slot),
                 };
                 if new {
-                    self.cache.clear();
+                    self.forget();
                     if let Some(reader) = &mut self.readers[slot as usize] {
                         reader.weight += weight(&filter);
                         reader.filters.push(filter);
@@ -218,10 +222,10 @@ impl Tail {
             }
             Command::Unsubscribe(peer, filter) => {
                 self.end_parked(|p, parked| p.id == peer && *parked == *filter);
-                let Some(slot) = self.by_peer.get(&peer) else { return };
-                self.trie.remove(&filter, slot);
-                self.cache.clear();
-                if let Some(reader) = &mut self.readers[*slot as usize] {
+                let Some(slot) = self.by_peer.get(&peer).copied() else { return };
+                self.trie.remove(&filter, &slot);
+                self.forget();
+                if let Some(reader) = &mut self.readers[slot as usize] {
                     let had = reader.filters.len();
                     reader.filters.retain(|f| *f != filter);
                     if reader.filters.len() < had {
@@ -245,7 +249,7 @@ impl Tail {
                     for filter in &reader.filters {
                         self.trie.remove(filter, &slot);
                     }
-                    self.cache.clear();
+                    self.forget();
                     self.apart.retain(|apart| *apart != slot);
                     self.free.push(slot);
                 }
@@ -312,14 +316,10 @@ impl Tail {
                 if !reader.live {
                     continue;
                 }
-                match reader.runs.last_mut() {
-                    Some(before) if before.end == records.start => before.end = records.end,
-                    None => {
-                        self.touched.push(*slot);
-                        reader.runs.push(records.clone());
-                    }
-                    Some(_) => reader.runs.push(records.clone()),
+                if reader.runs.is_empty() {
+                    self.touched.push(*slot);
                 }
+                add_run(&mut reader.runs, records.clone());
             }
         }
         self.offer_all(batch);
@@ -338,10 +338,7 @@ impl Tail {
         }
         let mut all: Vec<Range<u32>> = Vec::new();
         for run in batch.runs().filter(|run| run.kind == Kind::Message) {
-            match all.last_mut() {
-                Some(before) if before.end == run.records.start => before.end = run.records.end,
-                _ => all.push(run.records),
-            }
+            add_run(&mut all, run.records);
         }
         for slot in &self.apart {
             if let Some(reader) = self.readers[*slot as usize].as_mut().filter(|r| r.live && !all.is_empty()) {
@@ -369,7 +366,7 @@ impl Tail {
             gone.push((slot as u32, reader.filters.clone()));
         }
         self.apart.extend(gone.iter().map(|(slot, _)| *slot));
-        self.cache.clear();
+        self.forget();
         let many = gone.iter().map(|(_, filters)| filters.len()).sum::<usize>();
         if many * 2 < self.trie.len() {
             gone.iter().for_each(|(slot, filters)| filters.iter().for_each(|filter| _ = self.trie.remove(filter, slot)));
@@ -411,10 +408,18 @@ impl Tail {
         found.sort_unstable();
         found.dedup();
         let found: Arc<[u32]> = found.into();
-        if self.cache.len() >= CACHE_TOPICS_MAX {
-            self.cache.clear();
+        let bytes = topic.len() + size_of_val(&*found) + CACHED_BYTES;
+        if self.cache_bytes + bytes > CACHE_BYTES_MAX {
+            self.forget();
         }
+        self.cache_bytes += bytes;
         self.cache.insert(topic.into(), found.clone());
         found
+    }
+
+    /// Readers of topics are looked for again.
+    fn forget(&mut self) {
+        self.cache.clear();
+        self.cache_bytes = 0;
     }
 }

@@ -24,6 +24,20 @@ pub const INBOX_ENTRIES_MAX: usize = 64;
 #[cfg(test)]
 pub const INBOX_ENTRIES_MAX: usize = 3;
 
+/// Runs of one entry: beyond them the last one covers what lies between, and the reader looks at it by itself. 32 KiB.
+pub const RUNS_MAX: usize = 4_096;
+/// Of all entries of an inbox, but for its only one.
+const INBOX_RUNS_MAX: usize = 2 * RUNS_MAX;
+
+/// Adds records of the batch to those that may match.
+pub fn add_run(runs: &mut Vec<Range<u32>>, records: Range<u32>) {
+    let is_full = runs.len() >= RUNS_MAX;
+    match runs.last_mut() {
+        Some(last) if last.end == records.start || is_full => last.end = records.end,
+        _ => runs.push(records),
+    }
+}
+
 /// Records of one batch that match: offsets, ascending, and what the batch covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -41,6 +55,10 @@ struct Entries(Option<Box<VecDeque<Entry>>>);
 impl Entries {
     fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |entries| entries.len())
+    }
+
+    fn runs(&self) -> usize {
+        self.0.as_ref().map_or(0, |entries| entries.iter().map(|entry| entry.runs.len()).sum())
     }
 
     fn front(&self) -> Option<&Entry> {
@@ -88,7 +106,8 @@ impl Inbox {
         if self.mode == Mode::Behind {
             return false;
         }
-        if self.entries.len() >= INBOX_ENTRIES_MAX {
+        let runs = self.entries.runs() + entry.runs.len();
+        if self.entries.len() >= INBOX_ENTRIES_MAX || self.entries.len() > 0 && runs > INBOX_RUNS_MAX {
             self.mode = Mode::Behind;
             self.refused = Some(entry.batch.start);
             return false;
@@ -429,6 +448,19 @@ mod tests {
             let want: Vec<u64> = (from..total.max(from)).filter(|n| n % every == 0).collect();
             prop_assert_eq!(w.sent, want);
         }
+    }
+
+    #[test]
+    fn what_an_inbox_holds_is_bounded_in_bytes() {
+        let mut runs = Vec::new();
+        (0..10_000).for_each(|n| add_run(&mut runs, n * 2..n * 2 + 1));
+        assert_eq!((runs.len(), runs.first(), runs.last()), (RUNS_MAX, Some(&(0..1)), Some(&(8_190..19_999))));
+        add_run(&mut runs, 19_999..20_000);
+        assert_eq!(runs.last(), Some(&(8_190..20_000)));
+        let entry = |n: u64| Entry { batch: Offset(n * 20_000)..Offset(n * 20_000 + 20_000), runs: runs.clone() };
+        let mut inbox = Inbox::default();
+        inbox.join(Offset(0));
+        assert!(inbox.offer(entry(0)) && inbox.offer(entry(1)) && !inbox.offer(entry(2)), "it is behind then");
     }
 
     #[test]

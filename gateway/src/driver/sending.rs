@@ -80,6 +80,10 @@ impl Driver {
 
     /// When the client must have taken some of its message.
     pub(super) fn sending_deadline(&self) -> Option<u64> {
+        if self.close.is_some() {
+            // What is unsent lies in memory until the socket has ended, and its room is kept as long.
+            return None;
+        }
         match self.sending.as_deref()? {
             Sending::Has(held) => Some(held.taken_ms + PATIENCE_MS),
             Sending::Waits => None,
@@ -98,7 +102,6 @@ impl Driver {
             }
             _ => return false,
         }
-        self.sending = None;
         self.gateway.refused(Limit::OutboundBytes, self.name());
         let statement = "less than 64 KiB of a large message taken in ten seconds, while others waited for its room";
         self.event(now, Event::Closed(Cause::Violation(Violation { reason: ReasonCode::QUOTA_EXCEEDED, statement })));
