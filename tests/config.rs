@@ -55,6 +55,8 @@ fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
     let file = dir.path().join("bad.toml");
     for (wrong, words) in [
         ("[limits]\nwill_bytes = \"256KiB\"\n", "limits.session_bytes: 256KiB has no room for filters beside a will"),
+        ("[log]\nretention_age = \"1h\"\nretention_min_age = \"2h\"\n", "log.retention_min_age: 2h is longer than log.retention_age (1h)"),
+        ("[log]\nretention_bytes = 0\nretention_min_age = \"2h\"\n", "log.retention_min_age: it keeps what log.retention_bytes would take"),
         ("[log]\nretention_byts = \"1GiB\"\n", "bad.toml: no key log.retention_byts; did you mean log.retention_bytes?"),
         ("[logs]\n", "did you mean log?"),
         ("[listen]\nzzz = 1\n", "there are listen.mqtt, listen.http, listen.admin, listen.hosts, listen.allow_anonymous"),

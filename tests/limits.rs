@@ -322,14 +322,16 @@ fn a_large_message_waits_for_room_whatever_way_it_comes() {
     publish("again", 0);
     assert_eq!(again.expect_publish().payload.len(), BYTES);
     drop(again);
-    // These take it all, and read nothing.
-    let stuck = ["a", "b"].map(|name| {
-        let mut c = Raw::connect_with(weir.mqtt, Version::V5, name, true, &[]);
-        c.send_subscribe("kept", 1);
-        c
-    });
+    // These take it all, and read nothing: a part of each message is in the buffers of its socket.
+    let stuck: Vec<_> = (0..12)
+        .map(|n| {
+            let mut c = Raw::connect_with(weir.mqtt, Version::V5, &format!("stuck {n}"), true, &[]);
+            c.send_subscribe("kept", 1);
+            c
+        })
+        .collect();
     let taken = || http_get(weir.admin, "/metrics").lines().find_map(|l| l.strip_prefix("weir_outbound_bytes ")?.parse::<u64>().ok());
-    support::eventually("the room is taken", std::time::Duration::from_secs(10), || taken().is_some_and(|bytes| bytes > 14 << 20));
+    support::eventually("the room is taken", std::time::Duration::from_secs(10), || taken().is_some_and(|bytes| bytes > 10 << 20));
     let again = connect("again");
     let mut live = connect("live");
     live.subscribe("live", 1);
@@ -339,6 +341,12 @@ fn a_large_message_waits_for_room_whatever_way_it_comes() {
     kept.send_subscribe("kept", 1);
     assert_eq!(kept.read().head, 0x90);
     publish("live", 0);
+    // One for whom it is not reads on.
+    let mut small = connect("small");
+    small.subscribe("$replay/earliest/small", 1);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "q", true, &[]);
+    p.publish(1, false, 1, "small", "x");
+    assert_eq!(small.expect_publish().payload, "x");
     let mut waiting = [again, live, member, kept];
     for c in &mut waiting {
         assert!(c.next(std::time::Duration::from_millis(300)).is_none(), "there is no room");
@@ -359,4 +367,61 @@ fn a_large_message_waits_for_room_whatever_way_it_comes() {
     assert_eq!(all.each_ref().map(|(topic, ..)| &**topic), ["again", "live", "live", "kept"]);
     assert!(all.iter().all(|(_, bytes, _)| *bytes == BYTES) && all[0].2, "{all:?}");
     support::eventually("it is given back", std::time::Duration::from_secs(10), || taken() == Some(0));
+}
+
+/// What waits for the session's value before it may leave takes room as well.
+#[test]
+fn large_messages_of_qos_2_share_the_same_room() {
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("OUTBOUND_BYTES", "16MiB")]);
+    let _stuck: Vec<_> = (0..20)
+        .map(|n| {
+            let mut c = Raw::connect(weir.mqtt, Version::V5, &format!("stuck {n}"));
+            c.subscribe("big", 2);
+            c
+        })
+        .collect();
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", weir.process.0.id())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse::<u64>();
+        line.unwrap() >> 10
+    };
+    let before = resident();
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    p.publish(2, false, 1, "big", &"x".repeat(7_900_000));
+    p.expect_ack(0x50, 1);
+    let taken = || http_get(weir.admin, "/metrics").lines().find_map(|l| l.strip_prefix("weir_outbound_bytes ")?.parse::<u64>().ok());
+    support::eventually("the room is taken", std::time::Duration::from_secs(10), || taken().is_some_and(|bytes| bytes > 10 << 20));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(taken().is_some_and(|bytes| bytes > 10 << 20), "and kept while nobody reads");
+    let more = resident() - before;
+    assert!(more < 90, "{more} MiB more");
+}
+
+/// A client that is slowed loses nothing by it: not its place, not what it sent before it went, and its will is not published.
+#[test]
+fn who_is_slowed_is_not_closed_and_its_goodbye_is_heard() {
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("PUBLISH_MESSAGES", "2")]);
+    let mut watcher = Raw::connect_with(weir.mqtt, Version::V5, "watcher", true, &[]);
+    watcher.subscribe("will", 0);
+    watcher.subscribe("slow/#", 0);
+    let mut burst = Raw::connect_with(weir.mqtt, Version::V5, "burst", true, &[]);
+    let payload = "x".repeat(1_000);
+    burst.in_one_write(|c| (1..=28).for_each(|id| c.publish(1, false, id, "burst", &payload)));
+    let mut c = Raw::with_will(weir.mqtt, "goes", true, 0, "will", 0);
+    c.in_one_write(|c| {
+        (0..8).for_each(|n| c.publish(0, false, 0, "slow/x", &n.to_string()));
+        c.disconnect();
+    });
+    drop(c);
+    for n in 0..8 {
+        assert_eq!(watcher.expect_publish().payload, n.to_string());
+    }
+    // The burst takes longer than a packet that has begun may.
+    for id in 1..=28 {
+        assert_eq!(burst.expect_ack(PUBACK, id), 0x10, "{id}");
+    }
+    watcher.expect_silence();
+    assert!(http_get(weir.admin, "/metrics").contains("weir_refused_total{reason=\"inbound_bytes\"} 0"));
 }

@@ -4,6 +4,8 @@
 mod support;
 
 use std::{
+    io::Write,
+    net::TcpStream,
     path::Path,
     time::{Duration, Instant},
 };
@@ -291,28 +293,42 @@ fn what_is_young_and_unread_is_kept_and_publishers_wait() {
     }
     let mut loud = Raw::connect_with(weir.mqtt, Version::V5, "loud", true, &[]);
     loud.publish(1, false, 3, "fill/x", "later");
-    assert!(loud.next(Duration::from_secs(1)).is_none(), "it waits");
-    loud.send(0xC0, &[]);
-    assert_eq!(loud.read().head, 0xD0, "pings are answered");
-    // The reader publishes too: each of its messages waits, and its acknowledgements stand behind them.
+    assert!(loud.next(Duration::from_secs(1)).is_none() && !loud.is_closed(), "it waits");
+    // One that has gone is seen to have gone, though nobody reads what it sent.
+    let connections = || metric(&weir, "weir_connections");
+    let before = connections();
+    let mut gone = TcpStream::connect(("127.0.0.1", weir.mqtt)).unwrap();
+    gone.write_all(&support::slow::connect_packet("gone", 1)).unwrap();
+    gone.write_all(&[&[0x30, 0xC3, 0xB8, 0x02, 0, 1, b't'][..], &[b'x'; 40_000]].concat()).unwrap();
+    eventually("it is there", Duration::from_secs(5), || connections() == before + 1);
+    drop(gone);
+    eventually("it has gone", Duration::from_secs(10), || connections() == before);
+    // The reader publishes too, before it subscribes and for each message that it gets, and its acknowledgements stand behind that.
     let mut reader = Raw::connect_with(weir.mqtt, Version::V5, "reader", false, &forever);
-    let (mut got, mut answered) = (0, false);
-    reader.publish(1, false, 9, "answer/x", "y");
+    let (mut got, mut answers) = (0, 0);
+    reader.publish(1, false, 9, "answer/x", &"y".repeat(20_000));
+    reader.publish(1, false, 10, "answer/x", "y");
+    reader.send_subscribe("fill/#", 1);
+    let derived = "d".repeat(140);
     while got < sent {
-        let p = reader.next(Duration::from_secs(5)).unwrap_or_else(|| panic!("{got} of {sent}"));
-        if p.head == PUBACK {
-            answered = true;
-            continue;
+        let p = reader.next(Duration::from_secs(15)).unwrap_or_else(|| panic!("{got} of {sent}"));
+        match p.head {
+            PUBACK => answers += 1,
+            0x90 => {}
+            _ => {
+                reader.publish(0, false, 0, "derived", &derived);
+                reader.ack(PUBACK, p.publish_id());
+                got += 1;
+            }
         }
-        reader.ack(PUBACK, p.publish_id());
-        got += 1;
     }
     // It has read, and they go on.
     loud.expect_ack(PUBACK, 3);
-    while !answered {
+    while answers < 2 {
         let p = reader.read();
-        answered = p.head == PUBACK;
-        if !answered {
+        if p.head == PUBACK {
+            answers += 1;
+        } else {
             reader.ack(PUBACK, p.publish_id());
         }
     }
@@ -345,5 +361,40 @@ fn who_pushes_out_what_others_have_not_read_is_named() {
     assert!(metrics.contains("weir_retention_pushing_bytes{client=\"filler\"}") && !metrics.contains("client=\"modest\""), "{metrics}");
     assert!(metric(&weir, "weir_retention_unread_records_total") > 0);
     let words = std::fs::read_to_string(said(&data)).unwrap();
-    assert!(words.lines().any(|l| l.contains("before 1 sessions or groups had read them") && l.contains("client=\"filler\"")), "{words}");
+    assert!(words.lines().any(|l| l.contains("(sessions and groups: 1)") && l.contains("client=\"filler\"")), "{words}");
+}
+
+/// Not who published long ago and has all been read, and whatever the connections of a client.
+#[test]
+fn who_pushes_out_is_not_who_published_before() {
+    let dir = dir();
+    let (data, ports) = (dir.path().join("data"), ports());
+    let weir = start(&data, ports, "64MiB");
+    // This one has more bytes in the log's life, and nobody is behind.
+    fill(weir.mqtt, 200);
+    eventually("room is made", Duration::from_secs(10), || segments(&data) <= 2);
+    let mut reader = Raw::connect(weir.mqtt, Version::V311, "reader");
+    reader.subscribe("some/#", 1);
+    drop(reader);
+    let mut events = Raw::connect_with(weir.mqtt, Version::V5, "events", true, &[]);
+    events.subscribe("$SYS/events/pushed_out/+", 1);
+    let mut tiny = Raw::connect_with(weir.mqtt, Version::V5, "tiny", true, &[]);
+    let payload = "x".repeat(500_000);
+    for n in 0..400 {
+        let mut loud = Raw::connect_with(weir.mqtt, Version::V311, "loud", true, &[]);
+        loud.publish(1, false, 1, "some/x", &payload);
+        loud.expect_ack(PUBACK, 1);
+        if n % 50 == 0 {
+            tiny.publish(1, false, 1, "some/y", &payload);
+            tiny.expect_ack(PUBACK, 1);
+        }
+    }
+    // In the first one there may still be what was left of the filler.
+    let all: Vec<_> = std::iter::from_fn(|| {
+        let event = events.next(Duration::from_secs(1))?.publish(Version::V5);
+        events.ack(PUBACK, event.id);
+        Some(event.topic)
+    })
+    .collect();
+    assert!(all.len() >= 2 && all.iter().skip(1).all(|topic| topic == "$SYS/events/pushed_out/loud"), "{all:?}");
 }

@@ -30,6 +30,12 @@ impl Room {
     pub fn bytes(&self) -> usize {
         self.permit.num_permits() * UNIT
     }
+
+    /// Gives back what is more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let more = self.permit.num_permits().saturating_sub(units(bytes) as usize);
+        drop(self.permit.split(more));
+    }
 }
 
 fn units(bytes: usize) -> u32 {
@@ -78,6 +84,9 @@ mod tests {
         assert!(account.is_short() && account.try_room(1).is_none());
         assert_eq!((account.taken(), all.bytes()), (1 << 20, 1 << 20));
         assert!(account.room(1).await.is_none(), "after a while");
+        let mut all = all;
+        all.shrink(600_000);
+        assert!(account.taken() >= 600_000 && account.taken() < 602_000 && account.try_room(400_000).is_some());
         drop(all);
         assert!(!account.is_short() && account.room(500_000).await.is_some_and(|room| room.bytes() >= 500_000));
         assert_eq!(account.taken(), 0);

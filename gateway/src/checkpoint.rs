@@ -225,9 +225,8 @@ impl Work {
         for (nth, taking) in wanted {
             held |= self.take(nth, taking).await;
         }
-        if self.gateway.hold(held) {
-            let what = if held { "publishers wait" } else { "publishers go on" };
-            tracing::warn!("{what}: log.retention_min_age keeps what somebody has not read, beyond log.retention_bytes");
+        if self.gateway.hold(held) && !held {
+            tracing::info!("publishers go on");
         }
     }
 
@@ -250,15 +249,20 @@ impl Work {
         let unread = self.gateway.cursors[nth].unread(below);
         let Taking { retention, segments, now, trusted, .. } = taking;
         let cut = retention.cut(&segments, below, unread.map(|u| u.from), now.wall_ms, trusted);
-        if cut.below > start && self.retire(nth, start..cut.below).await {
-            let by_bytes = retention.ageless().below(&segments, now.wall_ms) > start;
+        let by_bytes = retention.ageless().below(&segments, now.wall_ms) > start;
+        if cut.below > start && self.retire(nth, start..cut.below).await && by_bytes {
             let lost = unread.filter(|u| u.from < cut.below);
-            if let Some(unread) = lost.filter(|_| by_bytes) {
-                self.gateway.pushed_out(nth, unread.from.max(start)..cut.below, unread.readers);
-            }
+            self.gateway.made_room(nth, lost.map(|u| (u.from.max(start)..cut.below, u.readers)));
         }
         if cut.held {
-            self.held.insert(nth, now_ms);
+            if let Some(unread) = unread.filter(|_| self.held.insert(nth, now_ms).is_none()) {
+                let (stream, number) = &self.gateway.streams[nth];
+                tracing::warn!(
+                    "publishers wait: log.retention_min_age keeps record {} of {stream}/{number} and what is behind it, beyond log.retention_bytes; sessions and groups that have not come so far: {}",
+                    unread.from,
+                    unread.readers
+                );
+            }
         } else {
             self.held.remove(&nth);
         }

@@ -314,6 +314,29 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// What each key alone may be, and both together cannot mean.
+    fn check(&self) -> Result<(), ConfigError> {
+        let (will, session) = (self.limits.will_bytes.0, self.limits.session_bytes.0);
+        let Log { retention_bytes, retention_age, retention_min_age, .. } = &self.log;
+        let min_age = retention_min_age.0.unwrap_or(Duration::MAX);
+        let wrong = [
+            (will.0 >= session.0).then(|| {
+                format!("limits.session_bytes: {session} has no room for filters beside a will (limits.will_bytes, {will}); raise it, or lower that")
+            }),
+            (!min_age.is_zero() && retention_bytes.0 == 0)
+                .then(|| "log.retention_min_age: it keeps what log.retention_bytes would take, and that is 0; set both, or neither".into()),
+            retention_age.0.filter(|age| *age < min_age).map(|_| {
+                format!(
+                    "log.retention_min_age: {retention_min_age} is longer than log.retention_age ({retention_age}), which takes what is older whoever has not read it; lower it, or raise that"
+                )
+            }),
+        ];
+        let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+        if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
+    }
+}
+
 /// The same on the command line. Without a flag the next place says it.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Flags {
@@ -342,6 +365,9 @@ pub struct Flags {
     /// Keep nothing that is older than this, as in `7days` or `12h` [default: forever].
     #[arg(long, value_name = "TIME")]
     retention_age: Option<Age>,
+    /// `--retention-bytes` does not take what is younger than this and some stored session or group has not read: publishers wait [default: 0s].
+    #[arg(long, value_name = "TIME")]
+    retention_min_age: Option<Age>,
     /// Deliveries of a message of a shared subscription that end without an acknowledgement, before it goes to `$dead/GROUP/TOPIC`. `0`: it is
     /// delivered for ever [default: 20].
     #[arg(long, value_name = "N")]
@@ -424,6 +450,7 @@ impl Flags {
         layers = set(layers, "log.durability", self.durability);
         layers = set(layers, "log.retention_bytes", self.retention_bytes);
         layers = set(layers, "log.retention_age", self.retention_age);
+        layers = set(layers, "log.retention_min_age", self.retention_min_age);
         Ok(set(layers, "groups.max_deliveries", self.max_deliveries))
     }
 
@@ -431,13 +458,7 @@ impl Flags {
         let config: Config = self.layers()?.extract()?;
         tracing_subscriber::EnvFilter::try_new(&config.diagnostics.log_level)
             .map_err(|e| ConfigError(vec![format!("diagnostics.log_level: {e}; as in info, or info,weir_log=debug")]))?;
-        let (will, session) = (config.limits.will_bytes.0, config.limits.session_bytes.0);
-        if will.0 >= session.0 {
-            let words = format!(
-                "limits.session_bytes: {session} has no room for filters beside a will (limits.will_bytes, {will}); raise it, or lower that"
-            );
-            return Err(ConfigError(vec![words]));
-        }
+        config.check()?;
         Ok(config)
     }
 

@@ -306,7 +306,7 @@ impl Gateway {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// True: they did not before, or did.
+    /// True: it has changed.
     pub fn hold(&self, is: bool) -> bool {
         self.held.swap(is, Ordering::Relaxed) != is
     }

@@ -25,6 +25,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use http_body_util::LengthLimitError;
 use hyper::{
     body::Incoming,
     server::conn::http1,
@@ -90,9 +91,16 @@ async fn whole(request: Request, next: Next) -> Response {
     }
     match tokio::time::timeout(BODY, to_bytes(body, BODY_BYTES_MAX)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(head, bytes.into())).await,
-        Ok(Err(_)) => (StatusCode::PAYLOAD_TOO_LARGE, format!("a body of at most {BODY_BYTES_MAX} bytes is read\n")).into_response(),
+        Ok(Err(e)) if is_too_long(&e) => {
+            (StatusCode::PAYLOAD_TOO_LARGE, format!("a body of at most {BODY_BYTES_MAX} bytes is read\n")).into_response()
+        }
+        Ok(Err(e)) => (StatusCode::BAD_REQUEST, format!("the body: {e}\n")).into_response(),
         Err(_) => (StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s\n", BODY.as_secs())).into_response(),
     }
+}
+
+fn is_too_long(e: &axum::Error) -> bool {
+    std::error::Error::source(e).is_some_and(|e| e.is::<LengthLimitError>())
 }
 
 /// The port for browsers.

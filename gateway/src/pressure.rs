@@ -1,6 +1,6 @@
-//! Who publishes how much since retention last made room by bytes: whose bytes push out what others have not read.
+//! Who publishes how much between two times that retention makes room by bytes: whose bytes push out what others have not read.
 //!
-//! Invariant: a client that has gone is still known; the memory for it is bounded.
+//! Invariant: a client that has gone is still known, whatever its connections; beyond some thousands those with least are forgotten.
 //! Must not know: what is published, what retention does.
 
 use crate::{gateway::Gateway, metrics::Total, peer::Peer, refusals::short};
@@ -12,8 +12,6 @@ use std::{
 };
 use weir_core::ids::Offset;
 
-/// Whoever published less than this and went is not remembered.
-const BYTES_MIN: u64 = 1 << 20;
 /// Clients that have gone.
 const GONE_MAX: usize = 4_096;
 /// Between two lines of the log.
@@ -39,10 +37,15 @@ impl Pressure {
     /// A connection ends.
     pub fn gone(&self, peer: &Peer) {
         let bytes = peer.take_published();
-        let Some(identity) = peer.identity().filter(|_| bytes >= BYTES_MIN) else { return };
+        let Some(identity) = peer.identity().filter(|_| bytes > 0) else { return };
         let mut gone = self.gone.lock();
-        if gone.len() < GONE_MAX || gone.contains_key(&identity.client_id) {
-            *gone.entry(identity.client_id.clone()).or_default() += bytes;
+        *gone.entry(identity.client_id.clone()).or_default() += bytes;
+        if gone.len() > GONE_MAX {
+            // Half of them, so that it is seldom done.
+            let mut all: Vec<u64> = gone.values().copied().collect();
+            let (_, median, _) = all.select_nth_unstable(GONE_MAX / 2);
+            let least = *median;
+            gone.retain(|_, bytes| *bytes > least);
         }
     }
 }
@@ -50,29 +53,30 @@ impl Pressure {
 /// The client that published most of what pushed out what others had not read.
 pub(crate) struct Loudest {
     pub client_id: Box<str>,
-    /// Since retention last took something unread.
+    /// Since retention last made room by bytes.
     pub bytes: u64,
 }
 
 impl Gateway {
-    /// Retention by bytes has taken `range`, which some readers had not read.
-    pub fn pushed_out(&self, nth: usize, range: Range<Offset>, readers: u64) {
-        let records = range.end.0 - range.start.0;
-        self.totals.add(Total::PushedOut, records);
-        let Some(Loudest { client_id, bytes }) = self.loudest() else { return };
+    /// Retention by bytes has made room. `unread`: some of what it took, that so many readers had not read.
+    pub fn made_room(&self, nth: usize, unread: Option<(Range<Offset>, u64)>) {
+        let loudest = self.loudest();
+        let Some((range, readers)) = unread else { return };
+        self.totals.add(Total::PushedOut, range.end.0 - range.start.0);
+        let Some(Loudest { client_id, bytes }) = loudest else { return };
         self.metrics.loudest(&client_id, bytes);
         self.events.pushed_out(self, &client_id, nth, &range, (bytes, readers));
         if self.pressure.is_due(Instant::now()) {
             tracing::warn!(
                 client = short(&client_id),
-                "retention took records {} to {} before {readers} sessions or groups had read them; most bytes since then are of this client: {bytes}",
+                "retention took records {} to {} before all had come to them (sessions and groups: {readers}); most since room was made last is of this client, {bytes} bytes",
                 range.start,
                 range.end.0 - 1
             );
         }
     }
 
-    /// The client that published most bytes since this was asked last, and how many.
+    /// The client that published most since this was asked last.
     fn loudest(&self) -> Option<Loudest> {
         let mut all = std::mem::take(&mut *self.pressure.gone.lock());
         for peer in &self.peers {
@@ -83,5 +87,31 @@ impl Gateway {
         }
         let most = all.into_iter().max_by_key(|(_, bytes)| *bytes);
         most.map(|(client_id, bytes)| Loudest { client_id, bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::Identity;
+    use weir_core::packet::Version;
+
+    fn went(pressure: &Pressure, client_id: &str, bytes: u64) {
+        let peer = Peer::new(1, 1);
+        peer.identify(Identity { client_id: client_id.into(), version: Version::V5, address: None, connected_ms: 0 });
+        peer.add_published(bytes);
+        pressure.gone(&peer);
+    }
+
+    #[test]
+    fn many_short_connections_of_one_client_are_added_and_many_clients_are_bounded() {
+        let pressure = Pressure::default();
+        for n in 0..20_000 {
+            went(&pressure, &format!("small {n}"), 1_000 + n % 100);
+            went(&pressure, "loud", 900);
+        }
+        let gone = pressure.gone.lock();
+        assert_eq!(gone.get("loud"), Some(&(900 * 20_000)));
+        assert!(gone.len() <= GONE_MAX + 1, "{}", gone.len());
     }
 }

@@ -77,7 +77,9 @@ impl Retention {
         let old_ms = now_ms.saturating_sub(ms(self.min_age));
         let stays = |s: &SegmentInfo| {
             let young = !trusted || s.sealed_ms.is_none_or(|at| at > old_ms);
-            young && !self.min_age.is_zero() && unread.is_some_and(|at| s.end.is_none_or(|end| end.0 > at.0))
+            // Age takes it, whoever has not read it.
+            let is_old = trusted && s.sealed_ms.zip(self.age).is_some_and(|(at, age)| at.saturating_add(ms(age)) < now_ms);
+            young && !is_old && !self.min_age.is_zero() && unread.is_some_and(|at| s.end.is_none_or(|end| end.0 > at.0))
         };
         let first = segments.iter().find(|s| s.base.0 < below.0 && stays(s)).map(|s| Offset(s.base.0));
         Cut { below: first.unwrap_or(below), held: first.is_some() }
@@ -202,6 +204,8 @@ mod tests {
         assert_eq!(cut(60, Some(19), true), (10, true));
         assert_eq!(cut(60, Some(0), true), (0, true));
         assert_eq!((cut(5, Some(0), true), cut(6, Some(0), true), cut(10, Some(0), true)), ((20, false), (10, true), (0, true)), "by age");
+        let aged = Retention { bytes: None, age: Some(Duration::from_secs(4)), min_age: Duration::from_secs(60) };
+        assert_eq!(aged.cut(&segments, Offset(20), Some(Offset(0)), 10_000, true), Cut { below: Offset(20), held: false }, "age takes it");
         assert_eq!((cut(0, Some(0), true), cut(5, Some(0), false)), ((20, false), (0, true)), "a clock that was set says no age");
     }
 

@@ -170,8 +170,8 @@ const HEAD: Duration = Duration::from_secs(10);
 
 /// What a socket for HTTP is read for.
 enum Reading {
-    /// The first head, or one that has begun. `None`: nobody has waited for more of it.
-    Head(Option<Pin<Box<Sleep>>>),
+    /// The first head, or one that has begun, with what was seen of its end. `None`: nobody has waited for more of it.
+    Head(Ends, Option<Pin<Box<Sleep>>>),
     /// A request is here; its body, if it has one, is not looked at.
     Request,
     /// Between two requests.
@@ -180,14 +180,47 @@ enum Reading {
     Frames,
 }
 
+/// How much of the two line ends behind a head was seen; lines in front of it are none of it.
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    begun: bool,
+    seen: usize,
+}
+
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
+impl Ends {
+    /// True: these bytes end the head.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        for byte in bytes {
+            self.begun |= !b"\r\n".contains(byte);
+            self.seen = match HEAD_END.get(self.seen) {
+                _ if !self.begun => 0,
+                Some(next) if next == byte => self.seen + 1,
+                _ => usize::from(*byte == b'\r'),
+            };
+            if self.seen == HEAD_END.len() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 impl Reading {
+    fn first() -> Self {
+        Self::Head(Ends::default(), None)
+    }
+
     /// What was read.
     fn took(&mut self, bytes: &[u8]) {
-        match self {
-            // A head is read in few parts: its end is in one of them, or it is seen by the answer.
-            Self::Head(_) | Self::Idle if bytes.windows(4).any(|end| end == b"\r\n\r\n") => *self = Self::Request,
-            Self::Idle if !bytes.is_empty() => *self = Self::Head(None),
-            _ => {}
+        if matches!(self, Self::Idle) && !bytes.is_empty() {
+            *self = Self::first();
+        }
+        if let Self::Head(ends, _) = self
+            && ends.take(bytes)
+        {
+            *self = Self::Request;
         }
     }
 
@@ -204,7 +237,7 @@ impl Reading {
 
     /// Nothing has come; true: for too long.
     fn waits(&mut self, cx: &mut Context<'_>) -> bool {
-        let Self::Head(deadline) = self else { return false };
+        let Self::Head(_, deadline) = self else { return false };
         deadline.get_or_insert_with(|| Box::pin(sleep(HEAD))).as_mut().poll(cx).is_ready()
     }
 }
@@ -222,7 +255,7 @@ pub(crate) struct Held {
 
 impl Held {
     pub fn new(stream: TcpStream, place: (Place, addresses::Place), browser: Browser) -> Self {
-        Self { stream, reading: Reading::Head(None), stall: None, _place: place, _browser: browser }
+        Self { stream, reading: Reading::first(), stall: None, _place: place, _browser: browser }
     }
 
     /// What became of a write; one that waits does not wait for ever.
@@ -305,6 +338,17 @@ mod tests {
             sockets.log_has(files);
             assert_eq!(sockets.most(), most, "{files}");
         }
+    }
+
+    #[test]
+    fn a_head_ends_wherever_it_is_cut() {
+        let ends = |parts: &[&str]| {
+            let mut ends = Ends::default();
+            parts.iter().map(|part| ends.take(part.as_bytes())).collect::<Vec<_>>()
+        };
+        assert_eq!(ends(&["GET / HTTP/1.1\r\nHost: x\r\n\r\n"]), [true]);
+        assert_eq!(ends(&["GET / HTTP/1.1\r\nHost: x\r", "\n\r", "\n"]), [false, false, true]);
+        assert_eq!(ends(&["\r\n\r\n", "GET / HT", "TP/1.1\r\n\r\r\n\r\n"]), [false, false, true], "lines in front of it");
     }
 
     #[tokio::test]

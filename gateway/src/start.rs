@@ -101,7 +101,7 @@ impl Found {
         let at = if s.was_connected() { Some(0) } else { (tag != 0).then(|| u64::from(tag) * 1_000) };
         self.due.extend(at.map(|at| (at, s.client_id().into())));
         let named = s.named();
-        s.partitions_read().filter_map(|p| Some((p, s.needs(p, false)?))).for_each(|place| *self.needs.entry(place).or_default() += 1);
+        s.partitions_read().filter_map(|p| Some((p, s.needs(p)?))).for_each(|place| *self.needs.entry(place).or_default() += 1);
         named
     }
 

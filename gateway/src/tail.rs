@@ -423,3 +423,65 @@ impl Tail {
         self.cache_bytes = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_core::fanout;
+    use weir_log::{Engine, LogEngine, Nobody, Options, Records, storage::sim::SimStorage};
+
+    /// Filters of twelve levels, each `a` or `+`: more than one topic may visit.
+    fn overlapping() -> impl Iterator<Item = Box<str>> {
+        let level = |bits: u32, n: u32| if bits >> n & 1 == 0 { "a/" } else { "+/" };
+        (0..1u32 << 12).map(move |bits| ((0..12).map(|n| level(bits, n)).collect::<String>() + "#").into())
+    }
+
+    /// A reader that is set apart in the middle of a batch is offered each of its records once.
+    #[tokio::test]
+    async fn a_reader_that_is_set_apart_is_offered_everything_once() {
+        let disks = [1, 2].map(|seed| Arc::new(SimStorage::new(seed)));
+        let disk = |path: &std::path::Path| disks[usize::from(!path.ends_with("state"))].clone();
+        let options = Options::new("sim", &[("default", 1)]);
+        let engine = LogEngine::open_stepped(&options, &disk, &mut |_, _, _| Vec::new()).expect("opens");
+        let (bell, id) = (Arc::new(Bell::default()), weir_log::PartitionId(0));
+        let (_tx, commands) = tokio::sync::mpsc::unbounded_channel();
+        let shared = (Arc::default(), Arc::default());
+        let mut tail = Tail::new(PartitionId(0), 0, engine.follow(id, bell.clone()), bell, commands, shared);
+        let (wide, plain) = (Arc::new(Peer::new(1, 1)), Arc::new(Peer::new(2, 1)));
+        let subscribe = |tail: &mut Tail, peer: &Arc<Peer>, filter: Box<str>| {
+            tail.serve(Command::Subscribe(peer.clone(), SubscribeId(0), filter, Offset(0)));
+        };
+        subscribe(&mut tail, &wide, "first".into());
+        overlapping().for_each(|filter| subscribe(&mut tail, &wide, filter));
+        subscribe(&mut tail, &plain, "first".into());
+        [&wide, &plain].iter().for_each(|peer| tail.serve(Command::Join(peer.id)));
+        let mut records = Records::default();
+        let deep = "a/".repeat(13);
+        for topic in ["first", &deep, "other"] {
+            records.push(Kind::Message, 0, &[0; 8], topic.as_bytes(), b"", b"x").expect("a record");
+        }
+        let nobody: Arc<dyn Wake> = Arc::new(Nobody);
+        engine.append(id, &mut records, &nobody).expect("taken");
+        while engine.step_partition(0) {}
+        let batch = tail.following.poll().expect("a batch");
+        tail.offer(&batch);
+        let offered = |peer: &Peer| {
+            let (mut reader, mut entries) = (fanout::Reader::new(Offset(0), Offset(0)), Vec::new());
+            while reader.step(&mut peer.inboxes[0].lock(), Offset(3), Offset(0)) == fanout::Step::Send {
+                let entry = reader.entry().expect("an entry").clone();
+                reader.sent(entry.batch.end);
+                entries.push(entry.runs);
+            }
+            entries
+        };
+        assert_eq!(tail.apart.len(), 1);
+        let run = |records: Range<u32>| vec![Vec::from_iter([records])];
+        assert_eq!(offered(&wide), run(0..3), "it matches by itself from the beginning of the batch");
+        assert_eq!(offered(&plain), run(0..1));
+        // The same filter again counts once.
+        let before = tail.readers.iter().flatten().map(|r| r.weight).max();
+        subscribe(&mut tail, &wide, "first".into());
+        overlapping().take(1).for_each(|filter| subscribe(&mut tail, &wide, filter));
+        assert_eq!(tail.readers.iter().flatten().map(|r| r.weight).max(), before);
+    }
+}

@@ -13,6 +13,7 @@ use crate::{
     peer::Peer,
     sockets::{self, Place},
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     cell::RefCell,
     future::poll_fn,
@@ -232,6 +233,7 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
         if ready.due {
             armed = None;
             if driver.is_due() {
+                driver.hung_up = !driver.wants_read() && has_hung_up(stream);
                 driver.timeout();
             }
         }
@@ -240,6 +242,13 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
             drop(entering.take());
         }
     }
+}
+
+/// The peer will send nothing more: that is seen without reading what it has sent.
+fn has_hung_up(stream: &TcpStream) -> bool {
+    let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
+    let now = Timespec::default();
+    poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Tells the driver what there is, and gives how much. A read that did not fill the buffer is the last until there is news: it is not asked again for nothing, which

@@ -126,12 +126,6 @@ limits! {
 }
 
 impl Limits {
-    /// Of all filters of one session: a will has room beside them, whenever it comes.
-    #[must_use]
-    pub fn filters_bytes(&self) -> usize {
-        self.session_bytes.saturating_sub(self.will_bytes)
-    }
-
     /// Why a topic name or filter is not taken. Asked of every message.
     #[must_use]
     pub fn refuses_name(&self, name: &str) -> Option<Limit> {

@@ -133,7 +133,7 @@ impl Driver {
             Ok(receipt) => {
                 let is_put = value.is_some();
                 session.saved();
-                self.gateway.count(&mut self.counted, |p| session.needs(p, false).filter(|_| is_put));
+                self.gateway.count(&mut self.counted, |p| session.needs(p).filter(|_| is_put));
                 if std::mem::replace(&mut self.stored, value.is_some()) != value.is_some() {
                     self.gateway.stored(value.is_some());
                 }

@@ -27,6 +27,8 @@ const FETCH_RECORDS: u32 = 1_024;
 /// A large one, as long as few are read at once: to a reader that keeps up with its socket, every fetch costs two thread changes and a wait for the device.
 const LARGE_FETCH_BYTES: u32 = 512 * 1024;
 const LARGE_FETCH_RECORDS: u32 = 4_096;
+/// What is read and finds no room in the window of its client is held, unless it is more than this: then it is read again. A fetch is longer by one record at most.
+const HELD_BYTES_MAX: usize = 2 * FETCH_BYTES as usize;
 /// Large ones that are on the way or held by their connections: 32 MiB.
 pub(crate) const LARGE_FETCHES: usize = 64;
 /// A batch that is looked through by the connection itself: others on its thread wait for so long at most, a millisecond.
@@ -115,11 +117,11 @@ impl Driver {
         loop {
             let Phase::Running(session) = &mut self.phase else { return };
             if !session.may_deliver() {
-                return;
+                return self.let_go_of_large();
             }
             if self.out.len() >= OUT_BYTES_HIGH || self.waits_to_send() {
                 self.stuck = true;
-                return;
+                return self.let_go_of_large();
             }
             match std::mem::replace(&mut self.feeding, Feeding::Idle) {
                 on_the_way @ (Feeding::Fetching(..) | Feeding::Stale(_) | Feeding::Kept(_)) => {
@@ -161,7 +163,7 @@ impl Driver {
             // A fetch may end early: what it did not come to is asked for again.
             let examined = offsets.partition_point(|o| *o < held.next);
             session.resend(now, &offsets[..examined], records.iter().filter_map(stored), self.out.end());
-            self.give_room_back();
+            self.give_room_back(0);
             return true;
         }
         if matches!(held.kind, Feed::Shared(..)) {
@@ -203,9 +205,19 @@ impl Driver {
         true
     }
 
-    /// It goes on later; what is large is not held meanwhile. False: nothing more is sent now.
+    /// Nothing can be sent now: what was read and is large is read again later.
+    fn let_go_of_large(&mut self) {
+        match std::mem::replace(&mut self.feeding, Feeding::Idle) {
+            Feeding::Held(held) => _ = self.let_go(held),
+            Feeding::Found(page, Some(entry)) if entry.value.len() > HELD_BYTES_MAX => self.feeding = Feeding::Again(Feed::Page(page)),
+            other => self.feeding = other,
+        }
+    }
+
+    /// It goes on later; what is large is not held meanwhile, whatever it waits for. False: nothing more is sent now.
     fn let_go(&mut self, held: Box<Held>) -> bool {
-        if !self.waits_to_send() {
+        let is_large = held.batch.bytes() > if held._large.is_some() { 2 * LARGE_FETCH_BYTES as usize } else { HELD_BYTES_MAX };
+        if !is_large && !self.waits_to_send() {
             self.feeding = Feeding::Held(held);
             return false;
         }
@@ -279,6 +291,10 @@ impl Driver {
     fn send_record(&mut self, now: Now, nth: usize, r: &Record<'_>) -> Option<bool> {
         let Some(r) = stored(r) else { return Some(false) };
         let place = (self.gateway.partitions[nth], r.offset);
+        if r.payload.len() > OUT_BYTES_HIGH && !self.phase.session().is_some_and(|s| s.wants(now, nth, &r)) {
+            // No room is waited for.
+            return self.give(None, 0, |session, out| session.deliver(now, nth, &r, out));
+        }
         self.give(Some((place, r.topic)), r.payload.len(), |session, out| session.deliver(now, nth, &r, out))
     }
 
@@ -302,7 +318,7 @@ impl Driver {
         }
         let Phase::Running(session) = &mut self.phase else { return None };
         let delivery = deliver(session, self.out.end());
-        self.give_room_back();
+        self.give_room_back(0);
         if delivery == Delivery::NoRoom {
             self.stuck = true;
             return None;
@@ -373,7 +389,7 @@ impl Driver {
                 self.turn = (nth + 1) % n;
                 return true;
             }
-            if !matches!(self.feeding, Feeding::Idle) {
+            if !matches!(self.feeding, Feeding::Idle) || self.waits_to_send() {
                 self.turn = (nth + 1) % n;
                 return false;
             }

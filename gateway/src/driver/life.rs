@@ -51,7 +51,7 @@ impl Driver {
             Ok(session) => session,
         };
         self.stored = session.is_some();
-        self.counted = self.gateway.counted(|p| session.as_ref()?.needs(p, false));
+        self.counted = self.gateway.counted(|p| session.as_ref()?.needs(p));
         match std::mem::replace(&mut self.phase, Phase::Left) {
             Phase::Loading(request, _) => self.loaded_for(now, request, session),
             Phase::Offline(_) => self.loaded_offline(now, session),
@@ -106,7 +106,9 @@ impl Driver {
     /// `resumed`: its time was not over.
     fn run(&mut self, now: Now, request: &ConnectRequest, session: Option<Session>, resumed: bool) {
         let in_store = session.is_some();
-        if let Some(limit) = self.beyond(request, in_store) {
+        let session_bytes = self.gateway.client_limits().session_bytes;
+        let is_too_much = session.as_ref().is_some_and(|s| resumed && request.is_too_much_for(s, session_bytes));
+        if let Some(limit) = is_too_much.then_some(Limit::SessionBytes).or_else(|| self.beyond(request, in_store)) {
             self.gateway.refused(limit, &request.client_id);
             return self.refuse(ReasonCode::QUOTA_EXCEEDED);
         }

@@ -106,6 +106,8 @@ pub(crate) struct Driver {
     sending: Option<Box<sending::Sending>>,
     /// How fast it may publish, if that is limited.
     pace: Option<Box<pace::Pace>>,
+    /// The peer has closed its side, while it was not read.
+    pub hung_up: bool,
     /// There are packets in `rest`.
     waiting: bool,
     /// The first of them waits for what those before it began.
@@ -208,6 +210,7 @@ impl Driver {
             room: None,
             sending: None,
             pace: None,
+            hung_up: false,
             waiting: false,
             blocked: false,
             filters_changed: false,
@@ -295,7 +298,8 @@ impl Driver {
             && self.close.is_none()
             && !self.waits_for_room()
             && !self.full
-            && (!self.blocked && !self.waits_for_its_pace() || self.may_be_overtaken())
+            && !self.waits_for_its_pace()
+            && !self.blocked
             && self.put.is_none()
             && self.takes_answers()
     }
@@ -347,7 +351,8 @@ impl Driver {
         }
         self.out.written(n);
         self.delivered = self.delivered.saturating_sub(n);
-        self.give_room_back();
+        self.give_room_back(n);
+        self.was_sent(n);
         if was_full && self.out.len() < OUT_BYTES_HIGH {
             self.woken();
         }
@@ -401,7 +406,7 @@ impl Driver {
             Phase::FirstPacket { .. } => self.closed(Cause::KeepAlive),
             Phase::Claiming(..) | Phase::Loading(..) => self.refuse(ReasonCode::SERVER_BUSY),
             Phase::Running(_) => {
-                if !self.wants_read() && self.takes_answers() {
+                if !self.wants_read() && self.takes_answers() && !self.hung_up {
                     // The gateway does not read: that is no silence of the client.
                     self.heard(now);
                 }
@@ -440,6 +445,11 @@ impl Driver {
         let mut used = 0;
         self.blocked = false;
         while self.wants_more() {
+            if !self.takes_answers() {
+                // They have no room; it goes on when some have left.
+                self.blocked = true;
+                break;
+            }
             let is_first = matches!(self.phase, Phase::FirstPacket { .. });
             let max = if is_first { self.gateway.client_limits().will_bytes + FIRST_PACKET_MORE } else { PACKET_BYTES_MAX };
             match decode(bytes.get(used..).unwrap_or_default(), self.version, max) {
@@ -588,10 +598,6 @@ impl Driver {
             }
             stood &= used == 0;
         }
-        if self.waits_for_its_pace() && !self.rest.is_empty() {
-            self.overtake(now);
-            self.work(now);
-        }
         if self.rest.is_empty() {
             self.room = None;
         }
@@ -617,6 +623,7 @@ impl Driver {
         let before = self.out.len();
         self.feed(now);
         self.delivered += self.out.len() - before;
+        self.give_up_room();
         self.tell_sent();
         self.act(now);
     }

@@ -3,6 +3,8 @@
 //! Invariant: what is unsent is moved seldom: no more bytes in all than were written.
 //! Must not know: packets, sockets.
 
+/// Of what has left, more than this is not kept behind what is unsent.
+const SENT_BYTES: usize = 256 * 1024;
 /// What one burst stretched is not kept for the life of an idle connection.
 const KEPT_BYTES: usize = 256 * 1024;
 
@@ -19,6 +21,11 @@ impl Out {
 
     pub fn len(&self) -> usize {
         self.unsent().len()
+    }
+
+    /// What it takes in memory.
+    pub fn memory(&self) -> usize {
+        self.bytes.capacity()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -43,6 +50,10 @@ impl Out {
             if self.bytes.capacity() > KEPT_BYTES {
                 self.bytes = Vec::new();
             }
+        } else if self.sent > SENT_BYTES && self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.bytes.shrink_to_fit();
+            self.sent = 0;
         }
     }
 }
@@ -70,6 +81,12 @@ mod tests {
             expected.drain(..n);
             assert_eq!((out.len(), out.is_empty()), (expected.len(), expected.is_empty()));
         }
+        out.end().resize(8 << 20, 7);
+        while out.len() > 1 << 20 {
+            out.written(100_000);
+            assert!(out.memory() <= 2 * out.len() + SENT_BYTES + 100_000, "{} for {}", out.memory(), out.len());
+        }
+        out.written(out.len());
         out.end().resize(KEPT_BYTES * 2, 7);
         out.written(out.len());
         assert_eq!(out.bytes.capacity(), 0);

@@ -1,23 +1,22 @@
-//! How fast a client may publish: whoever is faster is not read for a while. Off unless it is configured.
+//! How fast a client may publish: whoever is faster is not read for a while. Off unless it is configured; and while retention keeps what somebody has yet to read,
+//! publishers are not read at all.
 //!
-//! Invariant: nothing is refused or dropped for it; a client that waits is not silent.
+//! Invariant: nothing is refused or dropped for it; a client that waits is not silent. One that has something to read itself is slowed and not stopped, for its
+//! acknowledgements stand behind its messages.
 //! Must not know: what is published.
 
-use super::{Driver, Phase};
+use super::Driver;
 use weir_core::{
-    codec::{Decoded, decode},
     ids::Now,
     limits::{Limit, Limits},
-    packet::Packet,
-    session::PACKET_BYTES_MAX,
 };
 
 /// So far ahead of its rate it may be.
 const AHEAD_US: u64 = 1_000_000;
 /// A publisher that waits for those who read looks again after so long.
 const HELD_MS: u64 = 500;
-/// While a message waits, acknowledgements and pings behind it are taken, in so many bytes: who reads and publishes on one connection goes on reading.
-const OVERTAKE_BYTES: usize = 16 * 1024;
+/// What one that reads itself may publish meanwhile: as many bytes as it is sent, and beyond them a message in `HELD_MS`, and so many bytes a second.
+const HELD_BYTES_PER_S: u64 = 16 * 1024;
 
 pub(super) struct Pace {
     messages_per_s: u64,
@@ -26,6 +25,8 @@ pub(super) struct Pace {
     paid_us: [u64; 2],
     /// It is not read before, in `Now::monotonic_ms`.
     until_ms: Option<u64>,
+    /// Bytes that it was sent while publishers waited, and that it has not published.
+    sent_bytes: u64,
 }
 
 impl Pace {
@@ -38,7 +39,7 @@ impl Pace {
 
     /// 0: any.
     fn with(messages_per_s: u64, bytes_per_s: u64) -> Self {
-        Self { messages_per_s, bytes_per_s, paid_us: [0; 2], until_ms: None }
+        Self { messages_per_s, bytes_per_s, paid_us: [0; 2], until_ms: None, sent_bytes: 0 }
     }
 
     /// A message of so many bytes. Gives the limit that it is beyond now and was not before.
@@ -63,47 +64,50 @@ impl Driver {
         self.pace.as_ref().is_some_and(|pace| pace.until_ms.is_some())
     }
 
-    /// What comes now may be an acknowledgement.
-    pub(super) fn may_be_overtaken(&self) -> bool {
-        self.waits_for_its_pace() && self.rest.len() < OVERTAKE_BYTES
-    }
-
-    /// Takes acknowledgements and pings from behind the messages that wait: they say nothing of those.
-    pub(super) fn overtake(&mut self, now: Now) {
-        if !self.waits_for_its_pace() || !matches!(self.phase, Phase::Running(_)) {
-            return;
-        }
-        let (mut rest, mut at) = (std::mem::take(&mut self.rest), 0);
-        while let Ok(Decoded::Packet(packet, n)) = decode(rest.get(at..).unwrap_or_default(), self.version, PACKET_BYTES_MAX) {
-            match packet {
-                Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubComp(_) | Packet::PingReq => {
-                    self.stuck = false;
-                    self.packet(now, packet);
-                    rest.drain(at..at + n);
-                }
-                Packet::Publish(_) | Packet::PubRel(_) => at += n,
-                // Whatever else it is keeps its place.
-                _ => break,
-            }
-        }
-        self.rest = rest;
-    }
-
     pub(super) fn pace_deadline(&self) -> Option<u64> {
         self.pace.as_ref()?.until_ms
     }
 
     /// The next message waits: it is ahead of its rate, or the log has no room before others have read.
     pub(super) fn is_ahead(&mut self, now: Now) -> bool {
-        if self.gateway.is_held() {
-            let again = now.monotonic_ms + HELD_MS;
-            self.pace.get_or_insert_with(|| Box::new(Pace::with(0, 0))).until_ms = Some(again);
+        if self.gateway.is_held() && !self.is_reader() {
+            self.pause(now.monotonic_ms + HELD_MS);
         }
         self.pace.as_ref().and_then(|pace| pace.until_ms).is_some_and(|until| until > now.monotonic_ms)
     }
 
+    /// It has a durable subscription, and may be the one that publishers wait for.
+    fn is_reader(&mut self) -> bool {
+        self.phase.session().is_some_and(|s| s.is_stored() && s.subscribes())
+    }
+
+    /// Publishers wait, and this one may be waited for: what it derives from what it reads goes through.
+    fn pay_while_held(&mut self, now: Now, bytes: u64) {
+        let sent = self.pace.as_mut().map(|pace| &mut pace.sent_bytes);
+        match sent.filter(|sent| **sent >= bytes) {
+            Some(sent) => *sent -= bytes,
+            None => self.pause(now.monotonic_ms + HELD_MS.max(bytes * 1_000 / HELD_BYTES_PER_S)),
+        }
+    }
+
+    /// So many bytes have left to the client.
+    pub(super) fn was_sent(&mut self, bytes: usize) {
+        if self.gateway.is_held() && self.is_reader() {
+            let pace = self.pace.get_or_insert_with(|| Box::new(Pace::with(0, 0)));
+            pace.sent_bytes = pace.sent_bytes.saturating_add(bytes as u64);
+        }
+    }
+
+    fn pause(&mut self, until_ms: u64) {
+        let pace = self.pace.get_or_insert_with(|| Box::new(Pace::with(0, 0)));
+        pace.until_ms = Some(until_ms.max(pace.until_ms.unwrap_or_default()));
+    }
+
     /// A message has been taken, of so many bytes with all that is before its payload.
     pub(super) fn keep_pace(&mut self, now: Now, bytes: usize) {
+        if self.gateway.is_held() {
+            self.pay_while_held(now, bytes as u64);
+        }
         let Some(pace) = &mut self.pace else { return };
         if let Some(limit) = pace.take(now.monotonic_ms * 1_000, bytes as u64) {
             self.gateway.slowed(limit, self.name());

@@ -1,10 +1,12 @@
 //! Room for a message above 64 KiB that the client is sent: taken before it is put behind what is unsent, and given back when it has left.
 //!
-//! Invariant: whoever has room makes progress, or is closed when others wait; whoever waits for it holds nothing of what it is to be sent.
+//! Invariant: whoever has room makes progress, or is closed when others wait; whoever waits for it holds nothing of what it is to be sent. What waits for the
+//! session's value before it may leave (QoS 2) counts as unsent.
 //! Must not know: sessions, what is in the message.
 
-use super::{Driver, OUT_BYTES_HIGH};
-use crate::account::{PATIENCE, Room, STEP_BYTES};
+use super::{Driver, OUT_BYTES_HIGH, feed::Feeding};
+use crate::account::{Room, STEP_BYTES};
+use tokio::task::AbortHandle;
 use weir_core::{
     ids::Now,
     limits::Limit,
@@ -14,22 +16,33 @@ use weir_core::{
 
 /// What a connection has for its large message.
 pub(super) enum Sending {
-    Waits,
-    Has(Held),
+    Waits {
+        _in_line: Waiter,
+    },
+    Has {
+        room: Room,
+        /// When the client took some of it last, in `Now::monotonic_ms`.
+        taken_ms: u64,
+    },
 }
 
-pub(super) struct Held {
-    room: Room,
-    /// When the client took enough of it last, in `Now::monotonic_ms`, and how much was left then.
-    taken_ms: u64,
-    left: usize,
+/// In line for room, until it is dropped.
+pub(super) struct Waiter {
+    task: AbortHandle,
 }
 
-const PATIENCE_MS: u64 = PATIENCE.as_millis() as u64;
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Who takes not a byte for so long is closed when others wait. A socket says that it can take more when a third of its buffer is free, which may be a MiB.
+const PATIENCE_MS: u64 = 30_000;
 
 impl Driver {
     pub(super) fn waits_to_send(&self) -> bool {
-        matches!(self.sending.as_deref(), Some(Sending::Waits))
+        matches!(self.sending.as_deref(), Some(Sending::Waits { .. }))
     }
 
     /// Is there room for so many bytes more? If not, it hears when there is.
@@ -37,27 +50,33 @@ impl Driver {
         if bytes <= OUT_BYTES_HIGH {
             return true;
         }
-        let wanted = self.out.len() + bytes;
-        if matches!(self.sending.as_deref(), Some(Sending::Has(held)) if held.room.bytes() >= wanted) {
-            return true;
+        let wanted = self.unsent() + bytes;
+        match self.sending.as_deref() {
+            Some(Sending::Waits { .. }) => return false,
+            Some(Sending::Has { room, .. }) if room.bytes() >= wanted => return true,
+            _ => self.sending = None,
         }
-        self.sending = None;
         if let Some(room) = self.gateway.outbound.try_room(wanted) {
             self.may_go_on(room);
             return true;
         }
-        self.sending = Some(Box::new(Sending::Waits));
         let (outbound, peer) = (self.gateway.outbound.clone(), self.peer.clone());
-        tokio::spawn(async move {
+        let waiter = tokio::spawn(async move {
             let room = outbound.wait(wanted).await;
             peer.tell(|m| m.out_room = room);
         });
+        self.sending = Some(Box::new(Sending::Waits { _in_line: Waiter { task: waiter.abort_handle() } }));
         false
+    }
+
+    /// Bytes that have not left.
+    fn unsent(&mut self) -> usize {
+        self.out.len() + self.phase.session().map_or(0, |s| s.held_bytes())
     }
 
     fn may_go_on(&mut self, room: Room) {
         let taken_ms = self.gateway.now().monotonic_ms;
-        self.sending = Some(Box::new(Sending::Has(Held { room, taken_ms, left: self.out.len() })));
+        self.sending = Some(Box::new(Sending::Has { room, taken_ms }));
     }
 
     /// The room that it waited for.
@@ -67,14 +86,31 @@ impl Driver {
         }
     }
 
-    /// After something was put behind what is unsent, or has left.
-    pub(super) fn give_room_back(&mut self) {
-        let unsent = self.out.len();
-        let Some(Sending::Has(held)) = self.sending.as_deref_mut() else { return };
+    /// Something was put behind what is unsent, or `left` bytes have left.
+    pub(super) fn give_room_back(&mut self, left: usize) {
+        if self.sending.is_none() {
+            return;
+        }
+        let (unsent, now_ms) = (self.unsent(), self.gateway.now().monotonic_ms);
+        let memory = unsent - self.out.len() + self.out.memory();
+        let Some(Sending::Has { room, taken_ms }) = self.sending.as_deref_mut() else { return };
         if unsent <= OUT_BYTES_HIGH {
             self.sending = None;
-        } else if unsent + STEP_BYTES <= held.left || unsent > held.left {
-            (held.taken_ms, held.left) = (self.gateway.now().monotonic_ms, unsent);
+            return;
+        }
+        if left > 0 {
+            *taken_ms = now_ms;
+        }
+        if room.bytes() >= memory + STEP_BYTES {
+            room.shrink(memory);
+        }
+    }
+
+    /// Room that it waited for and does not need any more: what it was for has gone.
+    pub(super) fn give_up_room(&mut self) {
+        let is_reading = !matches!(self.feeding, Feeding::Idle | Feeding::Held(_));
+        if !is_reading {
+            self.give_room_back(0);
         }
     }
 
@@ -85,25 +121,25 @@ impl Driver {
             return None;
         }
         match self.sending.as_deref()? {
-            Sending::Has(held) => Some(held.taken_ms + PATIENCE_MS),
-            Sending::Waits => None,
+            Sending::Has { taken_ms, .. } => Some(taken_ms + PATIENCE_MS),
+            Sending::Waits { .. } => None,
         }
     }
 
     /// Closes it when others wait for the room that it has, and it takes nothing. True: it was due.
     pub(super) fn end_what_is_not_taken(&mut self, now: Now) -> bool {
-        let is_short = self.gateway.outbound.is_short();
+        let (is_short, is_owed) = (self.gateway.outbound.is_short(), self.unsent() > OUT_BYTES_HIGH);
         match self.sending.as_deref_mut() {
-            Some(Sending::Has(held)) if held.taken_ms + PATIENCE_MS <= now.monotonic_ms => {
-                if !is_short {
-                    held.taken_ms = now.monotonic_ms;
+            Some(Sending::Has { taken_ms, .. }) if *taken_ms + PATIENCE_MS <= now.monotonic_ms => {
+                if !is_short || !is_owed {
+                    *taken_ms = now.monotonic_ms;
                     return false;
                 }
             }
             _ => return false,
         }
         self.gateway.refused(Limit::OutboundBytes, self.name());
-        let statement = "less than 64 KiB of a large message taken in ten seconds, while others waited for its room";
+        let statement = "nothing of a large message taken in thirty seconds, while others waited for its room";
         self.event(now, Event::Closed(Cause::Violation(Violation { reason: ReasonCode::QUOTA_EXCEEDED, statement })));
         true
     }

@@ -146,6 +146,13 @@ impl ConnectRequest {
         self.will.as_ref()?.retained()
     }
 
+    /// Has the session's value no room for this will beside its filters?
+    #[must_use]
+    pub fn is_too_much_for(&self, session: &Session, session_bytes: usize) -> bool {
+        let will = self.will.as_ref().map_or(0, |w| w.bytes());
+        will > 0 && !self.clean_start && session.subscriptions.bytes() + will > session_bytes
+    }
+
     /// Gives a name to a client that has none [MQTT-3.1.3-6].
     pub fn assign(&mut self, client_id: String) {
         self.client_id = client_id;

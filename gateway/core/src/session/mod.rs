@@ -385,6 +385,12 @@ impl Session {
         self.expiry_s > 0 || self.will.is_some()
     }
 
+    /// It has a filter, shared or not.
+    #[must_use]
+    pub fn subscribes(&self) -> bool {
+        self.subscriptions.len() > 0
+    }
+
     #[must_use]
     pub fn has_will(&self) -> bool {
         self.will.is_some()

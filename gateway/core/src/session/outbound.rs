@@ -306,6 +306,24 @@ impl Session {
         }
     }
 
+    /// Bytes that wait for its value to be durable, and are sent then.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held.bytes.len()
+    }
+
+    /// Would `deliver` send this record of the nth partition, if there were room?
+    pub fn wants(&mut self, now: Now, nth: usize, r: &Stored<'_>) -> bool {
+        let mut granted = self.outbound.granted.take().unwrap_or_default();
+        let reader = &self.readers[nth];
+        let wants = r.offset >= reader.reader.next
+            && self.subscriptions.grant(reader.id, r, self.client_hash, &mut granted)
+            && !r.is_expired(now.steady_ms)
+            && r.payload.len() < self.outbound.packet_bytes_max;
+        self.outbound.granted = Some(granted);
+        wants
+    }
+
     /// Its value is on its way to the store.
     pub fn saved(&mut self) {
         self.readers.iter_mut().for_each(|r| r.reader.saved());
@@ -316,10 +334,10 @@ impl Session {
         self.readers.iter().map(|r| r.id)
     }
 
-    /// The first record of a partition that the session has not been sent, or has not acknowledged; `None`: it reads nothing there.
+    /// The first record of a partition of messages that the session has not been sent, or has not acknowledged; `None`: it reads no messages.
     #[must_use]
-    pub fn needs(&self, p: PartitionId, system: bool) -> Option<Offset> {
-        let reader = self.readers.iter().find(|r| r.id == p).filter(|_| self.subscriptions.read(system))?;
+    pub fn needs(&self, p: PartitionId) -> Option<Offset> {
+        let reader = self.readers.iter().find(|r| r.id == p).filter(|_| self.subscriptions.read(false))?;
         // What is retained is kept for it when its segment goes.
         let own = self.outbound.window.iter().filter(|f| f.shared.is_none() && !f.retained && f.partition == p);
         own.map(|f| f.offset).chain([reader.reader.next]).min()

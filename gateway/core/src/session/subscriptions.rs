@@ -103,7 +103,7 @@ impl Subscriptions {
     }
 
     /// Of all filters, in the session's value.
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.all.keys().chain(self.shared.keys()).map(|filter| weight(filter)).sum()
     }
 
@@ -181,7 +181,7 @@ struct Refused {
 
 /// Bytes of a filter in the session's value.
 fn weight(filter: &str) -> usize {
-    filter.len() + 16
+    filter.len() + 8
 }
 
 /// Where it is to begin; `None`: now.
@@ -306,7 +306,7 @@ impl Session {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::Subscriptions)
         } else if is_shared && self.subscriptions.shared.len() >= self.limits.shared_subscriptions {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::SharedSubscriptions)
-        } else if bytes + weight(filter) > self.limits.filters_bytes() {
+        } else if bytes + weight(filter) + self.will.as_ref().map_or(0, |w| w.bytes()) > self.limits.session_bytes {
             over(ReasonCode::QUOTA_EXCEEDED, Limit::SessionBytes)
         } else {
             self.fleet.refuses_filter(filter, self.is_stored()).and_then(|limit| over(ReasonCode::QUOTA_EXCEEDED, limit))

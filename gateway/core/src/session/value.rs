@@ -63,6 +63,11 @@ pub struct OwnedWill {
 }
 
 impl OwnedWill {
+    /// What it takes in the session's value.
+    pub(super) fn bytes(&self) -> usize {
+        self.topic.len() + self.headers.len() + self.payload.len()
+    }
+
     /// Topic and bytes of the payload, if the message is to be retained.
     pub(super) fn retained(&self) -> Option<(&str, usize)> {
         (self.retain && !self.payload.is_empty()).then_some((&*self.topic, self.payload.len()))
