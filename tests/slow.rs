@@ -153,3 +153,39 @@ fn takeovers_of_clients_that_do_not_read_hold_up_nobody() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     drop((stuck, honest));
 }
+
+/// Answers stop at what a client does not take, and go on when it does, wherever its packets were cut.
+#[test]
+fn answers_go_on_when_they_are_taken() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for (port, frame) in [(weir.mqtt, false), (weir.http, true)] {
+        for pings in [131_072usize, 150_000, 400_000, 2_000_000] {
+            let mut c = if frame { websocket_subscriber(port, "c") } else { subscriber(port, "c", 0) };
+            let mut writing = c.try_clone().unwrap();
+            let asking = std::thread::spawn(move || {
+                let mut send = |bytes: &[u8]| {
+                    if frame {
+                        let head = [&[0x82, 0xFF][..], &(bytes.len() as u64).to_be_bytes(), &[0; 4]].concat();
+                        writing.write_all(&head).unwrap();
+                    }
+                    writing.write_all(bytes).unwrap();
+                };
+                send(&[0xC0, 0].repeat(pings));
+                // And one behind them.
+                send(&[0xC0, 0]);
+            });
+            std::thread::sleep(Duration::from_millis(300));
+            let mut got = 0;
+            let mut buffer = vec![0; 1 << 20];
+            c.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            while got < pings + 1 {
+                let n = c.read(&mut buffer).unwrap_or_else(|e| panic!("{got} of {pings} over {port}: {e}"));
+                assert!(n > 0);
+                // Heads of frames have neither.
+                got += buffer[..n].iter().filter(|b| **b == 0xD0).count();
+            }
+            asking.join().unwrap();
+        }
+    }
+}

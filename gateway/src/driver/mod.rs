@@ -445,7 +445,7 @@ impl Driver {
         let mut used = 0;
         self.blocked = false;
         while self.wants_more() {
-            if !self.takes_answers() {
+            if used < bytes.len() && !self.takes_answers() {
                 // They have no room; it goes on when some have left.
                 self.blocked = true;
                 break;
