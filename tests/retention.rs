@@ -308,6 +308,12 @@ fn what_is_young_and_unread_is_kept_and_publishers_wait() {
     let (mut got, mut answers) = (0, 0);
     reader.publish(1, false, 9, "answer/x", &"y".repeat(20_000));
     reader.publish(1, false, 10, "answer/x", "y");
+    // Two minutes' worth, if publishers waited so long.
+    let mut other = Raw::connect_with(weir.mqtt, Version::V5, "other", false, &forever);
+    other.subscribe("nothing", 1);
+    other.publish(1, false, 11, "answer/x", &"y".repeat(2_000_000));
+    other.expect_ack(PUBACK, 11);
+    other.publish(1, false, 12, "answer/x", "y");
     reader.send_subscribe("fill/#", 1);
     let derived = "d".repeat(140);
     while got < sent {
@@ -323,6 +329,7 @@ fn what_is_young_and_unread_is_kept_and_publishers_wait() {
         }
     }
     // It has read, and they go on.
+    other.expect_ack(PUBACK, 12);
     loud.expect_ack(PUBACK, 3);
     while answers < 2 {
         let p = reader.read();

@@ -27,6 +27,8 @@ pub(super) struct Pace {
     until_ms: Option<u64>,
     /// Bytes that it was sent while publishers waited, and that it has not published.
     sent_bytes: u64,
+    /// What it published beyond them is paid for then, as long as publishers wait, in `Now::monotonic_ms`.
+    held_ms: u64,
 }
 
 impl Pace {
@@ -39,7 +41,7 @@ impl Pace {
 
     /// 0: any.
     fn with(messages_per_s: u64, bytes_per_s: u64) -> Self {
-        Self { messages_per_s, bytes_per_s, paid_us: [0; 2], until_ms: None, sent_bytes: 0 }
+        Self { messages_per_s, bytes_per_s, paid_us: [0; 2], until_ms: None, sent_bytes: 0, held_ms: 0 }
     }
 
     /// A message of so many bytes. Gives the limit that it is beyond now and was not before.
@@ -86,7 +88,12 @@ impl Driver {
         let sent = self.pace.as_mut().map(|pace| &mut pace.sent_bytes);
         match sent.filter(|sent| **sent >= bytes) {
             Some(sent) => *sent -= bytes,
-            None => self.pause(now.monotonic_ms + HELD_MS.max(bytes * 1_000 / HELD_BYTES_PER_S)),
+            None => {
+                self.pause(now.monotonic_ms + HELD_MS);
+                if let Some(pace) = &mut self.pace {
+                    pace.held_ms = now.monotonic_ms + HELD_MS.max(bytes * 1_000 / HELD_BYTES_PER_S);
+                }
+            }
         }
     }
 
@@ -118,6 +125,9 @@ impl Driver {
     pub(super) fn go_on_at_its_pace(&mut self, now: Now) {
         if let Some(pace) = &mut self.pace {
             pace.until_ms = pace.until_ms.filter(|until| *until > now.monotonic_ms);
+            if pace.held_ms > now.monotonic_ms && self.gateway.is_held() {
+                pace.until_ms.get_or_insert(now.monotonic_ms + HELD_MS);
+            }
         }
     }
 }
