@@ -366,7 +366,7 @@ fn a_large_message_waits_for_room_whatever_way_it_comes() {
     let all = all.map(|t| t.join().unwrap());
     assert_eq!(all.each_ref().map(|(topic, ..)| &**topic), ["again", "live", "live", "kept"]);
     assert!(all.iter().all(|(_, bytes, _)| *bytes == BYTES) && all[0].2, "{all:?}");
-    support::eventually("it is given back", std::time::Duration::from_secs(10), || taken() == Some(0));
+    support::eventually("it is released", std::time::Duration::from_secs(10), || taken() == Some(0));
 }
 
 /// What waits for the session's value before it may leave takes room as well.

@@ -238,7 +238,7 @@ async fn many_readers_are_woken_each_in_its_turn() {
     }
 }
 
-/// However many topics change, and however long nobody is told.
+/// However many topics change, and however long no step is taken.
 #[test]
 fn what_is_noted_of_changes_is_bounded_in_bytes() {
     let channel = channel(Some(Duration::ZERO));

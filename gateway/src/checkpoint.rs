@@ -175,7 +175,7 @@ struct Taking {
     segments: Vec<SegmentInfo>,
     below: Offset,
     now: Now,
-    /// Ages can be told by the wall clock.
+    /// The wall clock says ages.
     trusted: bool,
 }
 

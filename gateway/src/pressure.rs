@@ -3,19 +3,18 @@
 //! Invariant: a client that has gone is still known, whatever its connections; beyond some thousands those with least are forgotten.
 //! Must not know: what is published, what retention does.
 
-use crate::{gateway::Gateway, metrics::Total, peer::Peer, refusals::short};
-use parking_lot::Mutex;
-use std::{
-    collections::HashMap,
-    ops::Range,
-    time::{Duration, Instant},
+use crate::{
+    gateway::Gateway,
+    metrics::Total,
+    peer::Peer,
+    refusals::{is_due, short},
 };
+use parking_lot::Mutex;
+use std::{collections::HashMap, ops::Range, time::Instant};
 use weir_core::ids::Offset;
 
 /// Clients that have gone.
 const GONE_MAX: usize = 4_096;
-/// Between two lines of the log.
-const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// Bytes of records, by client, of connections that have ended.
 #[derive(Default)]
@@ -26,14 +25,6 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
-    /// Once in ten seconds.
-    fn is_due(&self, now: Instant) -> bool {
-        let mut said = self.said.lock();
-        let due = said.is_none_or(|at| now.duration_since(at) >= SAID_EVERY);
-        *said = if due { Some(now) } else { *said };
-        due
-    }
-
     /// A connection ends.
     pub fn gone(&self, peer: &Peer) {
         let bytes = peer.take_published();
@@ -66,7 +57,7 @@ impl Gateway {
         let Some(Loudest { client_id, bytes }) = loudest else { return };
         self.metrics.loudest(&client_id, bytes);
         self.events.pushed_out(self, &client_id, nth, &range, (bytes, readers));
-        if self.pressure.is_due(Instant::now()) {
+        if is_due(&self.pressure.said) {
             tracing::warn!(
                 client = short(&client_id),
                 "retention took records {} to {} before all had come to them (sessions and groups: {readers}); most since room was made last is of this client, {bytes} bytes",

@@ -10,7 +10,8 @@ use std::{
 };
 use weir_core::limits::Limit;
 
-const EVERY: Duration = Duration::from_secs(10);
+/// Between two lines about the same.
+pub(crate) const EVERY: Duration = Duration::from_secs(10);
 
 /// When a limit was said last, and how often it was met since.
 struct Said {
@@ -48,6 +49,16 @@ impl Refusals {
             }
         }
     }
+}
+
+/// Was it said long enough ago? Then it is said now.
+pub(crate) fn is_due(said: &Mutex<Option<Instant>>) -> bool {
+    let mut said = said.lock();
+    let due = said.is_none_or(|at| at.elapsed() >= EVERY);
+    if due {
+        *said = Some(Instant::now());
+    }
+    due
 }
 
 /// Bytes of a client id in a line of the log.

@@ -72,7 +72,7 @@ impl Retention {
 }
 
 impl Retention {
-    /// Of what is before `below`, without what is young and not read by somebody who needs everything from `unread` on. `trusted`: ages can be told.
+    /// Of what is before `below`, without what is young and not read by somebody who needs everything from `unread` on. `trusted`: the wall clock says ages.
     pub(crate) fn cut(&self, segments: &[SegmentInfo], below: Offset, unread: Option<Offset>, now_ms: u64, trusted: bool) -> Cut {
         let old_ms = now_ms.saturating_sub(ms(self.min_age));
         let stays = |s: &SegmentInfo| {
@@ -133,15 +133,19 @@ impl Steps {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_oldest_sealed_segments_go_by_bytes_and_by_age() {
-        let segment = |n: u64, sealed: Option<u64>| SegmentInfo {
+    /// Ten records in 100 bytes.
+    fn segment(n: u64, sealed: Option<u64>) -> SegmentInfo {
+        SegmentInfo {
             base: weir_log::Offset(n * 10),
-            end: sealed.is_some().then(|| weir_log::Offset(n * 10 + 10)),
+            end: sealed.map(|_| weir_log::Offset(n * 10 + 10)),
             bytes: 100,
             created_ms: n * 1_000,
             sealed_ms: sealed,
-        };
+        }
+    }
+
+    #[test]
+    fn the_oldest_sealed_segments_go_by_bytes_and_by_age() {
         let segments = [segment(0, Some(1_000)), segment(1, Some(5_000)), segment(2, Some(9_000)), segment(3, None)];
         let below = |bytes, age| Retention { bytes, age, min_age: Duration::ZERO }.below(&segments, 10_000).0;
         assert_eq!(below(None, None), 0);
@@ -152,13 +156,6 @@ mod tests {
 
     #[test]
     fn a_loss_is_foreseen_by_age_and_by_growth() {
-        let segment = |n: u64, sealed: Option<u64>| SegmentInfo {
-            base: weir_log::Offset(n * 10),
-            end: sealed.map(|_| weir_log::Offset(n * 10 + 10)),
-            bytes: 100,
-            created_ms: n * 1_000,
-            sealed_ms: sealed,
-        };
         // 100 bytes in 1,000 ms.
         let segments = [segment(0, Some(1_000)), segment(1, Some(2_000)), segment(2, Some(3_000)), segment(3, None)];
         let loss = |bytes, age: Option<u64>, next| {
@@ -186,13 +183,6 @@ mod tests {
 
     #[test]
     fn bytes_do_not_take_what_is_young_and_unread() {
-        let segment = |n: u64, sealed: Option<u64>| SegmentInfo {
-            base: weir_log::Offset(n * 10),
-            end: sealed.map(|_| weir_log::Offset(n * 10 + 10)),
-            bytes: 100,
-            created_ms: n * 1_000,
-            sealed_ms: sealed,
-        };
         let segments = [segment(0, Some(1_000)), segment(1, Some(5_000)), segment(2, Some(9_000)), segment(3, None)];
         let cut = |min_age: u64, unread: Option<u64>, trusted| {
             let retention = Retention { bytes: Some(200), age: None, min_age: Duration::from_secs(min_age) };

@@ -4,7 +4,10 @@
 //! Invariant: a socket holds its place until its descriptor is closed, whatever it has become meanwhile.
 //! Must not know: what is spoken over them.
 
-use crate::addresses;
+use crate::{
+    addresses,
+    refusals::{EVERY, is_due},
+};
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use std::{
@@ -28,8 +31,6 @@ const RESERVED: u64 = 256;
 const LOG_SPARE: u64 = 64;
 /// Sockets of the admin port: whoever looks after the gateway finds it open when clients have taken all others.
 const ADMIN: u64 = 64;
-/// A line about sockets that wait, at most.
-const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Places for sockets.
 #[derive(Clone, Debug)]
@@ -118,7 +119,7 @@ impl Sockets {
         }
         loop {
             self.say(listener);
-            match tokio::time::timeout(SAY_EVERY, self.0.free.clone().acquire_owned()).await {
+            match tokio::time::timeout(EVERY, self.0.free.clone().acquire_owned()).await {
                 Ok(Ok(place)) => return Place(place),
                 // Nobody closes it.
                 Ok(Err(_)) => std::future::pending().await,
@@ -134,16 +135,6 @@ impl Sockets {
             tracing::warn!(listener, most, "as many sockets of this port are open as may be: others wait (see docs/operating.md)");
         }
     }
-}
-
-/// Was it said long enough ago? Then it is said now.
-fn is_due(said: &Mutex<Option<Instant>>) -> bool {
-    let mut said = said.lock();
-    let due = said.is_none_or(|at| at.elapsed() >= SAY_EVERY);
-    if due {
-        *said = Some(Instant::now());
-    }
-    due
 }
 
 /// Accepts a connection, and waits where there is no descriptor: others have taken them, in this process or in the whole machine.

@@ -90,6 +90,14 @@ pub(super) enum Feeding {
     Again(Feed),
 }
 
+impl Page {
+    /// The first `count` of what is wanted were looked for: what the log does not have is kept in the store.
+    fn examined(&mut self, count: usize, found: &Batch) {
+        let missing = |at: &Offset| found.find(weir_log::Offset(at.0)).is_none();
+        self.kept.extend(self.wanted.drain(..count).filter(|(at, _)| missing(at)).map(|(_, topic)| topic));
+    }
+}
+
 impl Held {
     fn record(&self) -> Option<Record<'_>> {
         (self.index < self.batch.len() as u32).then(|| self.batch.get(self.index))
@@ -196,8 +204,7 @@ impl Driver {
             }
             Feed::Page(mut page) => {
                 let examined = page.wanted.partition_point(|(at, _)| *at < held.next);
-                let missing = |at: &Offset| held.batch.find(weir_log::Offset(at.0)).is_none();
-                page.kept.extend(page.wanted.drain(..examined).filter(|(at, _)| missing(at)).map(|(_, topic)| topic));
+                page.examined(examined, &held.batch);
                 return self.go_on_with_page(now, page);
             }
             Feed::Resend(..) | Feed::Shared(..) => {}
@@ -235,8 +242,7 @@ impl Driver {
             }
             Feed::Page(mut page) => {
                 let sent = page.wanted.partition_point(|(of, _)| at.is_some_and(|at| *of < at));
-                let missing = |at: &Offset| held.batch.find(weir_log::Offset(at.0)).is_none();
-                page.kept.extend(page.wanted.drain(..sent).filter(|(at, _)| missing(at)).map(|(_, topic)| topic));
+                page.examined(sent, &held.batch);
                 Feeding::Again(Feed::Page(page))
             }
             resend @ Feed::Resend(..) => Feeding::Again(resend),
@@ -246,11 +252,11 @@ impl Driver {
 
     /// Reads what there is room for now. True: go on.
     fn read_behind(&mut self, now: Now, feed: Feed) -> bool {
-        let (p, wanted) = match &feed {
-            Feed::Shared(p, given) => (*p, exactly(given.iter().map(|(_, at)| *at))),
-            Feed::Resend(p, offsets) => (*p, exactly(offsets.iter().copied())),
-            Feed::Page(page) => return self.go_on_with_page(now, page.clone()),
+        let (p, wanted) = match feed {
+            Feed::Page(page) => return self.go_on_with_page(now, page),
             Feed::Range(_) => return true,
+            Feed::Shared(p, ref given) => (p, exactly(given.iter().map(|(_, at)| *at))),
+            Feed::Resend(p, ref offsets) => (p, exactly(offsets.iter().copied())),
         };
         self.fetch(feed, p, wanted);
         false

@@ -1,4 +1,4 @@
-//! Room for a message above 64 KiB that the client is sent: taken before it is put behind what is unsent, and given back when it has left.
+//! Room for a message above 64 KiB that the client is sent: taken before it is put behind what is unsent, and released when it has left.
 //!
 //! Invariant: whoever has room makes progress, or is closed when others wait; whoever waits for it holds nothing of what it is to be sent. What waits for the
 //! session's value before it may leave (QoS 2) counts as unsent.
