@@ -72,13 +72,13 @@ pub(crate) struct Peer {
     /// Held only while there is any: most connections are told nothing most of the time.
     mail: Mutex<Option<Box<Mail>>>,
     /// One per partition, in the order of the engine.
-    pub inboxes: Vec<Mutex<Inbox>>,
+    pub inboxes: Box<[Mutex<Inbox>]>,
     /// It has a socket.
     connected: AtomicBool,
     /// Bytes of the messages that it published, since they were taken last.
     published: AtomicU64,
     /// Per partition: what it reads next while it is behind, else `LIVE`.
-    behind: Vec<AtomicU64>,
+    behind: Box<[AtomicU64]>,
 }
 
 const LIVE: u64 = u64::MAX;

@@ -61,13 +61,7 @@ impl Driver {
                 if new {
                     self.gateway.interests.add(&filter);
                 }
-                if let Some((sid, credit)) = self.phase.session().map(|s| (s.sid(), s.credit())) {
-                    let (peer, from) = (self.peer.clone(), self.appended_ends());
-                    Groups::tell(&self.gateway, &filter, group::Command::Join { peer, id, sid, credit, from });
-                    if !self.shared.contains(&filter) {
-                        self.shared.push(filter);
-                    }
-                }
+                self.join_group(id, filter);
             }
             Action::Unshare(filter, sid) => {
                 self.gateway.interests.remove(&filter);
@@ -182,27 +176,6 @@ impl Driver {
         for (nth, tail) in tails.filter_map(|nth| Some((nth, self.gateway.tails.get(nth)?))) {
             // A tail that is gone means that the process ends.
             let _ = tail.send(command(nth));
-        }
-    }
-
-    pub(super) fn leave_groups(&mut self) {
-        self.given.clear();
-        for filter in std::mem::take(&mut self.shared) {
-            Groups::tell(&self.gateway, &filter, group::Command::Gone(self.peer.id));
-        }
-    }
-
-    /// Tells groups what of theirs was sent.
-    pub(super) fn tell_sent(&mut self) {
-        let mut sent = std::mem::take(&mut self.sent);
-        let Some(session) = self.phase.session() else { return };
-        while let Some((id, _)) = sent.first().copied() {
-            let (places, rest): (Vec<_>, Vec<_>) = sent.into_iter().partition(|(of, _)| *of == id);
-            sent = rest;
-            if let Some(filter) = session.shared_filter(id) {
-                let places = places.into_iter().map(|(_, place)| place).collect();
-                Groups::tell(&self.gateway, filter, group::Command::Sent(self.peer.id, places));
-            }
         }
     }
 

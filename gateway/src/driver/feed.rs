@@ -38,16 +38,16 @@ const TURN_MS: u64 = 1;
 /// Sessions with fewer filters than that are never so slow.
 const FILTERS_FEW: usize = 64;
 /// Records asked for one by one in one fetch.
-const EXACTLY_MAX: usize = 64;
+pub(super) const EXACTLY_MAX: usize = 64;
 
 /// Records that were read and are being sent.
 pub(super) struct Held {
-    kind: Feed,
-    batch: Batch,
+    pub(super) kind: Feed,
+    pub(super) batch: Batch,
     /// Next record of the batch.
-    index: u32,
+    pub(super) index: u32,
     /// Everything before it was examined.
-    next: Offset,
+    pub(super) next: Offset,
     _large: Option<OwnedSemaphorePermit>,
 }
 
@@ -222,7 +222,7 @@ impl Driver {
     }
 
     /// It goes on later; what is large is not held meanwhile, whatever it waits for. False: nothing more is sent now.
-    fn let_go(&mut self, held: Box<Held>) -> bool {
+    pub(super) fn let_go(&mut self, held: Box<Held>) -> bool {
         let is_large = held.batch.bytes() > if held._large.is_some() { 2 * LARGE_FETCH_BYTES as usize } else { HELD_BYTES_MAX };
         if !is_large && !self.waits_to_send() {
             self.feeding = Feeding::Held(held);
@@ -262,37 +262,6 @@ impl Driver {
         false
     }
 
-    /// True: what groups gave is sent, go on.
-    fn send_shared(&mut self, now: Now, mut held: Box<Held>) -> bool {
-        let Feed::Shared(p, given) = &held.kind else { return false };
-        while let Some((id, at)) = given.get(held.index as usize).copied() {
-            if at >= held.next {
-                // A fetch may end early: what it did not come to is asked for again.
-                let rest = given[held.index as usize..].iter().rev();
-                rest.for_each(|(id, at)| self.given.push_front((*id, (*p, *at))));
-                return true;
-            }
-            let record = held.batch.find(weir_log::Offset(at.0));
-            if !self.send_given(now, id, (*p, at), record) {
-                return self.let_go(held);
-            }
-            held.index += 1;
-        }
-        true
-    }
-
-    /// False: there is no room for it.
-    fn send_given(&mut self, now: Now, id: SubscribeId, (p, at): Place, record: Option<Record<'_>>) -> bool {
-        let r = record.as_ref().and_then(stored);
-        let place = r.as_ref().map(|r| ((p, at), r.topic));
-        let bytes = r.as_ref().map_or(0, |r| r.payload.len());
-        let given = self.give(place, bytes, |session, out| session.deliver_shared(now, id, p, at, r.as_ref(), out)).is_some();
-        if given {
-            self.sent.push((id, (p, at)));
-        }
-        given
-    }
-
     /// Gives the session a record of the nth partition. `None`: there is no room for it; else whether it was sent.
     fn send_record(&mut self, now: Now, nth: usize, r: &Record<'_>) -> Option<bool> {
         let Some(r) = stored(r) else { return Some(false) };
@@ -305,7 +274,7 @@ impl Driver {
     }
 
     /// `None`: there is no room, or its turn is over; else whether something was sent, of which those hear who watch this topic.
-    fn give(
+    pub(super) fn give(
         &mut self,
         of: Option<(Place, &[u8])>,
         bytes: usize,
@@ -340,35 +309,6 @@ impl Driver {
             traces.follow(at);
         }
         Some(sent)
-    }
-
-    /// Sends what groups gave as far as memory has it in one batch, or has it read: of one partition, ascending. True: something was sent, go on.
-    fn next_shared(&mut self, now: Now) -> bool {
-        let Some((_, (p, at))) = self.given.front().copied() else { return false };
-        if let Some(batch) = self.gateway.engine.recent(log_id(p), &[weir_log::Offset(at.0)]).pop().flatten() {
-            while let Some((id, (q, at))) = self.given.front().copied()
-                && q == p
-                && let Some(record) = batch.find(weir_log::Offset(at.0))
-            {
-                if !self.send_given(now, id, (p, at), Some(record)) {
-                    return false;
-                }
-                self.given.pop_front();
-            }
-            return true;
-        }
-        let mut given: Vec<(SubscribeId, Offset)> = Vec::new();
-        while let Some((id, (q, at))) = self.given.front().copied()
-            && q == p
-            && given.last().is_none_or(|(_, last)| *last < at)
-            && given.len() < EXACTLY_MAX
-        {
-            given.push((id, at));
-            self.given.pop_front();
-        }
-        let wanted = exactly(given.iter().map(|(_, at)| *at));
-        self.fetch(Feed::Shared(p, given), p, wanted);
-        false
     }
 
     /// True: something was sent at once, go on.
@@ -562,7 +502,7 @@ impl Driver {
         (**self.asker.get_or_insert_default()).clone()
     }
 
-    fn fetch(&mut self, feed: Feed, partition: PartitionId, wanted: Wanted) {
+    pub(super) fn fetch(&mut self, feed: Feed, partition: PartitionId, wanted: Wanted) {
         let large = matches!(feed, Feed::Range(_)).then(|| self.gateway.large_fetches.clone().try_acquire_owned().ok()).flatten();
         let (records_max, bytes_max) =
             if large.is_some() { (LARGE_FETCH_RECORDS, LARGE_FETCH_BYTES) } else { (FETCH_RECORDS, FETCH_BYTES) };
@@ -633,6 +573,6 @@ fn is_dense(wanted: u64, examined: u64) -> bool {
     wanted * 8 >= examined
 }
 
-fn exactly(offsets: impl Iterator<Item = Offset>) -> Wanted {
+pub(super) fn exactly(offsets: impl Iterator<Item = Offset>) -> Wanted {
     Wanted::Exactly(offsets.map(|o| weir_log::Offset(o.0)).collect())
 }

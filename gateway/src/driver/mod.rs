@@ -10,6 +10,7 @@
 
 mod act;
 mod feed;
+mod groups;
 mod life;
 mod order;
 mod out;
@@ -32,15 +33,14 @@ use crate::{
 use feed::Feeding;
 pub(crate) use feed::LARGE_FETCHES;
 use out::Out;
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 use submit::Pass;
 use tokio::sync::mpsc::UnboundedSender;
 use trace::Traces;
 use weir_bridge::filters::Filters;
 use weir_core::{
     codec::{Decoded, decode},
-    group::Place,
-    ids::{Now, Offset, PartitionId, Receipt, Source, SubscribeId, Watermark},
+    ids::{Now, Offset, PartitionId, Receipt, Source, Watermark},
     packet::{Packet, ReasonCode, Version},
     session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
 };
@@ -116,8 +116,8 @@ pub(crate) struct Driver {
     filters_changed: bool,
     /// Tails that were asked to say when they have offered everything up to there, and whether they have.
     reached: Vec<(PartitionId, Offset, bool)>,
-    /// Groups that were asked the same.
-    groups: Option<Box<order::Groups>>,
+    /// Of a member of groups.
+    groups: Option<Box<groups::Membership>>,
     /// There was no room for what was to be sent last.
     stuck: bool,
     /// Another connection has the client id, and was asked to leave.
@@ -146,7 +146,7 @@ pub(crate) struct Driver {
     paid_ms: u64,
     /// When the put that came too soon is due; `NEVER`: none did.
     put_at: u64,
-    seen: Vec<Receipt>,
+    seen: Box<[Receipt]>,
     seen_state: Receipt,
     feeding: Feeding,
     /// Of a session with many filters: until when it may look at records, in `Now::monotonic_ms`, and whether it would have looked at more.
@@ -158,12 +158,6 @@ pub(crate) struct Driver {
     dense: bool,
     /// What is read from the log; `None`: the filters have changed.
     filters: Option<Arc<Filters>>,
-    /// Records that groups gave, to be read and sent.
-    given: VecDeque<(SubscribeId, Place)>,
-    /// Records of groups that were sent, and whose groups do not know it yet.
-    sent: Vec<(SubscribeId, Place)>,
-    /// Shared filters whose groups this connection is a member of.
-    shared: Vec<Box<str>>,
     /// The partition to look at first.
     turn: usize,
     /// In the tails.
@@ -239,9 +233,6 @@ impl Driver {
             asker: None,
             dense: true,
             filters: None,
-            given: VecDeque::new(),
-            sent: Vec::new(),
-            shared: Vec::new(),
             turn: 0,
             entered: false,
             marked: false,
@@ -653,7 +644,7 @@ impl Driver {
         for id in mail.shared {
             self.event(now, Event::Shared(id));
         }
-        self.given.extend(mail.given);
+        self.groups_gave(mail.given);
         if mail.replaced && matches!(self.phase, Phase::Claiming(..)) {
             self.refuse(ReasonCode::SERVER_BUSY);
         }

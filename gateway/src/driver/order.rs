@@ -4,17 +4,11 @@
 //! after. What it publishes before an UNSUBSCRIBE is sent to it first, as far as the client has room for it.
 
 use super::{Driver, Phase, feed::Feeding, log_id};
-use crate::{group, tail::Command};
+use crate::tail::Command;
 use weir_core::{
     ids::{Now, Offset},
-    packet::{Packet, Subscribe, Unsubscribe},
+    packet::{Packet, Subscribe},
 };
-
-/// Groups that were asked to say when they have come to what the connection appended.
-pub(super) struct Groups {
-    ends: Vec<Offset>,
-    left: usize,
-}
 
 impl Driver {
     /// Must this packet wait for what those before it began? It is looked at again whenever something has happened.
@@ -92,31 +86,5 @@ impl Driver {
         self.reached.push((p, end, false));
         let _ = self.gateway.tails[nth].send(Command::Reach(self.peer.clone(), end));
         false
-    }
-
-    /// A group may be about to give what this connection published to it.
-    fn waits_for_groups(&mut self, u: &Unsubscribe<'_>) -> bool {
-        let shared = || u.filters.iter().map(|(filter, _)| filter).filter(|f| self.shared.iter().any(|s| **s == **f));
-        if shared().next().is_none() {
-            return false;
-        }
-        let ends = self.appended_ends();
-        if self.groups.as_ref().is_none_or(|asked| asked.ends != ends) {
-            let reach = || group::Command::Reach(self.peer.clone(), ends.clone());
-            let left = shared().filter(|filter| group::Groups::tell(&self.gateway, filter, reach())).count();
-            self.groups = Some(Box::new(Groups { ends, left }));
-        }
-        let asked = self.groups.as_ref().is_some_and(|asked| asked.left > 0);
-        let on_the_way = !self.stuck && (!self.given.is_empty() || self.feeding.is_shared());
-        if !asked && !on_the_way {
-            self.groups = None;
-        }
-        asked || on_the_way
-    }
-
-    pub(super) fn group_reached(&mut self, at: &[Offset]) {
-        if let Some(asked) = self.groups.as_mut().filter(|asked| asked.ends == at) {
-            asked.left = asked.left.saturating_sub(1);
-        }
     }
 }

@@ -203,7 +203,7 @@ impl Session {
             self.paging.clear();
             self.page_sent.clear();
             self.lost.clear();
-            self.readers.clear();
+            self.readers = Box::default();
         }
         self.limits = joining.limits.clone();
         self.fleet = joining.fleet.clone();
