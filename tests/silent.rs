@@ -145,9 +145,12 @@ fn half_a_request_is_waited_for_ten_seconds_and_an_idle_socket_longer() {
         let n = s.read(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes[..n]).into_owned()
     };
-    let mut idle = open(weir.admin, whole);
-    let mut half = open(weir.admin, whole);
-    assert!(answered(&mut idle).contains("200 OK") && answered(&mut half).contains("200 OK"));
+    let [mut idle, mut half, mut quiet] = [whole; 3].map(|request| open(weir.admin, request));
+    for s in [&mut idle, &mut half, &mut quiet] {
+        assert!(answered(s).contains("200 OK"));
+    }
+    quiet.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
+    let quiet = std::thread::spawn(move || until_closed(quiet));
     half.write_all(b"GET /healthz HTTP/1.1\r\nHost").unwrap();
     let put = |port| open(port, "PUT /api/v1/log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"le");
     let waiting = [open(weir.http, ""), open(weir.http, "GET / HT"), half, put(weir.admin), put(weir.http)];
@@ -168,4 +171,6 @@ fn half_a_request_is_waited_for_ten_seconds_and_an_idle_socket_longer() {
         &format!("PUT /api/v1/log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(80_000)),
     );
     assert!(answered(&mut large).starts_with("HTTP/1.1 413"));
+    let (said, took) = quiet.join().unwrap();
+    assert!(said.is_empty() && (58_000..65_000).contains(&took.as_millis()), "{said:?} {took:?}");
 }

@@ -47,6 +47,11 @@ impl Account {
         Self { units: Arc::new(Semaphore::new(bytes / UNIT)), bytes }
     }
 
+    /// Taken or not.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How much of it is taken.
     pub fn taken(&self) -> usize {
         self.bytes.saturating_sub(self.units.available_permits() * UNIT)

@@ -13,7 +13,7 @@ use crate::{
     gateway::Gateway,
     hosts::{Hosts, ours},
     inbound::Meter,
-    sockets::{self, Browser, Held, Sockets},
+    sockets::{self, Browser, HttpSocket, Sockets},
     websocket,
 };
 use axum::{
@@ -44,7 +44,7 @@ use weir_core::session::PACKET_BYTES_MAX;
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.
 const SOCKETS_MAX: usize = 2_000;
-/// Between two requests of a socket. The head of one has less: see `sockets::Held`.
+/// Between two requests of a socket. The head of one has less: see `sockets::HttpSocket`.
 const IDLE: Duration = Duration::from_secs(60);
 /// For the body of a request, which is a setting or two.
 const BODY: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ pub(crate) async fn serve(
         let (stream, address) = sockets::accept(&listener).await;
         let Ok(open) = gateway.as_ref().map_or(Ok(None), |gateway| gateway.admit(address)) else { continue };
         let routes = TowerToHyperService::new(router.clone());
-        let io = TokioIo::new(Held::new(stream, (place, open), browser.clone()));
+        let io = TokioIo::new(HttpSocket::new(stream, (place, open), browser.clone()));
         tokio::spawn(async move {
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(browser.clone());

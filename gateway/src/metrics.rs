@@ -99,6 +99,8 @@ names! {
     StateShort Gauge "weir_state_short" "1 while there is no room for a file of the state store in reserve: what is new is refused.";
     InboundBytes Gauge "weir_inbound_bytes" "Room that is taken by packets that have begun and are not whole yet.";
     OutboundBytes Gauge "weir_outbound_bytes" "Room that is taken by messages above 64 KiB on their way to clients.";
+    InboundLimit Gauge "weir_inbound_limit_bytes" "limits.inbound_bytes.";
+    OutboundLimit Gauge "weir_outbound_limit_bytes" "limits.outbound_bytes.";
     RetainedBytes Gauge "weir_retained_bytes" "Of topics with a retained message, and of their payloads.";
     ReadsWaiting Gauge "weir_log_reads_waiting" "Fetches and searches that wait for their turn of a reader.";
     ReadWait Gauge "weir_log_read_wait_seconds" "How long the one that has its turn next has waited.";
@@ -448,6 +450,8 @@ impl Metrics {
         set(Name::StateShort, u64::from(store.is_short));
         set(Name::InboundBytes, gateway.inbound.taken() as u64);
         set(Name::OutboundBytes, gateway.outbound.taken() as u64);
+        set(Name::InboundLimit, gateway.inbound.bytes() as u64);
+        set(Name::OutboundLimit, gateway.outbound.bytes() as u64);
         set(Name::RetainedBytes, gateway.retained.iter().map(|view| view.read().bytes()).sum());
         let waiting = gateway.engine.waiting();
         set(Name::ReadsWaiting, waiting.jobs as u64);

@@ -234,7 +234,7 @@ impl Reading {
 }
 
 /// A socket with its place.
-pub(crate) struct Held {
+pub(crate) struct HttpSocket {
     stream: TcpStream,
     reading: Reading,
     /// Until when the peer must have taken something; `None`: it has taken all there was.
@@ -244,7 +244,7 @@ pub(crate) struct Held {
     _browser: Browser,
 }
 
-impl Held {
+impl HttpSocket {
     pub fn new(stream: TcpStream, place: (Place, addresses::Place), browser: Browser) -> Self {
         Self { stream, reading: Reading::first(), stall: None, _place: place, _browser: browser }
     }
@@ -275,7 +275,7 @@ impl Browser {
     }
 }
 
-impl AsyncRead for Held {
+impl AsyncRead for HttpSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
@@ -288,7 +288,7 @@ impl AsyncRead for Held {
     }
 }
 
-impl AsyncWrite for Held {
+impl AsyncWrite for HttpSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.reading.answers(bytes);
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);

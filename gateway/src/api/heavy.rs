@@ -34,12 +34,12 @@ impl Default for Heavy {
 }
 
 /// An answer and its room, which it has until it has left.
-struct Held {
+struct WithRoom {
     bytes: Bytes,
     _room: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for WithRoom {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -59,7 +59,7 @@ pub(crate) async fn few(State(heavy): State<Heavy>, request: Request, next: Next
     };
     let Some(room) = turn(&heavy.bytes, bytes.len()).await else { return busy() };
     drop(making);
-    Response::from_parts(head, Body::from(Bytes::from_owner(Held { bytes, _room: room })))
+    Response::from_parts(head, Body::from(Bytes::from_owner(WithRoom { bytes, _room: room })))
 }
 
 /// A value as JSON, written where nobody waits for this thread.

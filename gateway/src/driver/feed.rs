@@ -266,11 +266,10 @@ impl Driver {
     fn send_record(&mut self, now: Now, nth: usize, r: &Record<'_>) -> Option<bool> {
         let Some(r) = stored(r) else { return Some(false) };
         let place = (self.gateway.partitions[nth], r.offset);
-        if r.payload.len() > OUT_BYTES_HIGH && !self.phase.session().is_some_and(|s| s.wants(now, nth, &r)) {
-            // No room is waited for.
-            return self.give(None, 0, |session, out| session.deliver(now, nth, &r, out));
-        }
-        self.give(Some((place, r.topic)), r.payload.len(), |session, out| session.deliver(now, nth, &r, out))
+        // For what is not sent no room is waited for.
+        let is_sent = r.payload.len() <= OUT_BYTES_HIGH || self.phase.session().is_some_and(|s| s.wants(now, nth, &r));
+        let (of, bytes) = if is_sent { (Some((place, r.topic)), r.payload.len()) } else { (None, 0) };
+        self.give(of, bytes, |session, out| session.deliver(now, nth, &r, out))
     }
 
     /// `None`: there is no room, or its turn is over; else whether something was sent, of which those hear who watch this topic.

@@ -18,14 +18,13 @@ use weir_core::{
 /// What a connection has for its packet.
 pub(super) enum For {
     Asked,
-    Has(Held),
-}
-
-pub(super) struct Held {
-    room: Room,
-    /// When the packet went on last, in `Now::monotonic_ms`, and how much of it there was.
-    heard_ms: u64,
-    bytes: usize,
+    Has {
+        room: Room,
+        /// When the packet went on last, in `Now::monotonic_ms`.
+        heard_ms: u64,
+        /// How much of it there was.
+        bytes: usize,
+    },
 }
 
 const PATIENCE_MS: u64 = PATIENCE.as_millis() as u64;
@@ -38,7 +37,7 @@ impl Driver {
     /// When a packet must have gone on.
     pub(super) fn room_deadline(&self) -> Option<u64> {
         match self.room.as_deref()? {
-            For::Has(held) => Some(held.heard_ms + PATIENCE_MS),
+            For::Has { heard_ms, .. } => Some(heard_ms + PATIENCE_MS),
             For::Asked => None,
         }
     }
@@ -52,11 +51,11 @@ impl Driver {
             return;
         }
         let is_short = self.gateway.inbound.is_short();
-        if let Some(For::Has(held)) = self.room.as_deref_mut()
-            && held.room.bytes() >= wanted
+        if let Some(For::Has { room, heard_ms, bytes }) = self.room.as_deref_mut()
+            && room.bytes() >= wanted
         {
-            if !is_short || begun >= held.bytes + STEP_BYTES || begun < held.bytes {
-                (held.heard_ms, held.bytes) = (now.monotonic_ms, begun);
+            if !is_short || begun >= *bytes + STEP_BYTES || begun < *bytes {
+                (*heard_ms, *bytes) = (now.monotonic_ms, begun);
             }
             return;
         }
@@ -75,8 +74,8 @@ impl Driver {
     }
 
     fn has_room(&mut self, now: Now, room: Room) {
-        let held = Held { room, heard_ms: now.monotonic_ms, bytes: self.rest.len() };
-        self.room = Some(Box::new(For::Has(held)));
+        let (heard_ms, bytes) = (now.monotonic_ms, self.rest.len());
+        self.room = Some(Box::new(For::Has { room, heard_ms, bytes }));
     }
 
     /// `None`: there was none in time.
@@ -96,9 +95,9 @@ impl Driver {
             return false;
         }
         let reads = self.wants_read();
-        if let Some(For::Has(held)) = self.room.as_deref_mut().filter(|_| !reads) {
+        if let Some(For::Has { heard_ms, .. }) = self.room.as_deref_mut().filter(|_| !reads) {
             // The gateway does not read: that is no silence of the client.
-            held.heard_ms = now.monotonic_ms;
+            *heard_ms = now.monotonic_ms;
             return false;
         }
         true

@@ -46,10 +46,12 @@ impl Driver {
     }
 
     /// Is there room for so many bytes more? If not, it hears when there is.
+    #[inline]
     pub(super) fn may_send(&mut self, bytes: usize) -> bool {
-        if bytes <= OUT_BYTES_HIGH {
-            return true;
-        }
+        bytes <= OUT_BYTES_HIGH || self.has_room_to_send(bytes)
+    }
+
+    fn has_room_to_send(&mut self, bytes: usize) -> bool {
         let wanted = self.unsent() + bytes;
         match self.sending.as_deref() {
             Some(Sending::Waits { .. }) => return false,
@@ -87,10 +89,14 @@ impl Driver {
     }
 
     /// Something was put behind what is unsent, or `left` bytes have left.
+    #[inline]
     pub(super) fn give_room_back(&mut self, left: usize) {
-        if self.sending.is_none() {
-            return;
+        if self.sending.is_some() {
+            self.shrink_room(left);
         }
+    }
+
+    fn shrink_room(&mut self, left: usize) {
         let (unsent, now_ms) = (self.unsent(), self.gateway.now().monotonic_ms);
         let memory = unsent - self.out.len() + self.out.memory();
         let Some(Sending::Has { room, taken_ms }) = self.sending.as_deref_mut() else { return };
