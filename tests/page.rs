@@ -63,3 +63,8 @@ fn hostile_payloads_topics_feeds_and_clocks_do_nothing() {
 fn ten_thousand_topics_cost_little() {
     scenario("many");
 }
+
+#[test]
+fn every_control_does_what_it_is_for_by_mouse_touch_and_keys() {
+    scenario("controls");
+}

@@ -98,7 +98,7 @@ export class App {
     this.search = new Search(this, $('search'));
     this.publisher = new Publisher(this);
     this.keys = new Keys(this);
-    for (const b of document.querySelectorAll('[data-view]')) b.addEventListener('click', () => this.show(/** @type {View} */ (b.getAttribute('data-view'))));
+    for (const b of document.querySelectorAll('nav [data-view]')) b.addEventListener('click', () => this.show(/** @type {View} */ (b.getAttribute('data-view'))));
     for (const b of document.querySelectorAll('[data-act=theme]')) b.addEventListener('click', () => this.nextTheme());
     for (const b of document.querySelectorAll('[data-act=help]')) b.addEventListener('click', () => this.keys.help());
     this.#theme(localStorage.getItem('theme') ?? '');
@@ -458,6 +458,8 @@ export class App {
     this.dirty();
   }
 
+  treeIsShown() { return this.view === 'live' || this.view === 'topic'; }
+
   /** @param {string} path */
   openTopic(path) {
     if (path === '' && !this.model.topics.has('')) return;
@@ -613,7 +615,7 @@ export class App {
 
   /** What came is on the screen with the next frame, if the last one was not just now. */
   #soon() {
-    if (this.soon || document.hidden || (this.view !== 'live' && this.view !== 'topic')) return;
+    if (this.soon || document.hidden || !this.treeIsShown()) return;
     this.soon = true;
     setTimeout(() => requestAnimationFrame(() => {
       this.soon = false;
@@ -637,13 +639,13 @@ export class App {
     const empty = this.isEmpty();
     document.body.dataset.view = view;
     document.body.dataset.state = !this.loaded ? 'loading' : empty ? 'empty' : this.away ? 'away' : 'ready';
-    for (const b of document.querySelectorAll('[data-view]')) attr(b, 'aria-current', b.getAttribute('data-view') === (view === 'topic' ? 'live' : view) ? 'page' : null);
+    for (const b of document.querySelectorAll('nav [data-view]')) attr(b, 'aria-current', b.getAttribute('data-view') === (view === 'topic' ? 'live' : view) ? 'page' : null);
     this.strip.text();
     this.figureBar.update();
     this.banner.update();
     if (!all) return;
     this.strip.draw();
-    if (view === 'live' || view === 'topic') this.tree.update();
+    if (this.treeIsShown()) this.tree.update();
     this.#retained();
     const loading = document.getElementById('loading');
     if (loading && !this.loaded && performance.now() - this.openedAt > 300) set(loading, `${this.model.topics.size} topics read`);

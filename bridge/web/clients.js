@@ -26,7 +26,9 @@ export class Clients {
     this.rows = h('div', { class: 'rows', role: 'listbox', tabindex: '0', 'aria-label': 'Clients, most urgent first' }, this.inner);
     const head = h('div', { class: 'crow thead' }, ...['Client', 'Protocol', 'In flight', 'Behind by'].map((t) => h('span', { text: t })),
       h('span', { class: 'marks', 'aria-hidden': 'true' }, ...MARKS.map(([t]) => h('i', { text: t })), h('i', { text: 'now' })), h('span', { class: 'n', text: 'Loses data in' }));
-    this.panel = h('aside', { class: 'panel', 'aria-label': 'The chosen client' });
+    this.about = h('div');
+    this.copy = command('');
+    this.panel = h('aside', { class: 'panel', 'aria-label': 'The chosen client' }, this.about, this.copy.el);
     root.append(h('div', { class: 'list' }, h('div', { class: 'head' }, this.chips, h('span', { class: 'quiet', text: 'Most urgent first' })), head, this.rows), this.panel);
     /** @type {HTMLElement[]} */
     this.pool = [];
@@ -41,7 +43,6 @@ export class Clients {
       e.preventDefault();
       e.stopPropagation();
     });
-    this.copy = command('');
     /** @type {Map<string, { at: number, lag: number, next: number, end: number }[]>} */
     this.trends = new Map();
     this.canvas = h('canvas', { class: 'cursor' });
@@ -141,7 +142,8 @@ export class Clients {
   #explain() {
     const { app } = this;
     const l = this.lines.find((one) => one.s.client_id === this.chosen);
-    if (!l) { this.panel.replaceChildren(h('p', { class: 'quiet', text: this.lines.length === 0 ? 'Nobody is here.' : 'Choose a client.' })); return; }
+    attr(this.copy.el, 'hidden', !l);
+    if (!l) { this.panel.dataset.key = ''; this.about.replaceChildren(h('p', { class: 'quiet', text: this.lines.length === 0 ? 'Nobody is here.' : 'Choose a client.' })); return; }
     const { s } = l;
     const c = app.clients.get(s.client_id);
     const t = this.trends.get(s.client_id) ?? [];
@@ -161,7 +163,7 @@ export class Clients {
     const key = JSON.stringify([s, c?.connected_ms, speed && [Math.round(speed.reads * 10), Math.round(speed.written * 10)], warn]);
     if (this.panel.dataset.key !== key) {
       this.panel.dataset.key = key;
-      this.panel.replaceChildren(
+      this.about.replaceChildren(
         h('h2', { text: line(s.client_id, 120) }),
         h('p', { class: 'quiet', text: [c?.address ?? (s.connected ? 'websocket' : 'not connected'), `MQTT ${s.version}`, life].join(' · ') }),
         ...(warn && worst ? [h('div', { class: 'alarm', role: 'alert' }, h('b', { text: `Loses data in ${span((worst.loss_at_ms ?? 0) - app.now())}` }), ` unless it reads faster. Retention then deletes the segment it will be reading: ${worst.stream}/${worst.partition} · from ${count(worst.next)}.`)] : []),
@@ -173,8 +175,7 @@ export class Clients {
           ...s.places.map((p) => row(`${p.stream}/${p.partition}`, p.behind_ms === null && p.live ? `live at ${count(p.end)}` : `${count(p.next)} of ${count(p.end)}`, true)),
           ...(c ? [row('Connected', `since ${when(c.connected_ms, app.now())}`)] : []),
           row('In flight', `${count(s.in_flight)} of ${count(s.in_flight_max)}${s.oldest_in_flight === null ? '' : `, oldest ${count(s.oldest_in_flight)}`}`),
-          ...(s.has_will ? [row('Will', 'yes')] : []))),
-        this.copy.el);
+          ...(s.has_will ? [row('Will', 'yes')] : []))));
     }
     if (canvases) { this.#cursor(l); this.#trend(t); }
   }

@@ -44,6 +44,33 @@ export function attr(el, name, value) {
   if (el.getAttribute(name) !== s) el.setAttribute(name, s);
 }
 
+/** @typedef {{ el: Element, update: (item: any) => void }} Kept */
+/** @type {WeakMap<Element, Map<string, Kept>>} */
+const kept = new WeakMap();
+
+/**
+ * One child per item, in their order. The element of an item that stays is never taken out: a press that began on it ends on it.
+ * @template T
+ * @param {Element} parent
+ * @param {T[]} items
+ * @param {(item: T) => string} key
+ * @param {(item: T) => { el: Element, update: (item: T) => void }} make
+ */
+export function keyed(parent, items, key, make) {
+  const before = kept.get(parent) ?? new Map();
+  /** @type {Map<string, Kept>} */
+  const now = new Map();
+  for (const item of items) {
+    const k = key(item);
+    const one = before.get(k) ?? make(item);
+    now.set(k, one);
+    one.update(item);
+  }
+  for (const [k, one] of before) if (now.get(k) !== one) one.el.remove();
+  for (const [i, { el }] of [...now.values()].entries()) if (parent.children[i] !== el) parent.insertBefore(el, parent.children[i] ?? null);
+  kept.set(parent, now);
+}
+
 const two = (/** @type {number} */ n) => String(n).padStart(2, '0');
 
 /** @param {number} ms */

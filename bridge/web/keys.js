@@ -55,7 +55,7 @@ export class Keys {
       const rows = /** @type {HTMLElement | undefined} */ ([...document.querySelectorAll('.rows')].find((r) => /** @type {HTMLElement} */ (r).offsetParent !== null));
       rows?.focus();
       rows?.dispatchEvent(new KeyboardEvent('keydown', { key: e.key }));
-    } else if (key === 'c' || e.key === 'Enter') { if (el.closest('button, a')) return; app.tree.scroller.dispatchEvent(new KeyboardEvent('keydown', { key: e.key })); }
+    } else if (key === 'c' || e.key === 'Enter') { if (el.closest('button, a') || !app.treeIsShown()) return; app.tree.scroller.dispatchEvent(new KeyboardEvent('keydown', { key: e.key })); }
     else if (e.key === 'Escape') { if (app.view !== 'live') app.show('live'); else app.goLive(); }
     else if (key === '/') app.search.input.focus();
     else if (key === 'p') app.publisher.open();

@@ -1,6 +1,6 @@
 // Four different ends: lost, refused, dropped, thinned; why, how often, what helps; and the events, each of which moves the playhead.
 
-import { attr, brief, count, h, line, set, span, when } from './format.js';
+import { attr, brief, count, h, keyed, line, set, span, when } from './format.js';
 
 /** @typedef {import('./app.js').App} App */
 /** @typedef {import('./app.js').LogEvent} LogEvent */
@@ -52,7 +52,7 @@ export class Refusals {
     if (key === this.drawn) return;
     this.drawn = key;
     this.#reasons(shown);
-    this.events.replaceChildren(...shown.slice(-SHOWN).reverse().map((e) => this.#event(e)));
+    keyed(this.events, shown.slice(-SHOWN).reverse(), (e) => String(e.offset), (e) => this.#event(e));
     set(this.note, shown.length === 0 ? 'Nothing happened yet.' : '');
   }
 
@@ -78,8 +78,12 @@ export class Refusals {
   #event(e) {
     const bad = reason(e) !== undefined;
     const more = [e.data.reason, e.data.code ? `0x${Number(e.data.code).toString(16)}` : '', e.data.statement, e.data.messages ? `${e.data.messages} messages` : '', e.data.records ? `${count(e.data.records)} records` : '', e.data.address].filter((x) => x !== undefined && x !== null && x !== '').join(' · ');
-    return h('tr', { tabindex: '0', onclick: () => this.app.seekFrom(e.time), onkeydown: (/** @type {KeyboardEvent} */ k) => { if (k.key === 'Enter') { k.stopPropagation(); this.app.seekFrom(e.time); } } },
-      h('td', { class: 'mono', text: when(e.time, this.app.now()) }), h('td', { 'data-kind': bad ? 'bad' : e.kind === 'behind' ? 'behind' : null, text: e.kind }), h('td', {}, h('b', { text: line(e.client, 40) })), h('td', { class: 'quiet', text: line(more, 80) }));
+    const at = h('td', { class: 'mono' });
+    const go = () => this.app.seekFrom(e.time);
+    const key = (/** @type {KeyboardEvent} */ k) => { if (k.key === 'Enter') { k.stopPropagation(); go(); } };
+    const el = h('tr', { tabindex: '0', onclick: go, onkeydown: key }, at,
+      h('td', { 'data-kind': bad ? 'bad' : e.kind === 'behind' ? 'behind' : null, text: e.kind }), h('td', {}, h('b', { text: line(e.client, 40) })), h('td', { class: 'quiet', text: line(more, 80) }));
+    return { el, update: () => set(at, when(e.time, this.app.now())) };
   }
 }
 

@@ -18,7 +18,7 @@ export class Search {
     this.at = 0;
     this.input.addEventListener('input', () => this.#find());
     this.input.addEventListener('focus', () => this.#find());
-    this.input.addEventListener('blur', () => setTimeout(() => this.#show([]), 150));
+    this.input.addEventListener('blur', () => this.#show([]));
     this.input.addEventListener('keydown', (e) => {
       if (e.key === 'Escape') { this.input.value = ''; this.input.blur(); }
       else if (e.key === 'ArrowDown') this.#move(1);
@@ -68,7 +68,9 @@ export class Search {
     this.found = found;
     attr(this.list, 'hidden', found.length === 0);
     attr(this.input, 'aria-expanded', String(found.length > 0));
-    this.list.replaceChildren(...found.map((f, i) => h('li', { id: `found-${i}`, role: 'option', 'aria-selected': String(i === this.at), onpointerdown: () => this.#go(i) }, h('span', { text: line(f.text, 80) }), h('span', { class: 'quiet', text: f.kind }))));
+    // The field keeps the focus, or the list would close under the press.
+    const stay = (/** @type {Event} */ e) => e.preventDefault();
+    this.list.replaceChildren(...found.map((f, i) => h('li', { id: `found-${i}`, role: 'option', 'aria-selected': String(i === this.at), onmousedown: stay, onclick: () => this.#go(i) }, h('span', { text: line(f.text, 80) }), h('span', { class: 'quiet', text: f.kind }))));
     attr(this.input, 'aria-activedescendant', found.length > 0 ? `found-${this.at}` : null);
   }
 

@@ -1,7 +1,7 @@
 // A topic, or a branch's merged history: chart of a field, payload in every way that fits it, the life of a message, history, fields.
 
 import { LineChart, StateChart } from './charts.js';
-import { attr, bytes, clockMs, count, h, line, rate, set, value, when } from './format.js';
+import { attr, bytes, clockMs, count, h, keyed, line, rate, set, value, when } from './format.js';
 import { Life } from './life.js';
 import { bytesOf, cbor, fields, hex, json, short, sparkplug, ways } from './payload.js';
 import { Series } from './series.js';
@@ -46,6 +46,9 @@ export class TopicView {
     this.selected = undefined;
     this.field = '';
     this.way = '';
+    /** Ways that fit the payload, and the one that is shown. @type {string[]} */
+    this.fit = [];
+    this.wayShown = '';
     this.path = '';
     /** @type {{ close: () => void } | undefined} */
     this.subscription = undefined;
@@ -198,11 +201,12 @@ export class TopicView {
     if (key === this.shown) return;
     this.shown = key;
     attr(this.more, 'hidden', true);
-    if (!r) { this.payload.replaceChildren(); this.choice.replaceChildren(); set(this.payloadTitle, ''); return; }
+    if (!r) { this.payload.replaceChildren(); this.#choices([]); set(this.payloadTitle, ''); return; }
     const fit = ways(r);
     const way = fit.includes(this.way) ? this.way : (fit[0] ?? 'Hex');
+    [this.fit, this.wayShown] = [fit, way];
     const all = [...new Set(['JSON', 'Text', ...fit])];
-    this.choice.replaceChildren(...all.map((w) => h('button', { type: 'button', text: w, disabled: !fit.includes(w), 'aria-pressed': String(w === way), onclick: () => { this.way = w; this.app.dirty(); } })));
+    this.#choices(all);
     set(this.payloadTitle, bytes(r.bytes));
     const held = r.text !== undefined ? new TextEncoder().encode(r.text).length : bytesOf(r).length;
     if (held < r.bytes) {
@@ -221,6 +225,18 @@ export class TopicView {
       set(this.payload, `It cannot be read as ${way}: ${e instanceof Error ? e.message : String(e)}.`);
     }
     if (this.payload.textContent === '') set(this.payload, r.bytes === 0 ? '(empty)' : '');
+  }
+
+  /** @param {string[]} all */
+  #choices(all) {
+    keyed(this.choice, all, (w) => w, (w) => {
+      const el = h('button', { type: 'button', text: w, onclick: () => { this.way = w; this.app.dirty(); } });
+      const update = () => {
+        attr(el, 'disabled', !this.fit.includes(w));
+        attr(el, 'aria-pressed', String(w === this.wayShown));
+      };
+      return { el, update };
+    });
   }
 
   async #whole() {
@@ -306,14 +322,34 @@ export class TopicView {
     const key = `${JSON.stringify(all)} ${this.field} ${[...this.extremes.values()].map((e) => `${e.low}${e.high}`)} ${this.app.charts.length}`;
     if (key === this.drawn) return;
     this.drawn = key;
-    this.fieldRows.replaceChildren(...all.map(([name, leaf]) => {
+    keyed(this.fieldRows, all, ([name]) => name, ([name]) => this.#fieldRow(name));
+  }
+
+  /** @param {string} name */
+  #fieldRow(name) {
+    const { app } = this;
+    const choose = () => { if (!this.isBranch) { this.field = name; app.dirty(); } };
+    const chart = (/** @type {Event} */ e) => {
+      e.stopPropagation();
+      const r = this.current();
+      if (r) app.toggleChart(r.topic, name);
+    };
+    const kind = h('span', { class: 'quiet' });
+    const add = h('button', { type: 'button', class: 'link add', 'aria-label': `Chart ${name}`, onclick: chart });
+    const [now, low, high] = ['n', 'n quiet', 'n quiet'].map((c) => h('td', { class: c }));
+    const el = h('tr', { onclick: choose }, h('td', {}, h('button', { type: 'button', class: 'link', text: name || 'value' }), ' ', kind, ' ', add), now, low, high);
+    const update = (/** @type {[string, import('./payload.js').Leaf]} */ [, leaf]) => {
       const e = this.extremes.get(name);
-      const charted = this.app.charts.some((c) => c.topic === r?.topic && c.field === name);
-      return h('tr', { 'aria-selected': String(name === this.field && !this.isBranch), onclick: () => { if (!this.isBranch) { this.field = name; this.app.dirty(); } } },
-        h('td', {}, h('button', { type: 'button', class: 'link', text: name || 'value', onclick: () => { this.field = name; } }), ' ', h('span', { class: 'quiet', text: leaf.number === undefined ? 'text' : 'number' }),
-          ' ', h('button', { type: 'button', class: 'link add', title: charted ? 'Take it out of the charts' : 'Chart it beside others', 'aria-label': `Chart ${name}`, text: charted ? '−' : '+', onclick: (/** @type {Event} */ ev) => { ev.stopPropagation(); if (r) this.app.toggleChart(r.topic, name); } })),
-        h('td', { class: 'n', text: leaf.number === undefined ? line(leaf.state ?? '', 20) : value(leaf.number) }), h('td', { class: 'n quiet', text: e ? value(e.low) : '–' }), h('td', { class: 'n quiet', text: e ? value(e.high) : '–' }));
-    }));
+      const charted = app.charts.some((c) => c.topic === this.current()?.topic && c.field === name);
+      attr(el, 'aria-selected', String(name === this.field && !this.isBranch));
+      set(kind, leaf.number === undefined ? 'text' : 'number');
+      attr(add, 'title', charted ? 'Take it out of the charts' : 'Chart it beside others');
+      set(add, charted ? '−' : '+');
+      if (now) set(now, leaf.number === undefined ? line(leaf.state ?? '', 20) : value(leaf.number));
+      if (low) set(low, e ? value(e.low) : '–');
+      if (high) set(high, e ? value(e.high) : '–');
+    };
+    return { el, update };
   }
 }
 

@@ -114,8 +114,8 @@ export function load(port, rate, each, qos = 0) {
 }
 
 /** A page that fails the test for any error on it. */
-export async function open(browser, url, { width = 1280, height = 880, theme = 'light', allow = [], before } = {}) {
-  const page = await browser.newPage({ viewport: { width, height }, colorScheme: theme, deviceScaleFactor: width < 500 ? 2 : 1 });
+export async function open(browser, url, { width = 1280, height = 880, theme = 'light', touch = false, allow = [], before } = {}) {
+  const page = await browser.newPage({ viewport: { width, height }, colorScheme: theme, deviceScaleFactor: width < 500 ? 2 : 1, hasTouch: touch });
   page.problems = [];
   page.on('pageerror', (e) => page.problems.push(e.stack ?? String(e)));
   page.on('console', (m) => { if (m.type() === 'error' && !allow.some((a) => m.text().includes(a))) page.problems.push(m.text()); });

@@ -1,6 +1,7 @@
 // The page in a real browser: node scenarios.mjs NAME. What it is to show stands in docs/page.md.
 
 import { mkdirSync } from 'node:fs';
+import { controls } from './controls.mjs';
 import { assert, faint, launch, load, open, rows, shots, sleep, until, watchCanvases, Weir } from './lib.mjs';
 
 mkdirSync(shots, { recursive: true });
@@ -144,6 +145,12 @@ const scenarios = {
         }
       }
     } finally { await weir.stop(); }
+  },
+
+  /** Whatever can be pressed does what it is for. */
+  async controls(browser) {
+    const weir = await Weir.start('demo');
+    try { await controls(browser, weir); } finally { await weir.stop(); }
   },
 
   /** From nothing: the commands tick themselves off; publish by hand. */
