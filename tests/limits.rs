@@ -5,6 +5,7 @@ mod support;
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    time::Duration,
 };
 use support::{
     Weir, binary, command, dir, free_port, http_get,
@@ -53,7 +54,7 @@ fn the_longest_names_are_kept_over_sigkill() {
         assert!(c.session_present);
         c.publish(1, false, 1, &filters[0], "mine");
         // In the second round with the one of the first in front, which was never acknowledged.
-        let packets: Vec<_> = std::iter::from_fn(|| c.next(std::time::Duration::from_millis(500))).collect();
+        let packets: Vec<_> = std::iter::from_fn(|| c.next(Duration::from_millis(500))).collect();
         assert!(packets.iter().any(|p| p.head == PUBACK) && packets.iter().any(|p| p.head & 0xF0 == 0x30), "{}", packets.len());
         c.subscribe(&topic, 1);
         assert!(c.expect_publish().retain);
@@ -148,7 +149,7 @@ fn retained_messages_that_have_expired_are_collected() {
     weir.kill();
     assert_eq!(start(dir.path(), ports, &[]).terminate(), Some(0));
     let weir = start(dir.path(), ports, &[]);
-    support::eventually("they are collected", std::time::Duration::from_secs(10), || retained(&weir) < 100);
+    support::eventually("they are collected", Duration::from_secs(10), || retained(&weir) < 100);
     let mut c = Raw::connect_with(weir.mqtt, Version::V5, "c", true, &[]);
     c.subscribe("lasting", 0);
     assert!(c.expect_publish().retain);
@@ -222,7 +223,7 @@ fn the_state_store_is_filled_up_to_its_quota() {
         // A clean start ends the session, and its will is published.
         Raw::connect_with(weir.mqtt, Version::V5, &name(n), true, &[]).disconnect();
     }
-    support::eventually("there is room again", std::time::Duration::from_secs(10), || login(weir.mqtt, 5, "new", 10).1 == 0);
+    support::eventually("there is room again", Duration::from_secs(10), || login(weir.mqtt, 5, "new", 10).1 == 0);
     assert!(http_get(weir.admin, "/metrics").contains("weir_refused_total{reason=\"store_bytes\"}"));
 }
 
@@ -241,7 +242,7 @@ fn what_all_clients_hold_together_is_bounded() {
     let mut retain = |topic: &str, bytes: usize| {
         c.publish_with(1 << 1 | RETAIN, 7, topic, &[], &"x".repeat(bytes));
         let reason = c.expect_ack(PUBACK, 7);
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
         reason
     };
     let none = 0x10;
@@ -270,7 +271,7 @@ fn an_address_has_so_many_connections_and_begins_so_many_a_second() {
     let refused = std::panic::catch_unwind(|| http_get(weir.http, "/")).is_err_and(|_| true);
     assert!(refused && http_get(weir.admin, "/readyz").contains("200 OK"));
     open.pop();
-    support::eventually("a place is free again", std::time::Duration::from_secs(5), || connect().is_some());
+    support::eventually("a place is free again", Duration::from_secs(5), || connect().is_some());
     assert!(http_get(weir.admin, "/metrics").contains("weir_refused_total{reason=\"connections_per_address\"}"));
     drop(weir);
     let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("CONNECTS_PER_ADDRESS", "2")]);
@@ -331,7 +332,7 @@ fn a_large_message_waits_for_room_whatever_way_it_comes() {
         })
         .collect();
     let taken = || http_get(weir.admin, "/metrics").lines().find_map(|l| l.strip_prefix("weir_outbound_bytes ")?.parse::<u64>().ok());
-    support::eventually("the room is taken", std::time::Duration::from_secs(10), || taken().is_some_and(|bytes| bytes > 10 << 20));
+    support::eventually("the room is taken", Duration::from_secs(10), || taken().is_some_and(|bytes| bytes > 10 << 20));
     let again = connect("again");
     let mut live = connect("live");
     live.subscribe("live", 1);
@@ -349,7 +350,7 @@ fn a_large_message_waits_for_room_whatever_way_it_comes() {
     assert_eq!(small.expect_publish().payload, "x");
     let mut waiting = [again, live, member, kept];
     for c in &mut waiting {
-        assert!(c.next(std::time::Duration::from_millis(300)).is_none(), "there is no room");
+        assert!(c.next(Duration::from_millis(300)).is_none(), "there is no room");
         // Small ones wait behind it, and the connection lives.
         c.send(0xC0, &[]);
         assert_eq!(c.read().head, 0xD0);
@@ -366,7 +367,7 @@ fn a_large_message_waits_for_room_whatever_way_it_comes() {
     let all = all.map(|t| t.join().unwrap());
     assert_eq!(all.each_ref().map(|(topic, ..)| &**topic), ["again", "live", "live", "kept"]);
     assert!(all.iter().all(|(_, bytes, _)| *bytes == BYTES) && all[0].2, "{all:?}");
-    support::eventually("it is released", std::time::Duration::from_secs(10), || taken() == Some(0));
+    support::eventually("it is released", Duration::from_secs(10), || taken() == Some(0));
 }
 
 /// What waits for the session's value before it may leave takes room as well.
@@ -374,7 +375,7 @@ fn a_large_message_waits_for_room_whatever_way_it_comes() {
 fn large_messages_of_qos_2_share_the_same_room() {
     let dir = dir();
     let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("OUTBOUND_BYTES", "16MiB")]);
-    let _stuck: Vec<_> = (0..20)
+    let _stuck: Vec<_> = (0..40)
         .map(|n| {
             let mut c = Raw::connect(weir.mqtt, Version::V5, &format!("stuck {n}"));
             c.subscribe("big", 2);
@@ -386,16 +387,83 @@ fn large_messages_of_qos_2_share_the_same_room() {
         let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse::<u64>();
         line.unwrap() >> 10
     };
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let fillers = fill(&weir, &mut p);
     let before = resident();
+    // What waits for the second one keeps the room of the first.
+    for id in 1..=2 {
+        p.publish(2, false, id, "big", &"x".repeat(7_900_000));
+        p.expect_ack(0x50, id);
+    }
+    drop(fillers);
+    let taken = || taken(&weir);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(taken() > 10 << 20, "and kept while nobody reads");
+    let more = resident() - before;
+    assert!(more < 90, "{more} MiB more");
+}
+
+/// Clients that take all room of 16 MiB until they go.
+fn fill(weir: &Weir, p: &mut Raw) -> [Raw; 2] {
+    let fillers = ["a", "b"].map(|id| {
+        let mut c = Raw::connect_with(weir.mqtt, Version::V5, id, true, &[]);
+        c.subscribe("fill", 1);
+        c
+    });
+    p.publish(1, false, 9, "fill", &"x".repeat((8 << 20) - 100));
+    p.expect_ack(PUBACK, 9);
+    support::eventually("no room", Duration::from_secs(10), || taken(weir) > 15 << 20);
+    fillers
+}
+
+/// Of `limits.outbound_bytes`.
+fn taken(weir: &Weir) -> u64 {
+    let metrics = http_get(weir.admin, "/metrics");
+    metrics.lines().find_map(|l| l.strip_prefix("weir_outbound_bytes ")?.parse().ok()).unwrap()
+}
+
+/// A message behind those that wait for the session's value is no wish for room yet: all of it together would never be free.
+#[test]
+fn who_is_sent_large_messages_of_qos_2_holds_up_nobody() {
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("OUTBOUND_BYTES", "16MiB")]);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let mut slow = Raw::connect(weir.mqtt, Version::V5, "slow");
+    slow.subscribe("big", 2);
+    p.publish(1, false, 9, "big", &"x".repeat(7_900_000));
+    p.expect_ack(PUBACK, 9);
+    support::eventually("on its way", Duration::from_secs(10), || taken(&weir) > 7 << 20);
+    for (id, bytes) in [(1, 60_000), (2, (8 << 20) - 100), (3, (8 << 20) - 100)] {
+        p.publish(2, false, id, "big", &"x".repeat(bytes));
+        p.expect_ack(0x50, id);
+    }
+    assert_eq!(slow.expect_publish().payload.len(), 7_900_000);
+    assert_eq!(slow.expect_publish().payload.len(), 60_000);
+    let mut honest = Raw::connect_with(weir.mqtt, Version::V5, "honest", true, &[]);
+    honest.subscribe("other", 1);
+    p.publish(1, false, 4, "other", &"x".repeat(100_000));
+    p.expect_ack(PUBACK, 4);
+    assert_eq!(honest.expect_publish().payload.len(), 100_000);
+}
+
+/// Both write more than the sockets hold, and neither reads: the gateway reads on.
+#[test]
+fn who_sends_while_a_large_message_of_qos_2_is_on_its_way_is_read() {
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[]);
+    let mut c = Raw::connect(weir.mqtt, Version::V5, "both");
+    c.subscribe("big", 2);
     let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
     p.publish(2, false, 1, "big", &"x".repeat(7_900_000));
     p.expect_ack(0x50, 1);
-    let taken = || http_get(weir.admin, "/metrics").lines().find_map(|l| l.strip_prefix("weir_outbound_bytes ")?.parse::<u64>().ok());
-    support::eventually("the room is taken", std::time::Duration::from_secs(10), || taken().is_some_and(|bytes| bytes > 10 << 20));
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    assert!(taken().is_some_and(|bytes| bytes > 10 << 20), "and kept while nobody reads");
-    let more = resident() - before;
-    assert!(more < 90, "{more} MiB more");
+    support::eventually("on its way", Duration::from_secs(10), || taken(&weir) > 7 << 20);
+    let (done, written) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let large = "x".repeat(7_900_000);
+        (0..4).for_each(|_| c.publish(0, false, 0, "other", &large));
+        done.send(c).unwrap();
+    });
+    written.recv_timeout(Duration::from_secs(20)).expect("all that it sends is read");
 }
 
 /// A client that is slowed loses nothing by it: not its place, not what it sent before it went, and its will is not published.

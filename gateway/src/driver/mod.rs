@@ -102,8 +102,8 @@ pub(crate) struct Driver {
     needs: usize,
     /// For what is in `rest`, or will be; seldom any.
     room: Option<Box<room::For>>,
-    /// For a large message that it is sent.
-    sending: Option<Box<sending::Sending>>,
+    /// For large messages that it is sent; seldom any.
+    sending: Option<Box<sending::OutboundRoom>>,
     /// How fast it may publish, if that is limited.
     pace: Option<Box<pace::Pace>>,
     /// The peer has closed its side, while it was not read.
@@ -123,7 +123,9 @@ pub(crate) struct Driver {
     /// Another connection has the client id, and was asked to leave.
     awaits_owner: bool,
     /// Bytes of `out` that are deliveries, or fewer.
-    delivered: usize,
+    delivered: u32,
+    /// The same of those that wait for the session's value.
+    delivered_held: u32,
     pub out: Out,
     asked: Asked,
     /// Where it comes from, if that is known.
@@ -213,6 +215,7 @@ impl Driver {
             stuck: false,
             awaits_owner: false,
             delivered: 0,
+            delivered_held: 0,
             out: Out::default(),
             asked: Asked::default(),
             address: None,
@@ -298,7 +301,7 @@ impl Driver {
     /// Answers to what is read have room. What was delivered takes none of it: a client that is sent a large message goes on
     /// being heard, and one that sends and is sent at once does not wait for us while we wait for it.
     fn takes_answers(&self) -> bool {
-        self.out.len() < OUT_BYTES_STOP + self.delivered
+        self.out.len() < OUT_BYTES_STOP + self.delivered as usize
     }
 
     /// When `timeout` is due, in `Now::monotonic_ms`.
@@ -341,7 +344,7 @@ impl Driver {
             self.heard(self.gateway.now());
         }
         self.out.written(n);
-        self.delivered = self.delivered.saturating_sub(n);
+        self.delivered = self.delivered.saturating_sub(n as u32);
         self.give_room_back(n);
         self.was_sent(n);
         if was_full && self.out.len() < OUT_BYTES_HIGH {
@@ -611,9 +614,10 @@ impl Driver {
         }
         self.advance(now);
         self.watermarks(now);
-        let before = self.out.len();
+        let (out, held) = (self.out.len(), self.held_bytes());
         self.feed(now);
-        self.delivered += self.out.len() - before;
+        self.delivered += (self.out.len() - out) as u32;
+        self.delivered_held += (self.held_bytes() - held) as u32;
         self.give_up_room();
         self.tell_sent();
         self.act(now);
@@ -725,7 +729,12 @@ impl Driver {
         match self.gateway.engine.state().appended() {
             weir_log::Watermark::Appended(r) if r.0 > self.seen_state.0 => {
                 self.seen_state = Receipt(r.0);
+                let held = self.held_bytes();
                 self.event(now, Event::Appended(Source::State, Watermark::Appended(Receipt(r.0))));
+                let released = held.saturating_sub(self.held_bytes()) as u32;
+                let delivered = released.min(self.delivered_held);
+                self.delivered_held -= delivered;
+                self.delivered += delivered;
             }
             weir_log::Watermark::Appended(_) => {}
             weir_log::Watermark::Failed(f) => self.gateway.state_failed(&f),

@@ -14,16 +14,14 @@ use weir_core::{
     session::{Cause, Event, Violation},
 };
 
-/// What a connection has for its large message.
-pub(super) enum Sending {
-    Waits {
-        _in_line: Waiter,
-    },
-    Has {
-        room: Room,
-        /// When the client took some of it last, in `Now::monotonic_ms`.
-        taken_ms: u64,
-    },
+/// What a connection has for its large messages, and what it waits for.
+#[derive(Default)]
+pub(super) struct OutboundRoom {
+    /// For what is unsent; given up for no other before that has come.
+    has: Option<Room>,
+    /// When the client took some of it last, in `Now::monotonic_ms`.
+    taken_ms: u64,
+    waiter: Option<Waiter>,
 }
 
 /// In line for room, until it is dropped.
@@ -42,7 +40,7 @@ const PATIENCE_MS: u64 = 30_000;
 
 impl Driver {
     pub(super) fn waits_to_send(&self) -> bool {
-        matches!(self.sending.as_deref(), Some(Sending::Waits { .. }))
+        self.sending.as_ref().is_some_and(|sending| sending.waiter.is_some())
     }
 
     /// Is there room for so many bytes more? If not, it hears when there is.
@@ -52,11 +50,16 @@ impl Driver {
     }
 
     fn has_room_to_send(&mut self, bytes: usize) -> bool {
-        let wanted = self.unsent() + bytes;
-        match self.sending.as_deref() {
-            Some(Sending::Waits { .. }) => return false,
-            Some(Sending::Has { room, .. }) if room.bytes() >= wanted => return true,
-            _ => self.sending = None,
+        let unsent = self.unsent();
+        if unsent >= OUT_BYTES_HIGH || self.waits_to_send() {
+            // What is before it leaves first.
+            return false;
+        }
+        // More than there is never comes, and whoever waited for it would hold up all others.
+        let wanted = (unsent + bytes).min(self.gateway.outbound.bytes());
+        let has = self.sending.as_ref().and_then(|sending| sending.has.as_ref());
+        if has.is_some_and(|room| room.bytes() >= wanted) {
+            return true;
         }
         if let Some(room) = self.gateway.outbound.try_room(wanted) {
             self.may_go_on(room);
@@ -67,18 +70,24 @@ impl Driver {
             let room = outbound.wait(wanted).await;
             peer.tell(|m| m.out_room = room);
         });
-        self.sending = Some(Box::new(Sending::Waits { _in_line: Waiter { task: waiter.abort_handle() } }));
+        let waiter = Waiter { task: waiter.abort_handle() };
+        self.sending.get_or_insert_default().waiter = Some(waiter);
         false
     }
 
     /// Bytes that have not left.
     fn unsent(&mut self) -> usize {
-        self.out.len() + self.phase.session().map_or(0, |s| s.held_bytes())
+        self.out.len() + self.held_bytes()
+    }
+
+    /// Of those, what waits for the session's value.
+    pub(super) fn held_bytes(&mut self) -> usize {
+        self.phase.session().map_or(0, |s| s.held_bytes())
     }
 
     fn may_go_on(&mut self, room: Room) {
         let taken_ms = self.gateway.now().monotonic_ms;
-        self.sending = Some(Box::new(Sending::Has { room, taken_ms }));
+        **self.sending.get_or_insert_default() = OutboundRoom { has: Some(room), taken_ms, waiter: None };
     }
 
     /// The room that it waited for.
@@ -99,50 +108,53 @@ impl Driver {
     fn shrink_room(&mut self, left: usize) {
         let (unsent, now_ms) = (self.unsent(), self.gateway.now().monotonic_ms);
         let memory = unsent - self.out.len() + self.out.memory();
-        let Some(Sending::Has { room, taken_ms }) = self.sending.as_deref_mut() else { return };
-        if unsent <= OUT_BYTES_HIGH {
-            self.sending = None;
-            return;
-        }
+        let is_reading = self.is_reading_for_room();
+        let Some(sending) = &mut self.sending else { return };
         if left > 0 {
-            *taken_ms = now_ms;
+            sending.taken_ms = now_ms;
         }
-        if room.bytes() >= memory + STEP_BYTES {
-            room.shrink(memory);
+        match &mut sending.has {
+            // What it is for comes.
+            Some(_) if is_reading => {}
+            Some(room) if unsent > OUT_BYTES_HIGH => {
+                if room.bytes() >= memory + STEP_BYTES {
+                    room.shrink(memory);
+                }
+            }
+            _ => sending.has = None,
         }
+        if sending.has.is_none() && sending.waiter.is_none() {
+            self.sending = None;
+        }
+    }
+
+    /// What it has room for is being read.
+    fn is_reading_for_room(&self) -> bool {
+        !matches!(self.feeding, Feeding::Idle | Feeding::Held(_))
     }
 
     /// Room that it waited for and does not need any more: what it was for has gone.
     pub(super) fn give_up_room(&mut self) {
-        let is_reading = !matches!(self.feeding, Feeding::Idle | Feeding::Held(_));
-        if !is_reading {
+        if !self.is_reading_for_room() {
             self.give_room_back(0);
         }
     }
 
     /// When the client must have taken some of its message.
     pub(super) fn sending_deadline(&self) -> Option<u64> {
-        if self.close.is_some() {
-            // What is unsent lies in memory until the socket has ended, and its room is kept as long.
-            return None;
-        }
-        match self.sending.as_deref()? {
-            Sending::Has { taken_ms, .. } => Some(taken_ms + PATIENCE_MS),
-            Sending::Waits { .. } => None,
-        }
+        let sending = self.sending.as_ref().filter(|_| self.close.is_none())?;
+        // What is unsent lies in memory until the socket has ended, and its room is kept as long.
+        sending.has.as_ref().map(|_| sending.taken_ms + PATIENCE_MS)
     }
 
     /// Closes it when others wait for the room that it has, and it takes nothing. True: it was due.
     pub(super) fn end_what_is_not_taken(&mut self, now: Now) -> bool {
-        let (is_short, is_owed) = (self.gateway.outbound.is_short(), self.unsent() > OUT_BYTES_HIGH);
-        match self.sending.as_deref_mut() {
-            Some(Sending::Has { taken_ms, .. }) if *taken_ms + PATIENCE_MS <= now.monotonic_ms => {
-                if !is_short || !is_owed {
-                    *taken_ms = now.monotonic_ms;
-                    return false;
-                }
-            }
-            _ => return false,
+        if self.sending_deadline().is_none_or(|at| at > now.monotonic_ms) {
+            return false;
+        }
+        if !self.gateway.outbound.is_short() || self.unsent() <= OUT_BYTES_HIGH {
+            self.sending.get_or_insert_default().taken_ms = now.monotonic_ms;
+            return false;
         }
         self.gateway.refused(Limit::OutboundBytes, self.name());
         let statement = "nothing of a large message taken in thirty seconds, while others waited for its room";
