@@ -4,7 +4,7 @@
 mod support;
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     net::TcpStream,
     path::Path,
     time::{Duration, Instant},
@@ -341,6 +341,104 @@ fn what_is_young_and_unread_is_kept_and_publishers_wait() {
     }
     assert_eq!((metric(&weir, "weir_lost_records_total"), metric(&weir, "weir_retention_unread_records_total")), (0, 0));
     eventually("room is made", Duration::from_secs(10), || segments(&data) <= 2 && !held(&weir));
+}
+
+/// 64 MiB, of which nothing goes in the next hour that somebody has yet to read.
+fn start_held(data: &Path) -> Weir {
+    let ports = ports();
+    let mut command = command(&binary(), data, ports);
+    command.args(["--retention-bytes", "64MiB", "--retention-min-age", "1h"]);
+    Weir::spawn(command, ports)
+}
+
+/// Publishes until publishers wait. Gives how many messages came before.
+fn fill_until_held(weir: &Weir, topic: &str) -> u64 {
+    let mut loud = Raw::connect_with(weir.mqtt, Version::V5, "loud", true, &[]);
+    let payload = "x".repeat(64 * 1024);
+    for sent in 0..8_000 {
+        loud.publish(1, false, 1, topic, &payload);
+        if loud.next(Duration::from_secs(2)).is_none() {
+            assert_eq!(metric(weir, "weir_publishers_held"), 1);
+            return sent;
+        }
+    }
+    panic!("nobody waits");
+}
+
+/// A worker takes a job, publishes what became of it, and acknowledges the job then: it is waited for, whatever its session is.
+#[test]
+fn a_member_of_a_group_without_a_session_publishes_on_while_publishers_wait() {
+    let dir = dir();
+    let weir = start_held(&dir.path().join("data"));
+    let mut worker = Raw::connect_with(weir.mqtt, Version::V311, "worker", true, &[]);
+    worker.subscribe("$share/g/jobs/#", 1);
+    let sent = fill_until_held(&weir, "jobs/x");
+    let (mut jobs, mut results, mut next) = (0, 0, 1);
+    while jobs < sent || results < jobs {
+        let p = worker.next(Duration::from_secs(15)).unwrap_or_else(|| panic!("{jobs} of {sent} jobs, {results} results"));
+        if p.head == PUBACK {
+            results += 1;
+            continue;
+        }
+        worker.publish(1, false, next, "results/x", "done");
+        worker.ack(PUBACK, p.publish_id());
+        (jobs, next) = (jobs + 1, next % 60_000 + 1);
+    }
+}
+
+/// Whoever reads publishes on, and what comes of that has an end, whatever way it comes.
+#[test]
+fn a_log_that_is_held_grows_so_far_and_no_further() {
+    let dir = dir();
+    let weir = start_held(&dir.path().join("data"));
+    let forever = [0x11, 0xFF, 0xFF, 0xFF, 0xFE];
+    let mut reader = Raw::connect_with(weir.mqtt, Version::V5, "reader", false, &forever);
+    reader.subscribe("fill/#", 1);
+    drop(reader);
+    let _sent = fill_until_held(&weir, "fill/x");
+    // It is sent what it publishes, and publishes as much as it is sent.
+    let mut echo = Raw::connect_with(weir.mqtt, Version::V5, "echo", false, &forever);
+    echo.subscribe("echo", 0);
+    echo.subscribe("$replay/earliest/fill/#", 0);
+    let payload = "e".repeat(60_000);
+    let end = Instant::now() + Duration::from_secs(30);
+    let level = || metric(&weir, "weir_publishers_held");
+    while level() < 2 {
+        assert!(
+            Instant::now() < end,
+            "it has not come there: {} MiB",
+            metric(&weir, "weir_log_size_bytes{stream=\"default\",partition=\"0\"}") >> 20
+        );
+        // No more at once than the sockets hold.
+        for _ in 0..10 {
+            if echo.next(Duration::from_millis(20)).is_some() {
+                echo.publish(0, false, 0, "echo", &payload);
+            }
+        }
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let size = || metric(&weir, "weir_log_size_bytes{stream=\"default\",partition=\"0\"}") >> 20;
+    let before = size();
+    assert!((320..512).contains(&before), "{before} MiB");
+    let mut goes = TcpStream::connect(("127.0.0.1", weir.mqtt)).unwrap();
+    goes.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    goes.write_all(b"\x10\x17\x00\x04MQTT\x05\x06\x00\x3c\x00\x00\x01w\x00\x00\x01w\x00\x03xyz").unwrap();
+    let mut connack = [0; 4];
+    goes.read_exact(&mut connack).unwrap();
+    assert_eq!(connack[3], 0x89, "a will is a message: {connack:?}");
+    assert_eq!(size(), before);
+    // It ends as it began: with those who read.
+    let mut reader = Raw::connect_with(weir.mqtt, Version::V5, "reader", false, &forever);
+    let end = Instant::now() + Duration::from_secs(60);
+    while level() > 0 {
+        assert!(Instant::now() < end, "they wait for nobody");
+        while let Some(p) = reader.next(Duration::from_millis(50)) {
+            reader.ack(PUBACK, p.publish_id());
+        }
+        while echo.next(Duration::from_millis(50)).is_some() {}
+    }
+    echo.publish(1, false, 1, "end", "x");
+    while echo.read().head != PUBACK {}
 }
 
 /// Who pushes out what others have not read is named.

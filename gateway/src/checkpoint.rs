@@ -13,7 +13,7 @@ use crate::{
     fold::Base,
     gateway::Gateway,
     peer::Peer,
-    retention::{Retention, Steps},
+    retention::{Hold, Retention, Steps},
     vital,
 };
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
@@ -221,27 +221,33 @@ impl Work {
         if sealed || self.reached.is_some_and(|r| r.differs(self.gateway.clock.reached())) {
             self.checkpoint().await;
         }
-        let mut held = false;
+        let mut hold = Hold::Nobody;
         for (nth, taking) in wanted {
-            held |= self.take(nth, taking).await;
+            hold = hold.max(self.take(nth, taking).await);
         }
-        if self.gateway.hold(held) && !held {
+        let before = self.gateway.set_hold(hold);
+        if hold == Hold::Nobody && before != hold {
             tracing::info!("publishers go on");
+        } else if hold == Hold::Everybody && before < hold {
+            tracing::error!(
+                "all publishers wait, those who read too: the log has grown to twice log.retention_bytes beside what log.retention_min_age keeps"
+            );
         }
     }
 
-    /// Takes what is too much or too old. True: it is too much, and some of it has to stay.
-    async fn take(&mut self, nth: usize, taking: Taking) -> bool {
+    /// Takes what is too much or too old. Gives who waits when it is too much, and some of it has to stay.
+    async fn take(&mut self, nth: usize, taking: Taking) -> Hold {
         let (p, below) = (self.gateway.partitions[nth], taking.below.min(self.folded[nth]));
         let start = Offset(self.gateway.engine.span(weir_log::PartitionId(p.0)).start.0);
         if below <= start {
             self.held.remove(&nth);
-            return false;
+            return Hold::Nobody;
         }
+        let hold = taking.retention.hold(&taking.segments);
         // Whoever waits for somebody who does not read asks all connections no more than once a second.
         let now_ms = taking.now.monotonic_ms;
         if self.held.get(&nth).is_some_and(|looked_ms| now_ms < looked_ms + HELD_EVERY_MS) {
-            return true;
+            return hold;
         }
         // What they have passed is known then, and durable before anything goes.
         let all = self.gateway.peers.iter().map(|p| p.value().clone()).collect();
@@ -263,10 +269,10 @@ impl Work {
                     unread.readers
                 );
             }
-        } else {
-            self.held.remove(&nth);
+            return hold;
         }
-        cut.held
+        self.held.remove(&nth);
+        Hold::Nobody
     }
 
     async fn checkpoint(&mut self) {

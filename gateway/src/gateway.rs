@@ -22,7 +22,7 @@ use crate::{
     pressure::Pressure,
     rates::Rates,
     refusals::Refusals,
-    retention::Retention,
+    retention::{Hold, Retention},
     sockets::Sockets,
     tail, tcp,
 };
@@ -30,7 +30,7 @@ use dashmap::DashMap;
 use parking_lot::RwLock;
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use weir_core::{
@@ -60,7 +60,7 @@ pub(crate) struct Gateway {
     pub cursors: Vec<Cursors>,
     pub pressure: Pressure,
     /// Publishers wait: retention would take what somebody has not read.
-    held: AtomicBool,
+    hold: AtomicU8,
     pub directory: Directory,
     pub groups: Groups,
     pub interests: Interests,
@@ -172,7 +172,7 @@ impl Gateway {
             retained: p.retained,
             cursors,
             pressure: Pressure::default(),
-            held: AtomicBool::new(false),
+            hold: AtomicU8::new(Hold::Nobody as u8),
             directory: Directory::default(),
             groups: Groups::default(),
             interests: p.interests,
@@ -301,14 +301,18 @@ impl Gateway {
         Counted::of(self.needs(needs))
     }
 
-    /// Do publishers wait for those who read?
-    pub fn is_held(&self) -> bool {
-        self.held.load(Ordering::Relaxed)
+    /// Who waits for those who read.
+    pub fn hold(&self) -> Hold {
+        self.hold.load(Ordering::Relaxed).into()
     }
 
-    /// True: it has changed.
-    pub fn hold(&self, is: bool) -> bool {
-        self.held.swap(is, Ordering::Relaxed) != is
+    pub fn is_held(&self) -> bool {
+        self.hold() != Hold::Nobody
+    }
+
+    /// Gives who waited before.
+    pub fn set_hold(&self, hold: Hold) -> Hold {
+        self.hold.swap(hold as u8, Ordering::Relaxed).into()
     }
 
     /// Per partition: one past the newest durable record.

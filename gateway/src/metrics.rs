@@ -76,7 +76,7 @@ names! {
     Slowed Counter "weir_slowed_total" "How often a client was not read for a while, for it published faster than a limit allows, by its key in [limits].";
     PushedOut Counter "weir_retention_unread_records_total" "Records that retention by bytes took before some session or group had read them.";
     Pushing Gauge "weir_retention_pushing_bytes" "Of the client that published most while that happened; for ten minutes.";
-    PublishersHeld Gauge "weir_publishers_held" "1 while publishers wait, for log.retention_min_age keeps what somebody has not read.";
+    PublishersHeld Gauge "weir_publishers_held" "1 while publishers wait, for log.retention_min_age keeps what somebody has not read; 2 while those who read wait too.";
     Takeovers Counter "weir_takeovers_total" "Connections that ended because another came with their client id.";
     DeadLetters Counter "weir_dead_letters_total" "Messages that no member of a group acknowledged, now under $dead/GROUP/TOPIC.";
     EventsDropped Counter "weir_events_dropped_total" "Events under $SYS/events that were not written: too many at once, or the log has failed.";
@@ -443,7 +443,7 @@ impl Metrics {
         set(Name::Retained, gateway.retained.iter().map(|view| view.read().len() as u64).sum());
         set(Name::Sockets, gateway.sockets.open() as u64);
         set(Name::SocketsLimit, gateway.sockets.most() as u64);
-        set(Name::PublishersHeld, u64::from(gateway.is_held()));
+        set(Name::PublishersHeld, gateway.hold() as u64);
         set(Name::LogStalled, u64::from(!gateway.engine.stalled().is_empty()));
         let store = gateway.engine.state().size();
         set(Name::StateBytes, store.live_bytes);

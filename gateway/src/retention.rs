@@ -32,6 +32,31 @@ pub(crate) struct Cut {
     pub held: bool,
 }
 
+/// Who waits while retention keeps what somebody has not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Hold {
+    #[default]
+    Nobody,
+    /// Who does not read itself.
+    Publishers,
+    /// Whatever they read: the log has grown as far as it may.
+    Everybody,
+}
+
+impl From<u8> for Hold {
+    fn from(n: u8) -> Self {
+        match n {
+            0 => Self::Nobody,
+            1 => Self::Publishers,
+            _ => Self::Everybody,
+        }
+    }
+}
+
+/// Beyond `retention_bytes` a held log grows by as much again, and by so much at least: room for what its readers make of it.
+const BEYOND_BYTES_MIN: u64 = 256 << 20;
+
 impl Retention {
     /// The same, whatever the age.
     pub fn ageless(self) -> Self {
@@ -83,6 +108,15 @@ impl Retention {
         };
         let first = segments.iter().find(|s| s.base.0 < below.0 && stays(s)).map(|s| Offset(s.base.0));
         Cut { below: first.unwrap_or(below), held: first.is_some() }
+    }
+}
+
+impl Retention {
+    /// Who waits when what is too much has to stay.
+    pub(crate) fn hold(&self, segments: &[SegmentInfo]) -> Hold {
+        let most = self.bytes.map(|max| max.saturating_add(max.max(BEYOND_BYTES_MIN)));
+        let total: u64 = segments.iter().map(|s| s.bytes).sum();
+        if most.is_some_and(|most| total >= most) { Hold::Everybody } else { Hold::Publishers }
     }
 }
 
@@ -197,6 +231,22 @@ mod tests {
         let aged = Retention { bytes: None, age: Some(Duration::from_secs(4)), min_age: Duration::from_secs(60) };
         assert_eq!(aged.cut(&segments, Offset(20), Some(Offset(0)), 10_000, true), Cut { below: Offset(20), held: false }, "age takes it");
         assert_eq!((cut(0, Some(0), true), cut(5, Some(0), false)), ((20, false), (0, true)), "a clock that was set says no age");
+    }
+
+    #[test]
+    fn who_reads_publishes_on_until_the_log_has_twice_its_size() {
+        let hold = |bytes: Option<u64>, total: u64| {
+            let all = [SegmentInfo { bytes: total, ..segment(0, None) }];
+            Retention { bytes, age: None, min_age: Duration::from_secs(60) }.hold(&all)
+        };
+        let (mib, small) = (1 << 20, Some(64 << 20));
+        assert_eq!((hold(small, 319 * mib), hold(small, 320 * mib)), (Hold::Publishers, Hold::Everybody));
+        let large = Some(1 << 30);
+        assert_eq!((hold(large, (2 << 30) - 1), hold(large, 2 << 30)), (Hold::Publishers, Hold::Everybody));
+        assert_eq!(hold(None, u64::MAX), Hold::Publishers);
+        for hold in [Hold::Nobody, Hold::Publishers, Hold::Everybody] {
+            assert_eq!(Hold::from(hold as u8), hold);
+        }
     }
 
     #[test]

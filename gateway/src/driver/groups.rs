@@ -70,6 +70,10 @@ impl Driver {
         }
     }
 
+    pub(super) fn is_member(&self) -> bool {
+        self.groups.as_ref().is_some_and(|groups| !groups.filters.is_empty())
+    }
+
     pub(super) fn leave_groups(&mut self) {
         let Some(groups) = &mut self.groups else { return };
         groups.given.clear();

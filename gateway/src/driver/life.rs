@@ -5,7 +5,7 @@
 //! Must not know: packets, records.
 
 use super::{Driver, Phase, log_id, pace::Pace};
-use crate::{gateway::session_key, metrics::Total};
+use crate::{gateway::session_key, metrics::Total, retention::Hold};
 use serde_json::json;
 use std::sync::Arc;
 use weir_core::{
@@ -111,6 +111,10 @@ impl Driver {
         if let Some(limit) = is_too_much.then_some(Limit::SessionBytes).or_else(|| self.beyond(request, in_store)) {
             self.gateway.refused(limit, &request.client_id);
             return self.refuse(ReasonCode::QUOTA_EXCEEDED);
+        }
+        if self.gateway.hold() == Hold::Everybody && request.will_bytes() > 0 {
+            // It would be appended when the client goes, whoever waits.
+            return self.refuse(ReasonCode::SERVER_BUSY);
         }
         if let Some(ended) = session.as_ref().filter(|_| !resumed || request.clean_start) {
             self.gateway.interests.remove_all(ended);

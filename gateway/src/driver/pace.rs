@@ -6,6 +6,7 @@
 //! Must not know: what is published.
 
 use super::Driver;
+use crate::retention::Hold;
 use weir_core::{
     ids::Now,
     limits::{Limit, Limits},
@@ -46,7 +47,7 @@ impl Pace {
 
     /// A message of so many bytes. Gives the limit that it is beyond now and was not before.
     fn take(&mut self, now_us: u64, bytes: u64) -> Option<Limit> {
-        let held = self.until_ms.is_some();
+        let was_beyond = self.paid_us.iter().any(|paid| *paid > now_us + AHEAD_US);
         let all = [(1, self.messages_per_s, Limit::PublishMessages), (bytes, self.bytes_per_s, Limit::PublishBytes)];
         let mut beyond = None;
         for (paid, (n, per_s, limit)) in self.paid_us.iter_mut().zip(all).filter(|(_, (_, per_s, _))| *per_s > 0) {
@@ -57,7 +58,7 @@ impl Pace {
                 beyond = Some(limit);
             }
         }
-        beyond.filter(|_| !held)
+        beyond.filter(|_| !was_beyond)
     }
 }
 
@@ -72,15 +73,21 @@ impl Driver {
 
     /// The next message waits: it is ahead of its rate, or the log has no room before others have read.
     pub(super) fn is_ahead(&mut self, now: Now) -> bool {
-        if self.gateway.is_held() && !self.is_reader() {
+        let waits = match self.gateway.hold() {
+            Hold::Nobody => false,
+            Hold::Publishers => !self.is_reader(),
+            Hold::Everybody => true,
+        };
+        if waits {
             self.pause(now.monotonic_ms + HELD_MS);
         }
         self.pace.as_ref().and_then(|pace| pace.until_ms).is_some_and(|until| until > now.monotonic_ms)
     }
 
-    /// It has a durable subscription, and may be the one that publishers wait for.
+    /// It has a durable subscription or is a member of a group, and may be the one that publishers wait for.
     fn is_reader(&mut self) -> bool {
-        self.phase.session().is_some_and(|s| s.is_stored() && s.subscribes())
+        let is_member = self.is_member();
+        self.phase.session().is_some_and(|s| is_member || s.is_stored() && s.subscribes())
     }
 
     /// Publishers wait, and this one may be waited for: what it derives from what it reads goes through.

@@ -146,10 +146,16 @@ impl ConnectRequest {
         self.will.as_ref()?.retained()
     }
 
+    /// What its will takes; 0: it has none.
+    #[must_use]
+    pub fn will_bytes(&self) -> usize {
+        self.will.as_ref().map_or(0, |w| w.bytes())
+    }
+
     /// Has the session's value no room for this will beside its filters?
     #[must_use]
     pub fn is_too_much_for(&self, session: &Session, session_bytes: usize) -> bool {
-        let will = self.will.as_ref().map_or(0, |w| w.bytes());
+        let will = self.will_bytes();
         will > 0 && !self.clean_start && session.subscriptions.bytes() + will > session_bytes
     }
 
