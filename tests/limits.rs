@@ -422,6 +422,26 @@ fn taken(weir: &Weir) -> u64 {
     metrics.lines().find_map(|l| l.strip_prefix("weir_outbound_bytes ")?.parse().ok()).unwrap()
 }
 
+/// Large packets that are slow to come do not take the room of a small one.
+#[test]
+fn a_small_packet_has_room_beside_large_ones_that_are_slow() {
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("INBOUND_BYTES", "16MiB")]);
+    let _slow = [7_800_000, 6_600_000, 2_200_000].map(|bytes| {
+        let mut c = Raw::connect_with(weir.mqtt, Version::V5, &format!("slow {bytes}"), true, &[]);
+        let length = [bytes & 0x7F | 0x80, bytes >> 7 & 0x7F | 0x80, bytes >> 14 & 0x7F | 0x80, bytes >> 21].map(|byte: u32| byte as u8);
+        c.write(&[&[0x30], &length[..], &[0, 1, b't', 0], &[b'x'; 20_000]].concat());
+        c
+    });
+    let metrics = || http_get(weir.admin, "/metrics");
+    let taken = || metrics().lines().find_map(|l| l.strip_prefix("weir_inbound_bytes ")?.parse::<u64>().ok());
+    support::eventually("the room is taken", Duration::from_secs(5), || taken().is_some_and(|bytes| bytes > 14_000_000));
+    std::thread::sleep(Duration::from_millis(500));
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "small", true, &[]);
+    c.publish(1, false, 1, "t", &"x".repeat(200_000));
+    assert_eq!(c.next(Duration::from_secs(5)).map(|ack| ack.head), Some(PUBACK));
+}
+
 /// A message behind those that wait for the session's value is no wish for room yet: all of it together would never be free.
 #[test]
 fn who_is_sent_large_messages_of_qos_2_holds_up_nobody() {

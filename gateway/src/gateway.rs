@@ -15,6 +15,7 @@ use crate::{
     events::Events,
     fleet::FleetLimits,
     group::Groups,
+    inbound::Inbound,
     interests::Interests,
     metrics::{Metrics, Totals},
     offline::Offline,
@@ -86,7 +87,7 @@ pub(crate) struct Gateway {
     pub leaving: Semaphore,
     pub sockets: Sockets,
     /// Of packets that have begun, and of large messages on their way out.
-    pub inbound: Account,
+    pub inbound: Inbound,
     pub outbound: Account,
     pub addresses: Addresses,
     /// Permits for them: see `driver::LARGE_FETCHES`.
@@ -191,7 +192,7 @@ impl Gateway {
             entering: Semaphore::new(tcp::AT_ONCE),
             leaving: Semaphore::new(tcp::AT_ONCE),
             sockets: Sockets::of_process(),
-            inbound: Account::new(inbound_bytes),
+            inbound: Inbound::new(inbound_bytes),
             outbound: Account::new(outbound_bytes),
             addresses: Addresses::default(),
             large_fetches: Arc::new(Semaphore::new(LARGE_FETCHES)),

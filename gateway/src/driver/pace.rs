@@ -85,7 +85,7 @@ impl Driver {
     }
 
     /// It has a durable subscription or is a member of a group, and may be the one that publishers wait for.
-    fn is_reader(&mut self) -> bool {
+    pub(super) fn is_reader(&mut self) -> bool {
         let is_member = self.is_member();
         self.phase.session().is_some_and(|s| is_member || s.is_stored() && s.subscribes())
     }

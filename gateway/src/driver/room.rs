@@ -60,7 +60,9 @@ impl Driver {
             return;
         }
         self.room = None;
-        if let Some(room) = self.gateway.inbound.try_room(wanted) {
+        // Publishers that wait for those who read do not take the room of those.
+        let may_use_it = !self.gateway.is_held() || self.is_reader();
+        if let Some(room) = self.gateway.inbound.try_room(wanted, may_use_it) {
             self.rest.reserve_exact(wanted - begun);
             self.has_room(now, room);
             return;
@@ -68,7 +70,7 @@ impl Driver {
         self.room = Some(Box::new(For::Asked));
         let (inbound, peer) = (self.gateway.inbound.clone(), self.peer.clone());
         tokio::spawn(async move {
-            let room = inbound.room(wanted).await;
+            let room = inbound.room(wanted, may_use_it).await;
             peer.tell(|m| m.room = Some(room));
         });
     }
@@ -85,6 +87,11 @@ impl Driver {
         }
         match room {
             Some(room) => self.has_room(now, room),
+            None if self.gateway.is_held() => {
+                // Those who have it wait themselves.
+                self.room = None;
+                self.make_room(now);
+            }
             None => self.close_for_room(now),
         }
     }
