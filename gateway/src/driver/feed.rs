@@ -48,7 +48,7 @@ pub(super) struct Held {
     pub(super) index: u32,
     /// Everything before it was examined.
     pub(super) next: Offset,
-    _large: Option<OwnedSemaphorePermit>,
+    large_permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Clone)]
@@ -163,7 +163,8 @@ impl Driver {
     /// True: it is sent, go on.
     fn send_held(&mut self, now: Now, mut held: Box<Held>) -> bool {
         if matches!(held.kind, Feed::Resend(..)) && !self.may_send(held.batch.bytes()) {
-            return self.let_go(held);
+            self.let_go(held);
+            return false;
         }
         let Phase::Running(session) = &mut self.phase else { return false };
         if let Feed::Resend(_, offsets) = &held.kind {
@@ -192,7 +193,8 @@ impl Driver {
                 }
             };
             if sent.is_none() {
-                return self.let_go(held);
+                self.let_go(held);
+                return false;
             }
             held.index += 1;
         }
@@ -215,18 +217,18 @@ impl Driver {
     /// Nothing can be sent now: what was read and is large is read again later.
     fn let_go_of_large(&mut self) {
         match std::mem::replace(&mut self.feeding, Feeding::Idle) {
-            Feeding::Held(held) => _ = self.let_go(held),
+            Feeding::Held(held) => self.let_go(held),
             Feeding::Found(page, Some(entry)) if entry.value.len() > HELD_BYTES_MAX => self.feeding = Feeding::Again(Feed::Page(page)),
             other => self.feeding = other,
         }
     }
 
-    /// It goes on later; what is large is not held meanwhile, whatever it waits for. False: nothing more is sent now.
-    pub(super) fn let_go(&mut self, held: Box<Held>) -> bool {
-        let is_large = held.batch.bytes() > if held._large.is_some() { 2 * LARGE_FETCH_BYTES as usize } else { HELD_BYTES_MAX };
+    /// It goes on later; what is large is not held meanwhile, whatever it waits for.
+    pub(super) fn let_go(&mut self, held: Box<Held>) {
+        let is_large = held.batch.bytes() > if held.large_permit.is_some() { 2 * LARGE_FETCH_BYTES as usize } else { HELD_BYTES_MAX };
         if !is_large && !self.waits_to_send() {
             self.feeding = Feeding::Held(held);
-            return false;
+            return;
         }
         let at = held.record().map(|r| Offset(r.offset.0));
         self.feeding = match held.kind {
@@ -247,7 +249,6 @@ impl Driver {
             }
             resend @ Feed::Resend(..) => Feeding::Again(resend),
         };
-        false
     }
 
     /// Reads what there is room for now. True: go on.
@@ -554,7 +555,8 @@ impl Driver {
         match fetched {
             Ok(f) => {
                 let large = large.filter(|_| f.batch.bytes() > FETCH_BYTES as usize);
-                self.feeding = Feeding::Held(Box::new(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0), _large: large }));
+                self.feeding =
+                    Feeding::Held(Box::new(Held { kind, batch: f.batch, index: 0, next: Offset(f.next.0), large_permit: large }));
             }
             Err(e) => self.unreadable(now, &e),
         }

@@ -144,7 +144,8 @@ impl Driver {
             }
             let record = held.batch.find(weir_log::Offset(at.0));
             if !self.send_given(now, id, (*p, at), record) {
-                return self.let_go(held);
+                self.let_go(held);
+                return false;
             }
             held.index += 1;
         }
