@@ -182,6 +182,36 @@ fn what_no_member_acknowledges_becomes_a_dead_letter_and_the_group_goes_on() {
     drop(weir);
 }
 
+/// A group of dead letters makes none of its own, however often its members go.
+#[test]
+fn a_dead_letter_that_nobody_acknowledges_stays_what_it_is() {
+    let (dir, ports) = (dir(), [free_port(), free_port(), free_port()]);
+    let mut command = command(&binary(), dir.path(), ports);
+    command.args(["--max-deliveries", "2"]);
+    let weir = Weir::spawn(command, ports);
+    let mut dead = Raw::connect(weir.mqtt, Version::V5, "dead");
+    dead.subscribe("$dead/#", 1);
+    let undertaker = || {
+        let mut c = Raw::connect(weir.mqtt, Version::V5, "undertaker");
+        if !c.session_present {
+            assert_eq!(c.subscribe("$share/h/$dead/#", 1), 1);
+        }
+        c
+    };
+    drop((undertaker(), member(weir.mqtt, Version::V5, "m")));
+    publish(weir.mqtt, 0..1);
+    for _ in 0..2 {
+        assert_eq!(member(weir.mqtt, Version::V5, "m").expect_publish().payload, "0");
+    }
+    let _m = member(weir.mqtt, Version::V5, "m");
+    let letter = dead.expect_publish();
+    dead.ack(PUBACK, letter.id);
+    for _ in 0..5 {
+        assert_eq!(undertaker().expect_publish().topic, "$dead/g/jobs/0");
+    }
+    dead.expect_silence();
+}
+
 /// A member that is unsubscribed, or a gateway that is killed, before most of what the member was given has left: that was not sent, and dies of nothing.
 #[test]
 fn what_was_never_sent_does_not_count_as_a_delivery() {

@@ -422,6 +422,23 @@ fn taken(weir: &Weir) -> u64 {
     metrics.lines().find_map(|l| l.strip_prefix("weir_outbound_bytes ")?.parse().ok()).unwrap()
 }
 
+/// An answer that is longer than the client takes is not sent, and it does not wait for it for ever [MQTT-3.1.2-24].
+#[test]
+fn answers_to_many_filters_are_no_longer_than_the_client_takes() {
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[]);
+    for (head, answer, options) in [(0x82, 0x90, &[0][..]), (0xA2, 0xB0, &[][..])] {
+        for (filters, fits) in [(20, true), (40, false)] {
+            let mut c = Raw::connect_with(weir.mqtt, Version::V5, "small", true, &[0x27, 0, 0, 0, 30]);
+            let filter = |n: u8| [&[0, 2, b'f', b'0' + n][..], options].concat();
+            c.send(head, &[vec![0, 9, 0], (0..filters).flat_map(filter).collect()].concat());
+            let p = c.read();
+            assert_eq!((p.head, p.body.len() > 20), if fits { (answer, true) } else { (0xE0, false) }, "{p:02x?}");
+            assert!(fits || p.body.first() == Some(&0x95), "{p:02x?}");
+        }
+    }
+}
+
 /// Large packets that are slow to come do not take the room of a small one.
 #[test]
 fn a_small_packet_has_room_beside_large_ones_that_are_slow() {
