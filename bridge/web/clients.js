@@ -134,7 +134,7 @@ export class Clients {
       const [tail, mark] = /** @type {HTMLElement[]} */ ([...track.children]);
       if (tail && mark) { tail.style.left = `${at}%`; mark.style.left = `${at}%`; attr(mark, 'hidden', nothing); attr(tail, 'hidden', nothing); }
       const left = l.loss - app.now();
-      set(loses, nothing ? '–' : l.loss === Infinity ? 'never' : left <= 0 ? 'now' : span(left));
+      set(loses, nothing ? '–' : l.loss === Infinity ? (l.records > 0 ? 'not foreseen' : 'never') : left <= 0 ? 'now' : span(left));
       attr(loses, 'data-kind', left < 6 * 3600_000 ? 'bad' : l.loss === Infinity ? 'quiet' : null);
     }
   }

@@ -67,7 +67,7 @@ export class LogView {
     this.#segments(row.canvas, s);
     this.#ring(row.ring, s);
     const open = this.segments.filter((g) => g.stream === s.stream && g.partition === s.partition).length <= 1;
-    set(row.next, open ? 'One segment, still open' : s.leaves_at_ms === null ? 'Nothing leaves' : s.leaves_at_ms <= app.now() ? 'Oldest segment leaves now' : `Oldest segment leaves in ${span(s.leaves_at_ms - app.now())}`);
+    set(row.next, open ? 'One segment, still open' : s.leaves_at_ms === null ? (limits ? 'Oldest segment: not foreseen' : 'Nothing leaves') : s.leaves_at_ms <= app.now() ? 'Oldest segment leaves now' : `Oldest segment leaves in ${span(s.leaves_at_ms - app.now())}`);
   }
 
   /** @param {HTMLCanvasElement} el @param {any} s */

@@ -210,6 +210,7 @@ impl Work {
             match self.gateway.engine.segments(p) {
                 Ok(segments) => {
                     files += segments.len();
+                    self.gateway.growth[nth].look(now.monotonic_ms, &segments);
                     sealed |= segments.last().is_some_and(|active| active.base.0 > self.folded[nth].0);
                     let below = retention.below(&segments, now.wall_ms);
                     wanted.push((nth, Taking { retention, segments, below, now, trusted }));

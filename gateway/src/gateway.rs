@@ -15,6 +15,7 @@ use crate::{
     events::Events,
     fleet::FleetLimits,
     group::Groups,
+    growth::Growth,
     inbound::Inbound,
     interests::Interests,
     metrics::{Metrics, Totals},
@@ -41,7 +42,7 @@ use weir_core::{
     retained::Retained,
     topic::{SYSTEM_STREAM, is_system},
 };
-use weir_log::{Engine, Kind, Record, Records, Watermark, record::PushError};
+use weir_log::{Engine, Kind, Record, Records, SegmentInfo, Watermark, record::PushError};
 
 pub(crate) struct Gateway {
     pub engine: Arc<dyn Engine>,
@@ -59,6 +60,8 @@ pub(crate) struct Gateway {
     pub retained: Vec<Arc<RwLock<Retained>>>,
     /// Per partition; nothing in the one of the gateway itself.
     pub cursors: Vec<Cursors>,
+    /// Per partition.
+    pub growth: Vec<Growth>,
     pub pressure: Pressure,
     /// Publishers wait: retention would take what somebody has not read.
     hold: AtomicU8,
@@ -158,6 +161,7 @@ impl Gateway {
         let partitions = p.engine.partitions().iter().map(|p| PartitionId(p.id.0)).collect();
         let system = p.engine.partitions().iter().position(|p| p.stream == SYSTEM_STREAM);
         let cursors = p.engine.partitions().iter().map(|_| Cursors::default()).collect();
+        let growth = p.engine.partitions().iter().map(|_| Growth::default()).collect();
         let (inbound_bytes, outbound_bytes) = (p.limits.fleet.inbound_bytes, p.limits.fleet.outbound_bytes);
         let streams = p.engine.partitions().iter().map(|p| (p.stream.as_str().into(), p.number)).collect();
         Self {
@@ -172,6 +176,7 @@ impl Gateway {
             passed: p.passed,
             retained: p.retained,
             cursors,
+            growth,
             pressure: Pressure::default(),
             hold: AtomicU8::new(Hold::Nobody as u8),
             directory: Directory::default(),
@@ -293,6 +298,13 @@ impl Gateway {
     }
 
     /// A durable reader has come to the places that its value in the store says.
+    /// When retention takes what is at `next` of a partition, if the log grows on as it does; ms since 1970.
+    pub fn loss_at(&self, p: PartitionId, segments: &[SegmentInfo], next: weir_log::Offset) -> Option<u64> {
+        let nth = self.partitions.iter().position(|q| *q == p)?;
+        let rate = self.growth.get(nth).and_then(Growth::rate);
+        self.retention(p).loss_at(segments, next, self.now().wall_ms, rate)
+    }
+
     pub fn count(&self, counted: &mut Counted, needs: impl Fn(PartitionId) -> Option<Offset>) {
         counted.replace(&self.cursors, self.needs(needs));
     }

@@ -25,6 +25,7 @@ mod fleet;
 mod fold;
 mod gateway;
 mod group;
+mod growth;
 mod hosts;
 mod http;
 mod inbound;

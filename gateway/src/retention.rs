@@ -63,14 +63,14 @@ impl Retention {
         Self { age: None, ..self }
     }
 
-    /// When the file that holds `next` goes, ms since 1970, if the log grows on as it did in its last files. `None`: not foreseen.
-    pub fn loss_at(&self, segments: &[SegmentInfo], next: weir_log::Offset, now_ms: u64) -> Option<u64> {
+    /// When the file that holds `next` goes, ms since 1970, if the log grows on at this rate, in bytes per ms. `None`: not foreseen.
+    pub fn loss_at(&self, segments: &[SegmentInfo], next: weir_log::Offset, now_ms: u64, rate: Option<f64>) -> Option<u64> {
         let at = segments.partition_point(|s| s.base <= next).checked_sub(1)?;
         let by_age = self.age.zip(segments.get(at)?.sealed_ms).map(|(age, sealed_ms)| sealed_ms + age.as_millis() as u64);
         let by_bytes = self.bytes.and_then(|max| {
             let behind: u64 = segments[at..].iter().map(|s| s.bytes).sum();
             let left = max.saturating_sub(behind);
-            Some(now_ms + (left as f64 / growth(segments)?) as u64)
+            Some(now_ms + (left as f64 / rate?) as u64)
         });
         // What somebody has yet to read is held so long.
         let held = segments.get(at).and_then(|s| s.sealed_ms).unwrap_or(now_ms).saturating_add(ms(self.min_age));
@@ -122,18 +122,6 @@ impl Retention {
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Files that say how fast a log grows.
-const GROWTH_FILES: usize = 8;
-
-/// Bytes per millisecond in the last sealed files.
-fn growth(segments: &[SegmentInfo]) -> Option<f64> {
-    let sealed: Vec<_> = segments.iter().filter_map(|s| Some((s.created_ms, s.sealed_ms?, s.bytes))).collect();
-    let last = &sealed[sealed.len().saturating_sub(GROWTH_FILES)..];
-    let ((first_ms, ..), (_, last_ms, _)) = (last.first()?, last.last()?);
-    let (bytes, ms) = (last.iter().map(|(.., bytes)| bytes).sum::<u64>(), last_ms.saturating_sub(*first_ms));
-    (bytes > 0 && ms > 0).then(|| bytes as f64 / ms as f64)
 }
 
 /// Steps of the wall clock. Retention by age pauses after one: a wrong date would take everything.
@@ -190,14 +178,11 @@ mod tests {
 
     #[test]
     fn a_loss_is_foreseen_by_age_and_by_growth() {
-        // 100 bytes in 1,000 ms.
         let segments = [segment(0, Some(1_000)), segment(1, Some(2_000)), segment(2, Some(3_000)), segment(3, None)];
+        // 100 bytes in 1,000 ms.
         let loss = |bytes, age: Option<u64>, next| {
-            Retention { bytes, age: age.map(Duration::from_secs), min_age: Duration::ZERO }.loss_at(
-                &segments,
-                weir_log::Offset(next),
-                3_500,
-            )
+            let kept = Retention { bytes, age: age.map(Duration::from_secs), min_age: Duration::ZERO };
+            kept.loss_at(&segments, weir_log::Offset(next), 3_500, Some(0.1))
         };
         assert_eq!(loss(None, None, 0), None);
         assert_eq!(
@@ -208,11 +193,6 @@ mod tests {
         assert_eq!([0, 10, 35].map(|next| loss(Some(1_000), None, next)), [Some(9_500), Some(10_500), Some(12_500)]);
         assert_eq!(loss(Some(300), None, 0), Some(3_500), "at once");
         assert_eq!(loss(Some(1_000), Some(2), 0), Some(3_500));
-        assert_eq!(
-            Retention { bytes: Some(10), age: None, min_age: Duration::ZERO }.loss_at(&segments[3..], weir_log::Offset(30), 0),
-            None,
-            "a file that is written says no speed"
-        );
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct PartitionInfo {
     pub limit_bytes: Option<u64>,
     /// For so long; missing: whatever its age.
     pub limit_age_ms: Option<u64>,
-    /// When the oldest file leaves if the log grows as it did in its last files, ms since 1970; missing: not foreseen.
+    /// When the oldest file leaves if the log grows on as in the last minutes, ms since 1970; missing: not foreseen.
     pub leaves_at_ms: Option<u64>,
     /// Why nothing more is taken; missing: all is well.
     pub failed: Option<String>,
@@ -72,7 +72,7 @@ pub(crate) async fn streams(State(gateway): State<Arc<Gateway>>) -> Response {
             oldest_ms: segments.first().map(|s| s.created_ms),
             limit_bytes: retention.bytes,
             limit_age_ms: retention.age.map(|age| age.as_millis() as u64),
-            leaves_at_ms: retention.loss_at(&segments, span.start, gateway.now().wall_ms),
+            leaves_at_ms: gateway.loss_at(weir_core::ids::PartitionId(p.id.0), &segments, span.start),
             segments: segments.len(),
             bytes: segments.iter().map(|s| s.bytes).sum(),
             failed,

@@ -51,7 +51,7 @@ pub struct PlaceInfo {
     pub behind_ms: Option<u64>,
     /// Records below this are gone; a session whose next is below it loses some.
     pub start: u64,
-    /// When retention takes the record that it reads next, ms since 1970, if it reads no further and the log grows as in its last files; missing: not foreseen.
+    /// When retention takes the record that it reads next, ms since 1970, if it reads no further and the log grows on as in the last minutes; missing: not foreseen.
     pub loss_at_ms: Option<u64>,
 }
 
@@ -214,7 +214,7 @@ fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connec
         let (known, files) = gateway.engine.partitions().iter().zip(files).find(|(known, _)| known.id.0 == p.partition.0)?;
         let (span, live) = (gateway.engine.span(known.id), connected && p.live);
         let waits = (!live || d.in_flight >= d.in_flight_max) && p.next.0 < span.durable.0;
-        let loss_at = || gateway.retention(p.partition).loss_at(files, Offset(p.next.0), gateway.now().wall_ms);
+        let loss_at = || gateway.loss_at(p.partition, files, Offset(p.next.0));
         reads(gateway.is_system(p.partition)).then(|| PlaceInfo {
             stream: known.stream.clone(),
             partition: known.number,
