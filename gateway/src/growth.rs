@@ -22,19 +22,22 @@ struct Seen {
     /// When, in `Now::monotonic_ms`, and bytes that were written until then since this began.
     samples: VecDeque<(u64, u64)>,
     written: u64,
-    /// The file that was written last, and its length.
+    /// The file that was written last, and how far.
     active: Option<(Offset, u64)>,
 }
 
 impl Growth {
-    /// The files as they are now.
+    /// The files as they are now, before any is taken away.
     pub fn look(&self, now_ms: u64, segments: &[SegmentInfo]) {
         let seen = &mut *self.0.lock();
-        if let Some((base, bytes)) = seen.active {
-            let since = segments.iter().filter(|s| s.base >= base).map(|s| s.bytes).sum::<u64>();
-            seen.written += since.saturating_sub(bytes);
+        let last = segments.last().map(|s| (s.base, s.filled));
+        if let Some((base, filled)) = seen.active {
+            let since = segments.iter().filter(|s| s.base >= base).map(|s| s.filled).sum::<u64>();
+            // What was in the file before this run is no growth of it.
+            let begins = filled == 0 && seen.written == 0 && last.is_some_and(|(now, _)| now == base);
+            seen.written += if begins { 0 } else { since.saturating_sub(filled) };
         }
-        seen.active = segments.last().map(|s| (s.base, s.bytes));
+        seen.active = last;
         if seen.samples.back().is_none_or(|(at, _)| now_ms >= at + EVERY_MS) {
             seen.samples.push_back((now_ms, seen.written));
             if seen.samples.len() > SAMPLES {
@@ -65,26 +68,32 @@ mod tests {
         now_ms: u64,
     }
 
+    /// A file has its length from its beginning on.
+    fn begun(base: u64, created_ms: u64) -> SegmentInfo {
+        SegmentInfo { base: Offset(base), end: None, bytes: 4 << 20, filled: 0, created_ms, sealed_ms: None }
+    }
+
     impl Log {
         fn new() -> Self {
-            let file = |base, end, bytes, created_ms, sealed_ms| SegmentInfo { base: Offset(base), end, bytes, created_ms, sealed_ms };
-            let burst = file(0, Some(Offset(100)), 16 << 10, 0, Some(40));
-            Self { files: vec![burst, file(100, None, 0, 40, None)], growth: Growth::default(), now_ms: 40 }
+            let end = Some(Offset(100));
+            let burst = SegmentInfo { end, bytes: 16 << 10, filled: 16 << 10, sealed_ms: Some(40), ..begun(0, 0) };
+            Self { files: vec![burst, begun(100, 40)], growth: Growth::default(), now_ms: 40 }
         }
 
         fn second(&mut self, bytes: u64, retention: Retention) {
             self.now_ms += 1_000;
             let now_ms = self.now_ms;
             let active = self.files.last_mut().expect("a file");
-            active.bytes += bytes;
-            if active.bytes >= 4 << 20 {
+            active.filled += bytes;
+            active.bytes = active.bytes.max(active.filled);
+            if active.filled >= active.bytes {
                 let base = Offset(active.base.0 + 100);
                 (active.end, active.sealed_ms) = (Some(base), Some(now_ms));
-                self.files.push(SegmentInfo { base, end: None, bytes: 0, created_ms: now_ms, sealed_ms: None });
+                self.files.push(begun(base.0, now_ms));
             }
+            self.growth.look(now_ms, &self.files);
             let below = retention.below(&self.files, now_ms);
             self.files.retain(|s| s.base.0 >= below.0);
-            self.growth.look(now_ms, &self.files);
         }
     }
 
@@ -104,6 +113,17 @@ mod tests {
             let took = log.now_ms - from;
             assert!(foreseen.abs_diff(took) <= took / 8 + 2_000, "{per_s} a second: {foreseen} ms foreseen, {took} it took");
         }
+    }
+
+    #[test]
+    fn what_a_file_had_before_the_start_is_no_growth() {
+        let (growth, mut file) = (Growth::default(), begun(0, 0));
+        for second in 0..=120 {
+            growth.look(second * 1_000, std::slice::from_ref(&file));
+            // The first write of this run is behind three MiB of the last one.
+            file.filled = (3 << 20) + second * 100;
+        }
+        assert!(growth.rate().is_some_and(|rate| (0.09..0.11).contains(&rate)), "{:?}", growth.rate());
     }
 
     #[test]

@@ -68,7 +68,8 @@ impl Retention {
         let at = segments.partition_point(|s| s.base <= next).checked_sub(1)?;
         let by_age = self.age.zip(segments.get(at)?.sealed_ms).map(|(age, sealed_ms)| sealed_ms + age.as_millis() as u64);
         let by_bytes = self.bytes.and_then(|max| {
-            let behind: u64 = segments[at..].iter().map(|s| s.bytes).sum();
+            let free = segments.last().filter(|s| s.filled > 0).map_or(0, |s| s.bytes.saturating_sub(s.filled));
+            let behind = segments[at..].iter().map(|s| s.bytes).sum::<u64>().saturating_sub(free);
             let left = max.saturating_sub(behind);
             Some(now_ms + (left as f64 / rate?) as u64)
         });
@@ -161,6 +162,7 @@ mod tests {
             base: weir_log::Offset(n * 10),
             end: sealed.map(|_| weir_log::Offset(n * 10 + 10)),
             bytes: 100,
+            filled: 100,
             created_ms: n * 1_000,
             sealed_ms: sealed,
         }

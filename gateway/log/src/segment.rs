@@ -561,7 +561,10 @@ pub struct SegmentInfo {
     pub base: Offset,
     /// The base of the next one; the active segment has none.
     pub end: Option<Offset>,
+    /// Of the file, which is as long as it may become from its beginning on.
     pub bytes: u64,
+    /// Where what was written last ends; 0: nothing was written in this run.
+    pub filled: u64,
     /// When it began: nothing in it is older.
     pub created_ms: u64,
     /// When the next one began: nothing in it is younger.
@@ -622,7 +625,8 @@ impl<F: File> Segments<F> {
         let info = |(i, s): (usize, &Arc<Segment<F>>)| {
             let after = list.get(i + 1);
             let (end, sealed_ms) = (after.map(|n| n.head.base), after.map(|n| n.head.created_ms));
-            Ok(SegmentInfo { base: s.head.base, end, bytes: s.file.bytes()?, created_ms: s.head.created_ms, sealed_ms })
+            let (base, bytes, created_ms) = (s.head.base, s.file.bytes()?, s.head.created_ms);
+            Ok(SegmentInfo { base, end, bytes, filled: s.filled(), created_ms, sealed_ms })
         };
         list.iter().enumerate().map(info).collect()
     }
