@@ -12,6 +12,9 @@ const STEP_MS: u64 = 60_000;
 /// Time for somebody to notice and set it back.
 const PAUSE_MS: u64 = 3_600_000;
 
+/// A hundred years: nobody foresees more.
+const FORESEEN_MS: f64 = 3_155_760_000_000.0;
+
 /// How much of a stream is kept; what is older goes, oldest segment first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -71,7 +74,8 @@ impl Retention {
             let free = segments.last().filter(|s| s.filled > 0).map_or(0, |s| s.bytes.saturating_sub(s.filled));
             let behind = segments[at..].iter().map(|s| s.bytes).sum::<u64>().saturating_sub(free);
             let left = max.saturating_sub(behind);
-            Some(now_ms + (left as f64 / rate?) as u64)
+            let ms = left as f64 / rate?;
+            (ms < FORESEEN_MS).then(|| now_ms + ms as u64)
         });
         // What somebody has yet to read is held so long.
         let held = segments.get(at).and_then(|s| s.sealed_ms).unwrap_or(now_ms).saturating_add(ms(self.min_age));
@@ -194,6 +198,7 @@ mod tests {
         // 400 bytes behind its beginning, 600 more until it goes.
         assert_eq!([0, 10, 35].map(|next| loss(Some(1_000), None, next)), [Some(9_500), Some(10_500), Some(12_500)]);
         assert_eq!(loss(Some(300), None, 0), Some(3_500), "at once");
+        assert_eq!(loss(Some(1 << 40), None, 0), None, "in centuries");
         assert_eq!(loss(Some(1_000), Some(2), 0), Some(3_500));
     }
 
