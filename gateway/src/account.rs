@@ -1,6 +1,6 @@
-//! Memory that many connections share: who wants much takes room for it first, and gives it back.
+//! Memory that many connections share: a connection takes room before it holds much, and gives it back.
 //!
-//! Invariant: no more is taken than there is, whatever clients do; who waits is served in turn.
+//! Invariant: no more is taken than there is, whatever clients do; those that wait are served in turn.
 //! Must not know: what it is for.
 
 use std::{sync::Arc, time::Duration};

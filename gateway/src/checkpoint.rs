@@ -236,7 +236,7 @@ impl Work {
         }
     }
 
-    /// Takes what is too much or too old. Gives who waits when it is too much, and some of it has to stay.
+    /// Takes what is too much or too old. Returns whose publishes wait if it is too much and some of it stays.
     async fn take(&mut self, nth: usize, taking: Taking) -> Hold {
         let (p, below) = (self.gateway.partitions[nth], taking.below.min(self.folded[nth]));
         let start = Offset(self.gateway.engine.span(weir_log::PartitionId(p.0)).start.0);
@@ -245,7 +245,7 @@ impl Work {
             return Hold::Nobody;
         }
         let hold = taking.retention.hold(&taking.segments);
-        // Whoever waits for somebody who does not read asks all connections no more than once a second.
+        // While a reader stands still, all connections are asked for their places once a second at most.
         let now_ms = taking.now.monotonic_ms;
         if self.held.get(&nth).is_some_and(|looked_ms| now_ms < looked_ms + HELD_EVERY_MS) {
             return hold;

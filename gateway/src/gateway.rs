@@ -314,7 +314,7 @@ impl Gateway {
         Counted::of(self.needs(needs))
     }
 
-    /// Who waits for those who read.
+    /// Whose publishes wait for readers.
     pub fn hold(&self) -> Hold {
         self.hold.load(Ordering::Relaxed).into()
     }
@@ -323,7 +323,7 @@ impl Gateway {
         self.hold() != Hold::Nobody
     }
 
-    /// Gives who waited before.
+    /// Returns what it was.
     pub fn set_hold(&self, hold: Hold) -> Hold {
         self.hold.swap(hold as u8, Ordering::Relaxed).into()
     }

@@ -26,7 +26,7 @@ pub struct Retention {
     pub min_age: Duration,
 }
 
-/// What retention takes, and who would have it wait.
+/// What retention takes, and whether publishers wait for the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
     /// Everything before this goes.
@@ -35,7 +35,7 @@ pub(crate) struct Cut {
     pub held: bool,
 }
 
-/// Who waits while retention keeps what somebody has not read.
+/// Whose publishes wait while retention keeps unread records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Hold {

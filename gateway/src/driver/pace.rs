@@ -14,7 +14,7 @@ use weir_core::{
 
 /// So far ahead of its rate it may be.
 const AHEAD_US: u64 = 1_000_000;
-/// A publisher that waits for those who read looks again after so long.
+/// A publisher that waits for readers looks again after so long.
 const HELD_MS: u64 = 500;
 /// What one that reads itself may publish meanwhile: as many bytes as it is sent, and beyond them a message in `HELD_MS`, and so many bytes a second.
 const HELD_BYTES_PER_S: u64 = 16 * 1024;

@@ -60,7 +60,7 @@ impl Driver {
             return;
         }
         self.room = None;
-        // Publishers that wait for those who read do not take the room of those.
+        // Publishers that wait for readers do not take the room of these readers.
         let may_use_it = !self.gateway.is_held() || self.is_reader();
         if let Some(room) = self.gateway.inbound.try_room(wanted, may_use_it) {
             self.rest.reserve_exact(wanted - begun);
@@ -88,7 +88,7 @@ impl Driver {
         match room {
             Some(room) => self.has_room(now, room),
             None if self.gateway.is_held() => {
-                // Those who have it wait themselves.
+                // The publishers that have it wait too.
                 self.room = None;
                 self.make_room(now);
             }

@@ -17,7 +17,7 @@ use weir_core::{
 /// What a connection has for its large messages, and what it waits for.
 #[derive(Default)]
 pub(super) struct OutboundRoom {
-    /// For what is unsent; given up for no other before that has come.
+    /// For what is unsent; kept until larger room has come.
     has: Option<Room>,
     /// When the client took some of it last, in `Now::monotonic_ms`.
     taken_ms: u64,
