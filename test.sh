@@ -36,7 +36,9 @@ step() {
     # A step without tests of its own counts as one.
     [ "$p" -eq 0 ] && p=1
   else
-    grep -vE '^test .* \.\.\. ok$|^ *(Compiling|Checking|Running|Fresh)' "$out" | tail -n 60
+    # What failed says why far above the end: the binaries after it run on.
+    awk '/^failures:/ {on = 1} on {print} /^test result: FAILED/ {on = 0}' "$out" | head -n 200
+    grep -vE '^test .* \.\.\. ok$|^ *(Compiling|Checking|Running|Fresh)' "$out" | tail -n 30
     [ "$f" -eq 0 ] && f=1
   fi
   passed=$((passed + p))

@@ -438,3 +438,27 @@ fn random_packets_of_one_connection_take_effect_in_order() {
         assert!(got.is_empty(), "{what}: {got:?}");
     }
 }
+
+#[test]
+fn a_burst_of_qos_1_beyond_the_receive_maximum_is_acknowledged_in_order() {
+    const BURST: u16 = 22_000;
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for version in [Version::V311, Version::V5] {
+        let mut c = Raw::connect(weir.mqtt, version, "burst");
+        // A PINGREQ in between is answered in its turn, not lost.
+        c.in_one_write(|c| {
+            for id in 1..=BURST {
+                c.publish(1, false, id, "burst", "x");
+            }
+            c.send(0xC0, &[]);
+        });
+        let (mut acks, mut pings) = (Vec::new(), 0);
+        while acks.len() < usize::from(BURST) || pings == 0 {
+            let p = c.read();
+            assert!(matches!(p.head, PUBACK | 0xD0), "{p:02x?}");
+            if p.head == PUBACK { acks.push(p.id()) } else { pings += 1 }
+        }
+        assert!(acks.iter().copied().eq(1..=BURST), "in order");
+    }
+}

@@ -14,6 +14,7 @@ use figment::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, fmt, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use weir_core::{limits::Overlapping, session::INFLIGHT_MAX};
 use weir_log::Durability;
 
 /// Bytes, as in `8GiB`.
@@ -110,6 +111,23 @@ impl From<Durable> for Durability {
     }
 }
 
+/// `weir_core::limits::Overlapping`, as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Overlap {
+    Copies,
+    Merge,
+}
+
+impl From<Overlap> for Overlapping {
+    fn from(overlap: Overlap) -> Self {
+        match overlap {
+            Overlap::Copies => Self::Copies,
+            Overlap::Merge => Self::Merge,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Listen {
@@ -118,6 +136,7 @@ struct Listen {
     admin: SocketAddr,
     hosts: Vec<String>,
     allow_anonymous: bool,
+    overlapping: Overlap,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +226,7 @@ struct Clients {
     connects_per_address: u32,
     publish_messages: u32,
     publish_bytes: Size,
+    in_flight_311: Within<1, { INFLIGHT_MAX as u64 }>,
 }
 
 impl Default for Clients {
@@ -236,6 +256,7 @@ impl Default for Clients {
             connects_per_address: fleet.connects_per_address,
             publish_messages: l.publish_messages,
             publish_bytes: Size(l.publish_bytes),
+            in_flight_311: Within(l.in_flight_311.into()),
         }
     }
 }
@@ -272,6 +293,8 @@ impl From<&Clients> for ClientLimits {
             session_expiry_s: c.session_expiry.0.map_or(u32::MAX, |age| age.as_secs().clamp(1, u32::MAX.into()) as u32),
             publish_messages: c.publish_messages,
             publish_bytes: c.publish_bytes.0,
+            in_flight_311: c.in_flight_311.0 as u16,
+            overlapping: Overlapping::default(),
         }
     }
 }
@@ -298,7 +321,14 @@ impl Default for Config {
         let days = |n: u64| Age(Some(Duration::from_secs(n * 86_400)));
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
-            listen: Listen { mqtt: loopback(1883), http: loopback(8080), admin: loopback(9464), hosts: Vec::new(), allow_anonymous: false },
+            listen: Listen {
+                mqtt: loopback(1883),
+                http: loopback(8080),
+                admin: loopback(9464),
+                hosts: Vec::new(),
+                allow_anonymous: false,
+                overlapping: Overlap::Copies,
+            },
             log: Log {
                 data: "weir-data".into(),
                 durability: Durable::Disk,
@@ -547,7 +577,8 @@ impl Config {
 }
 
 /// What is taken without a restart.
-const LIVE: [&str; 6] = [
+const LIVE: [&str; 7] = [
+    "listen.overlapping",
     "log.retention_bytes",
     "log.retention_age",
     "log.retention_min_age",
@@ -605,7 +636,7 @@ impl From<Config> for Options {
                 },
                 events: Retention { bytes: Some(EVENTS_BYTES_MAX), age: c.events.retention_age.0, min_age: Duration::ZERO },
                 max_deliveries: c.groups.max_deliveries,
-                client: Arc::new((&c.limits).into()),
+                client: Arc::new(ClientLimits { overlapping: c.listen.overlapping.into(), ..(&c.limits).into() }),
                 fleet: (&c.limits).into(),
             },
             sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()).map(|every| every.max(SYS_INTERVAL_MIN)),

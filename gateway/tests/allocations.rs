@@ -72,7 +72,8 @@ fn nothing_is_allocated_per_message() {
             messages: all,
             events: all,
             max_deliveries: 0,
-            client: std::sync::Arc::default(),
+            // The subscriber acknowledges a batch at a time.
+            client: std::sync::Arc::new(weir::ClientLimits { in_flight_311: BATCH as u16, ..Default::default() }),
             fleet: weir::FleetLimits::default(),
         },
         sys_interval: None,

@@ -8,6 +8,16 @@ use crate::{
     session::KEY_BYTES_MAX,
 };
 
+/// What a client of version 5 is sent where several of its filters match, with more than one Subscription Identifier [MQTT 5, 3.3.4].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overlapping {
+    /// A copy for each identifier: many clients look at one only.
+    #[default]
+    Copies,
+    /// One copy with all of them.
+    Merge,
+}
+
 /// Limits of one client. The defaults refuse attacks and no honest fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -35,6 +45,9 @@ pub struct Limits {
     pub publish_messages: u32,
     /// Of its messages, a second; 0: as many as it can.
     pub publish_bytes: u64,
+    /// Messages of QoS 1 and 2 on their way to a client of version 3.1.1, which cannot ask for less.
+    pub in_flight_311: u16,
+    pub overlapping: Overlapping,
 }
 
 impl Default for Limits {
@@ -53,6 +66,8 @@ impl Default for Limits {
             session_expiry_s: 30 * 86_400,
             publish_messages: 0,
             publish_bytes: 0,
+            in_flight_311: 256,
+            overlapping: Overlapping::Copies,
         }
     }
 }

@@ -270,7 +270,18 @@ impl Driver {
         // For what is not sent no room is waited for.
         let is_sent = r.payload.len() <= OUT_BYTES_HIGH || self.phase.session().is_some_and(|s| s.wants(now, nth, &r));
         let (of, bytes) = if is_sent { (Some((place, r.topic)), r.payload.len()) } else { (None, 0) };
-        self.give(of, bytes, |session, out| session.deliver(now, nth, &r, out))
+        let mut sent = false;
+        loop {
+            let mut more = false;
+            sent |= self.give(of, bytes, |session, out| {
+                let delivery = session.deliver(now, nth, &r, out);
+                more = delivery == Delivery::More;
+                delivery
+            })?;
+            if !more {
+                return Some(sent);
+            }
+        }
     }
 
     /// `None`: there is no room, or its turn is over; else whether something was sent, of which those hear who watch this topic.

@@ -283,12 +283,9 @@ impl Driver {
     }
 
     pub fn wants_read(&self) -> bool {
-        let ready = match &self.phase {
-            Phase::FirstPacket { .. } => true,
-            Phase::Running(s) => s.wants_packets(),
-            _ => false,
-        };
+        let ready = matches!(self.phase, Phase::FirstPacket { .. } | Phase::Running(_));
         ready
+            && self.takes_packets()
             && self.close.is_none()
             && !self.waits_for_room()
             && !self.full
@@ -296,6 +293,11 @@ impl Driver {
             && !self.blocked
             && self.put.is_none()
             && self.takes_answers()
+    }
+
+    /// Not too much of what was read waits for the disk.
+    fn takes_packets(&self) -> bool {
+        !matches!(&self.phase, Phase::Running(session) if !session.wants_packets())
     }
 
     /// Answers to what is read have room. What was delivered takes none of it: a client that is sent a large message goes on
@@ -439,8 +441,8 @@ impl Driver {
         let mut used = 0;
         self.blocked = false;
         while self.wants_more() {
-            if used < bytes.len() && !self.takes_answers() {
-                // They have no room; it goes on when some have left.
+            if used < bytes.len() && !(self.takes_answers() && self.takes_packets()) {
+                // It goes on when some answers have left.
                 self.blocked = true;
                 break;
             }

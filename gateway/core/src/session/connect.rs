@@ -104,7 +104,7 @@ impl ConnectRequest {
             is_31: c.is_31,
             expiry_s: if c.version == Version::V311 && !c.clean_start { u32::MAX } else { 0 },
             keep_alive_s: c.keep_alive_s,
-            receive_maximum: INFLIGHT_MAX,
+            receive_maximum: if c.version == Version::V5 { INFLIGHT_MAX } else { usize::from(limits.in_flight_311) },
             packet_bytes_max: usize::MAX,
             topic_aliases_max: 0,
             position: wants_position(c.properties),
@@ -259,20 +259,16 @@ impl Session {
     /// Readers begin behind, where they were; a partition without a stored place is younger than the session.
     fn join(&mut self, joining: &Joining<'_>, present: bool) {
         let place = |p: PartitionId, end: Offset| {
-            let known = self.readers.iter().find(|r| r.id == p && present).map(|r| (r.reader.next, r.reader.kept_until));
-            let (next, kept_until) = known.unwrap_or((if present { Offset(0) } else { end }, Offset(0)));
+            let known = self.readers.iter().find(|r| r.id == p && present).map(|r| (r.reader.next, r.reader.kept_until, r.copied));
+            let (next, kept_until, copied) = known.unwrap_or((if present { Offset(0) } else { end }, Offset(0), 0));
             let mut reader = Reader::new(next, end);
             reader.kept_until = kept_until;
-            reader
+            (reader, copied)
         };
-        let reader = |p: &Partition| PartitionReader {
-            id: p.id,
-            stream: p.stream.clone(),
-            number: p.number,
-            system: p.system,
-            reader: place(p.id, p.end),
-            appended: Offset(0),
-            dropping: false,
+        let reader = |p: &Partition| {
+            let (reader, copied) = place(p.id, p.end);
+            let (stream, number, system) = (p.stream.clone(), p.number, p.system);
+            PartitionReader { id: p.id, stream, number, system, reader, appended: Offset(0), copied, dropping: false }
         };
         self.readers = joining.partitions.iter().map(reader).collect();
         self.subscriptions.starting.clear();

@@ -58,14 +58,11 @@ pub(super) struct Inbound {
     submitted: usize,
     /// SUBACKs in the queue: no PUBLISH is sent meanwhile.
     pub subscribing: usize,
-    /// QoS 1 messages in the queue.
-    publishes: usize,
 }
 
 impl Inbound {
     pub fn push(&mut self, until: Until, ack: Reply) {
         self.subscribing += usize::from(matches!(ack, Reply::Subscribe(_)));
-        self.publishes += usize::from(matches!(ack, Reply::Publish(..)));
         self.queue.push_back((until, ack));
     }
 
@@ -89,10 +86,6 @@ impl Inbound {
     /// Acknowledgements that have not left.
     pub fn waiting(&self) -> usize {
         self.queue.len()
-    }
-
-    pub fn publishes(&self) -> usize {
-        self.publishes
     }
 
     /// The next `n` records have `receipt`.
@@ -173,7 +166,6 @@ impl Inbound {
         let (_, ack) = self.queue.pop_front()?;
         self.submitted = self.submitted.saturating_sub(1);
         self.subscribing -= usize::from(matches!(ack, Reply::Subscribe(_)));
-        self.publishes -= usize::from(matches!(ack, Reply::Publish(..)));
         let place = match until {
             Until::Durable(Source::Partition(p), receipt) => Some((p, place_of(receipt))),
             _ => None,
@@ -220,12 +212,13 @@ impl Session {
         {
             return self.refuse_limit(p, limit, ReasonCode::QUOTA_EXCEEDED, out);
         }
-        let in_flight = self.inbound.publishes() + self.exchanges.len();
-        let known = p.qos == Qos::ExactlyOnce && p.packet_id.is_some_and(|id| self.exchanges.is_open(id));
-        if self.version == Version::V5 && p.qos != Qos::AtMostOnce && !known && in_flight >= usize::from(RECEIVE_MAXIMUM) {
+        // Too many of QoS 1 are only not read: the gateway alone ends what they wait for. An exchange of QoS 2 ends with the client's PUBREL, which
+        // may stand behind this.
+        let known = p.qos != Qos::ExactlyOnce || p.packet_id.is_some_and(|id| self.exchanges.is_open(id));
+        if self.version == Version::V5 && !known && self.exchanges.len() >= usize::from(RECEIVE_MAXIMUM) {
             return Err(Violation::new(
                 ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
-                "MQTT-3.3.4-9: more messages in flight than the receive maximum",
+                "MQTT-3.3.4-9: more messages of QoS 2 in flight than the receive maximum",
             ));
         }
         if is_reserved(&topic) && !self.may_say(&topic, p) {
@@ -262,8 +255,6 @@ impl Session {
         self.inbound.nobody();
     }
 
-    /// Version 5 is told of a limit; 3.1.1 has no way to be told but the end of its connection.
-    #[cold]
     /// A bridge says that it is connected: seldom, and with no more than that.
     fn may_say(&mut self, topic: &str, p: &Publish<'_>) -> bool {
         let may = p.qos != Qos::ExactlyOnce && is_bridge_state(topic, p.payload) && self.bridge_states < BRIDGE_STATES_MAX;
@@ -271,6 +262,7 @@ impl Session {
         may
     }
 
+    #[cold]
     fn refuse_limit<'a>(
         &mut self,
         p: &Publish<'_>,

@@ -11,6 +11,7 @@
 mod aliases;
 pub mod begin;
 pub mod connect;
+mod copies;
 pub mod describe;
 mod end;
 mod exchanges;
@@ -50,7 +51,7 @@ use std::{
 };
 use subscriptions::Subscriptions;
 
-/// Inbound messages of QoS 1 that wait for the disk, and of QoS 2 that are not released; version 5 is told (Receive Maximum), 3.1.1 is not read beyond it.
+/// Acknowledgements that wait for the disk: nothing is read beyond it. And exchanges of QoS 2 that are open; version 5 is told (Receive Maximum).
 pub const RECEIVE_MAXIMUM: u16 = 1_024;
 /// Outbound messages of QoS 1 and 2 on the way to one client: each costs 32 bytes, and the client may set less.
 pub const INFLIGHT_MAX: usize = 1_024;
@@ -245,6 +246,8 @@ struct PartitionReader {
     reader: Reader,
     /// One past the last record that this connection appended.
     appended: Offset,
+    /// The next record is sent in copies, and the last that was sent is the one for this subscription identifier; 0: none was.
+    copied: u32,
     /// The last record that matched was not sent, because it was late.
     dropping: bool,
 }
@@ -453,7 +456,7 @@ impl Session {
         std::mem::take(&mut self.counts)
     }
 
-    /// Is there reason to read from the socket? Version 3.1.1 has no receive maximum: it is held by not being read.
+    /// Is there room for another packet? Many clients know no receive maximum: they are held by not being read, whatever their version.
     #[must_use]
     pub fn wants_packets(&self) -> bool {
         self.life == Life::Connected && self.inbound.waiting() < usize::from(RECEIVE_MAXIMUM)

@@ -6,7 +6,7 @@
 //! holds.
 //! Must not know: where records come from.
 
-use super::{Action, INFLIGHT_MAX, Paging, Session, Violation, bare, subscriptions::Granted};
+use super::{Action, INFLIGHT_MAX, Paging, Session, Violation, bare, copies::Copies, subscriptions::Granted};
 use crate::{
     codec::{encode, publish_head},
     fanout::{Inbox, Step},
@@ -46,11 +46,26 @@ pub(super) struct Inflight {
     pub ordinal: u64,
     pub partition: PartitionId,
     pub offset: Offset,
-    /// Sent because of a subscription, from the retained messages.
-    pub retained: bool,
     pub stage: Stage,
+    pub why: Why,
+}
+
+/// Why a record is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    Subscribed,
+    /// The copy for the subscriptions with this identifier.
+    Copy(u32),
+    /// From the retained messages, because of a subscription.
+    Retained,
     /// Given by the group of this subscription, which is told when it is done with.
-    pub shared: Option<SubscribeId>,
+    Shared(SubscribeId),
+}
+
+impl Why {
+    pub(super) fn shared(self) -> Option<SubscribeId> {
+        if let Self::Shared(id) = self { Some(id) } else { None }
+    }
 }
 
 fn id_of(ordinal: u64) -> PacketId {
@@ -137,19 +152,13 @@ impl Outbound {
     }
 }
 
-/// Why a record is sent.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Why {
-    Subscribed,
-    Retained,
-    Shared(SubscribeId),
-}
-
 /// What became of a record that was given to `deliver`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// Sent, or it did not match: give the next.
     Done,
+    /// A copy was sent, and another is to follow: give it again.
+    More,
     /// Give it again when there is room.
     NoRoom,
 }
@@ -157,7 +166,7 @@ pub enum Delivery {
 impl Session {
     pub(super) fn puback(&mut self, now: Now, id: PacketId) -> Result<(), Violation> {
         match self.outbound.finish(id, Stage::Unacknowledged)? {
-            Some(Inflight { shared: Some(s), partition, offset, ordinal, .. }) => {
+            Some(Inflight { why: Why::Shared(s), partition, offset, ordinal, .. }) => {
                 self.knows(ordinal);
                 self.settle_shared(s, partition, offset);
             }
@@ -271,17 +280,28 @@ impl Session {
             self.lose(partition, r.offset..Offset(r.offset.0 + 1), dropping);
             Delivery::Done
         } else {
-            let retain = granted.retain;
-            let sent = self.send(now, partition, r, &granted, retain, Why::Subscribed, out);
-            self.readers[nth].dropping &= sent != Delivery::Done;
+            let sent = match self.next_copy(nth, r, &mut granted) {
+                Copies::One => self.send(now, partition, r, &granted, granted.retain, Why::Subscribed, out),
+                Copies::Of(identifier, is_last) => {
+                    let sent = self.send(now, partition, r, &granted, granted.retain, Why::Copy(identifier), out);
+                    if sent == Delivery::Done && !is_last { Delivery::More } else { sent }
+                }
+                Copies::Sent => Delivery::Done,
+            };
+            self.readers[nth].dropping &= sent == Delivery::NoRoom;
             sent
         };
+        match delivery {
+            Delivery::More => self.readers[nth].copied = granted.identifiers.first().copied().unwrap_or(0),
+            Delivery::Done => self.readers[nth].copied = 0,
+            Delivery::NoRoom => {}
+        }
         self.outbound.granted = Some(granted);
         if delivery == Delivery::Done {
             self.readers[nth].reader.sent(Offset(r.offset.0 + 1));
-            if matches {
-                self.touch(now);
-            }
+        }
+        if matches && delivery != Delivery::NoRoom {
+            self.touch(now);
         }
         delivery
     }
@@ -339,7 +359,7 @@ impl Session {
     pub fn needs(&self, p: PartitionId) -> Option<Offset> {
         let reader = self.readers.iter().find(|r| r.id == p).filter(|_| self.subscriptions.read(false))?;
         // What is retained is kept for it when its segment goes.
-        let own = self.outbound.window.iter().filter(|f| f.shared.is_none() && !f.retained && f.partition == p);
+        let own = self.outbound.window.iter().filter(|f| matches!(f.why, Why::Subscribed | Why::Copy(_)) && f.partition == p);
         own.map(|f| f.offset).chain([reader.reader.next]).min()
     }
 
@@ -399,7 +419,7 @@ impl Session {
             Qos::AtMostOnce => {
                 let flags = (false, Qos::AtMostOnce, retain);
                 self.emit(false, out, |s, out| s.write(now, (partition, r), flags, None, granted, out));
-                if let Why::Shared(id) = why {
+                if let Some(id) = why.shared() {
                     self.settle_shared(id, partition, r.offset);
                 }
                 return Delivery::Done;
@@ -412,11 +432,9 @@ impl Session {
         }
         let (ordinal, flags) = (self.outbound.take_id(), (false, granted.qos, retain));
         let write = |s: &mut Self, out: &mut Vec<u8>| s.write(now, (partition, r), flags, Some(ordinal), granted, out);
-        let shared = if let Why::Shared(id) = why { Some(id) } else { None };
         if self.emit(stage == Stage::Sent, out, write) {
-            let retained = why == Why::Retained;
-            self.outbound.window.push_back(Inflight { ordinal, partition, offset: r.offset, retained, stage, shared });
-        } else if let Some(id) = shared {
+            self.outbound.window.push_back(Inflight { ordinal, partition, offset: r.offset, stage, why });
+        } else if let Some(id) = why.shared() {
             self.settle_shared(id, partition, r.offset);
         }
         Delivery::Done
@@ -527,7 +545,10 @@ impl Session {
             let sent = record.is_some_and(|r| {
                 // Whatever it was granted then, it completes with the QoS it began with; a filter that is gone gives no identifiers.
                 self.subscriptions.grant(f.partition, &r, self.client_hash, &mut granted);
-                let flags = (true, f.stage.qos(), f.retained || granted.retain);
+                if let Why::Copy(identifier) = f.why {
+                    granted.identifiers.retain(|n| *n == identifier);
+                }
+                let flags = (true, f.stage.qos(), f.why == Why::Retained || granted.retain);
                 self.emit(false, out, |s, out| s.write(now, (f.partition, &r), flags, Some(f.ordinal), &granted, out))
             });
             match (sent, f.stage) {
@@ -605,9 +626,8 @@ mod tests {
             ordinal,
             partition: PartitionId(0),
             offset: Offset(0),
-            retained: false,
             stage: Stage::Unacknowledged,
-            shared: None,
+            why: Why::Subscribed,
         };
         let first = o.take_id();
         assert_eq!(id_of(first).get(), 1);

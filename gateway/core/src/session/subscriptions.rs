@@ -21,7 +21,7 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
-    ops::{Bound, Range},
+    ops::{Bound, Range, RangeInclusive},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,21 +143,37 @@ impl Subscriptions {
         &last.matching
     }
 
-    /// One copy per record: the greatest QoS of those that match, all their identifiers, retain as published if any asks.
+    /// The greatest QoS of those that match, all their identifiers, retain as published if any asks.
     pub fn grant(&mut self, p: PartitionId, r: &Stored<'_>, client_hash: u64, into: &mut Granted) -> bool {
+        self.grant_of(0..=u32::MAX, p, r, client_hash, into)
+    }
+
+    /// The same of those whose identifier is one of these.
+    pub fn grant_of(
+        &mut self,
+        identifiers: RangeInclusive<u32>,
+        p: PartitionId,
+        r: &Stored<'_>,
+        client_hash: u64,
+        into: &mut Granted,
+    ) -> bool {
         let mut qos = None;
         (into.retain, into.position) = (false, false);
         into.identifiers.clear();
         for m in self.find(r.topic) {
             let started = m.start.iter().all(|(q, start)| *q != p || r.offset >= *start);
             let echo = m.options.no_local && r.client_hash == client_hash;
-            if !started || echo {
+            if !started || echo || !identifiers.contains(&m.identifier) {
                 continue;
             }
             qos = qos.max(Some(m.options.qos));
             into.retain |= r.retain && m.options.retain_as_published;
             into.position |= m.position;
             into.identifiers.extend((m.identifier != 0).then_some(m.identifier));
+        }
+        if into.identifiers.len() > 1 {
+            into.identifiers.sort_unstable();
+            into.identifiers.dedup();
         }
         into.qos = qos.unwrap_or_default().min(r.qos);
         qos.is_some()
@@ -351,7 +367,7 @@ impl Session {
                 self.paging.retain(|p| &*p.filter != filter);
                 reasons.push(ReasonCode::SUCCESS.0);
             } else if let Some(gone) = self.subscriptions.shared.remove(filter) {
-                let in_flight = |id: SubscribeId| self.outbound.window.iter().any(|f| f.shared == Some(id));
+                let in_flight = |id: SubscribeId| self.outbound.window.iter().any(|f| f.why.shared() == Some(id));
                 self.subscriptions.ended.retain(|(id, _)| in_flight(*id));
                 if in_flight(gone.id) {
                     self.subscriptions.ended.push((gone.id, filter.into()));

@@ -9,11 +9,13 @@
 //! partition, offset, kind (bit 0 retained, bits 1 and 2 the stage: QoS 1, QoS 2 sent, QoS 2 released); next ordinal; open exchanges of QoS 2 inbound: count, each packet id,
 //! sequence, partition; next sequence; retained pages: count, each filter, again, partition index, after (empty: from the start); the will: topic, QoS and retain, delay,
 //! expiry + 1 (0: none), headers, payload. Then, only if there is any of it: what was sent of the first page's current part: count, offsets; what the client
-//! does not know yet to be lost: count, each partition, from and to; the past that a subscription asked for and that is not sent yet: count, each partition and end.
+//! does not know yet to be lost: count, each partition, from and to; the past that a subscription asked for and that is not sent yet: count, each
+//! partition and end; messages in the window that are copies: count, each ordinal and identifier; readers that stand between two copies: count, each partition and the
+//! identifier of the last one that was sent.
 
 use super::{
     Lost, Paging, PartitionReader, Session,
-    outbound::{Inflight, Stage},
+    outbound::{Inflight, Stage, Why},
     subscriptions::Subscription,
 };
 use crate::{
@@ -192,10 +194,10 @@ impl Session {
         put(&mut b, self.readers.len() as u64);
         self.readers.iter().for_each(|r| [u64::from(r.id.0), r.reader.next.0].iter().for_each(|n| put(&mut b, *n)));
         // What a group gave is in the group's value.
-        let own: Vec<_> = self.outbound.window.iter().filter(|f| f.shared.is_none()).collect();
+        let own: Vec<_> = self.outbound.window.iter().filter(|f| f.why.shared().is_none()).collect();
         put(&mut b, own.len() as u64);
         for f in own {
-            let kind = u64::from(f.retained) | (f.stage as u64) << 1;
+            let kind = u64::from(f.why == Why::Retained) | (f.stage as u64) << 1;
             [f.ordinal, u64::from(f.partition.0), f.offset.0, kind].iter().for_each(|n| put(&mut b, *n));
         }
         put(&mut b, self.outbound.next_ordinal);
@@ -225,7 +227,14 @@ impl Session {
     /// What most sessions have nothing of.
     fn put_rest(&self, b: &mut Vec<u8>) {
         let kept: Vec<_> = self.readers.iter().filter(|r| r.reader.next < r.reader.kept_until).collect();
-        if self.page_sent.is_empty() && self.lost.is_empty() && kept.is_empty() {
+        let copies = self
+            .outbound
+            .window
+            .iter()
+            .filter_map(|f| if let Why::Copy(identifier) = f.why { Some((f.ordinal, identifier)) } else { None });
+        let copies: Vec<_> = copies.collect();
+        let copied: Vec<_> = self.readers.iter().filter(|r| r.copied > 0).map(|r| (r.id.0, r.copied)).collect();
+        if self.page_sent.is_empty() && self.lost.is_empty() && kept.is_empty() && copies.is_empty() && copied.is_empty() {
             return;
         }
         put(b, self.page_sent.len() as u64);
@@ -236,6 +245,13 @@ impl Session {
         }
         put(b, kept.len() as u64);
         kept.iter().for_each(|r| [u64::from(r.id.0), r.reader.kept_until.0].iter().for_each(|n| put(b, *n)));
+        if copies.is_empty() && copied.is_empty() {
+            return;
+        }
+        put(b, copies.len() as u64);
+        copies.iter().for_each(|(ordinal, identifier)| [*ordinal, u64::from(*identifier)].iter().for_each(|n| put(b, *n)));
+        put(b, copied.len() as u64);
+        copied.iter().for_each(|(p, identifier)| [*p, *identifier].iter().for_each(|n| put(b, u64::from(*n))));
     }
 
     /// The session id in a stored value.
@@ -279,6 +295,7 @@ impl Session {
                 system: false,
                 reader: Reader::new(next, next),
                 appended: Offset(0),
+                copied: 0,
                 dropping: false,
             })
             .collect();
@@ -287,7 +304,8 @@ impl Session {
             let (partition, offset) = f.place()?;
             let kind = f.int()?;
             let stage = [Stage::Unacknowledged, Stage::Sent, Stage::Released].into_iter().find(|s| *s as u64 == kind >> 1)?;
-            Some(Inflight { ordinal, partition, offset, retained: kind & 1 != 0, stage, shared: None })
+            let why = if kind & 1 != 0 { Why::Retained } else { Why::Subscribed };
+            Some(Inflight { ordinal, partition, offset, stage, why })
         })?;
         s.outbound.window = window.into();
         s.outbound.next_ordinal = f.int()?;
@@ -316,6 +334,15 @@ impl Session {
                 s.readers.iter_mut().filter(|r| r.id == p).for_each(|r| r.reader.kept_until = until);
             }
         }
+        if !f.0.is_empty() {
+            for (ordinal, identifier) in f.list(|f| Some((f.int()?, u32::try_from(f.int()?).ok()?)))? {
+                s.outbound.window.iter_mut().filter(|f| f.ordinal == ordinal).for_each(|f| f.why = Why::Copy(identifier));
+            }
+            for (p, Offset(identifier)) in f.list(Fields::place)? {
+                let copied = u32::try_from(identifier).ok()?;
+                s.readers.iter_mut().filter(|r| r.id == p).for_each(|r| r.copied = copied);
+            }
+        }
         Some(s)
     }
 
@@ -338,7 +365,7 @@ impl Session {
     #[must_use]
     pub fn named(&self) -> Vec<(PartitionId, Offset)> {
         let read = self.readers.iter().map(|r| (r.id, r.reader.next));
-        let sent = self.outbound.window.iter().filter(|f| f.shared.is_none()).map(|f| (f.partition, Offset(f.offset.0 + 1)));
+        let sent = self.outbound.window.iter().filter(|f| f.why.shared().is_none()).map(|f| (f.partition, Offset(f.offset.0 + 1)));
         read.chain(sent).collect()
     }
 }

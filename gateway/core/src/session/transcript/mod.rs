@@ -3,6 +3,7 @@
 //! `>` a packet from the client, `=` what the shell tells, `@` the time in ms; then what must follow: `<` packets to the client, `!`
 //! actions. A line that begins with `4` or `5` is for that version only. Topic `w/a` lies in partition 1, the others in 0.
 
+mod copies;
 mod failures;
 mod positions;
 mod qos2;
@@ -16,7 +17,7 @@ use crate::{
     property::{PropertiesBuf, Property},
 };
 use connect::Joining;
-use std::{collections::HashMap, fmt::Write};
+use std::{collections::HashMap, fmt::Write, sync::Arc};
 
 struct World {
     version: Version,
@@ -31,6 +32,7 @@ struct World {
     facts: Vec<(PartitionId, Receipt, Fact)>,
     durable: HashMap<PartitionId, Receipt>,
     boot: u64,
+    limits: Arc<Limits>,
 }
 
 const PARTITIONS: [PartitionId; 2] = [PartitionId(0), PartitionId(1)];
@@ -75,6 +77,7 @@ impl World {
             facts: Vec::new(),
             durable: HashMap::new(),
             boot: 1,
+            limits: DEFAULT_LIMITS.clone(),
         }
     }
 
@@ -158,7 +161,7 @@ impl World {
         let mut bytes = Vec::new();
         encode(&packet, self.version, &mut bytes);
         let Ok(Decoded::Packet(Packet::Connect(c), _)) = decode(&bytes, self.version, usize::MAX) else { panic!("a CONNECT") };
-        match ConnectRequest::read(&c, &DEFAULT_LIMITS) {
+        match ConnectRequest::read(&c, &self.limits) {
             Err(refusal) => refuse(refusal, &mut self.out),
             Ok(request) => {
                 let partitions =
@@ -166,7 +169,7 @@ impl World {
                 let sid = self.boot << 40 | self.now;
                 let resumed = self.stored.is_some();
                 self.session = self.reloaded();
-                let (boot, in_store, limits, fleet) = (self.boot, resumed, &DEFAULT_LIMITS, &UNBOUNDED);
+                let (boot, in_store, limits, fleet) = (self.boot, resumed, &self.limits, &UNBOUNDED);
                 let joining = Joining { sid, boot, partitions: &partitions, resumed, in_store, limits, fleet };
                 let (now, mut out) = (self.now(), std::mem::take(&mut self.out));
                 self.session.connect(now, &request, &joining, &mut out);
@@ -367,7 +370,12 @@ impl World {
         let delivery = match (self.session.may_deliver(), words[0]) {
             (false, _) => Delivery::NoRoom,
             (_, "retained") => self.session.deliver_retained(now, &r, &mut out),
-            _ => self.session.deliver(now, nth, &r, &mut out),
+            _ => loop {
+                let delivery = self.session.deliver(now, nth, &r, &mut out);
+                if delivery != Delivery::More {
+                    break delivery;
+                }
+            },
         };
         self.out = out;
         if delivery == Delivery::NoRoom {
@@ -498,7 +506,11 @@ fn show(p: &Packet<'_>) -> String {
 }
 
 fn check_version(version: Version, script: &str) -> World {
-    let mut w = World::new(version);
+    check_world(World::new(version), script)
+}
+
+fn check_world(mut w: World, script: &str) -> World {
+    let version = w.version;
     let mine = if version == Version::V5 { '5' } else { '4' };
     let mut want = String::new();
     for line in script.lines().map(str::trim).filter(|l| !l.is_empty()) {

@@ -419,8 +419,13 @@ fn open_exchanges_count_against_the_receive_maximum() {
     w.settle();
     assert!(!w.log.contains("DISCONNECT") && w.log.contains("PUBREC #1024"), "{}", w.log);
     w.client(&["PUBREL", "#7"]);
-    w.client(&["PUBLISH", "a/b", "#2000", "q1"]);
+    w.client(&["PUBLISH", "a/b", "#2000", "q2"]);
     w.client(&["PUBLISH", "a/b", "#2001", "q1"]);
+    w.client(&["PUBLISH", "a/b", "#2002", "q1"]);
+    w.shell(&["appended", "p0"]);
+    w.settle();
+    assert!(!w.log.contains("DISCONNECT") && w.log.contains("PUBACK #2002"), "{}", w.log);
+    w.client(&["PUBLISH", "a/b", "#2003", "q2"]);
     w.settle();
     assert!(w.log.contains("DISCONNECT 0x93"), "{}", w.log);
 }

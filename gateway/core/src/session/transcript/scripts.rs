@@ -189,7 +189,8 @@ fn subscription_options() {
         = record p0 100 a/b q1 retain "only-the-first"
         < PUBLISH q0 a/b "only-the-first" retain sub=5
         = record p0 102 a/b q1 retain "both"
-        < PUBLISH #1 q1 a/b "both" retain sub=5 sub=6
+        < PUBLISH q0 a/b "both" retain sub=5
+        < PUBLISH #1 q1 a/b "both" sub=6
         = record p0 103 a/b q1 own "mine"
         < PUBLISH q0 a/b "mine" sub=5
         "#,
