@@ -11,7 +11,7 @@ use std::{
 use support::{Weir, dir, http_get};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Message, client::IntoClientRequest},
+    tungstenite::{Error, Message, client::IntoClientRequest},
 };
 
 type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
@@ -82,7 +82,7 @@ fn one_of_the_offered_subprotocols_is_chosen() {
 
 /// A page whose name was bound to this machine has an origin that is its host: only the name tells it from ours.
 #[test]
-fn a_listener_on_loopback_answers_to_no_foreign_name() {
+fn no_listener_answers_to_a_foreign_name() {
     let dir = dir();
     let ports = [support::free_port(), support::free_port(), support::free_port()];
     let mut run = support::command(&support::binary(), dir.path(), ports);
@@ -103,11 +103,12 @@ fn a_listener_on_loopback_answers_to_no_foreign_name() {
         (weir.http, "/mqtt", "101"),
         (weir.http, "/ws", "101"),
         (weir.http, "/api/v1/clients", "200"),
-        (weir.http, "/", "200"),
+        (weir.http, "/", "101"),
+        (weir.http, "/app.js", "200"),
         (weir.admin, "/metrics", "200"),
     ] {
         assert_eq!(status(port, path, "rebound.example.org"), "421", "{path}");
-        for host in ["localhost", "127.0.0.1", "proxy.example.org"] {
+        for host in ["localhost", "127.0.0.1", "proxy.example.org", "plant-7.local", "weir"] {
             assert_eq!(status(port, path, host), ours, "{path} {host}");
         }
     }
@@ -164,4 +165,175 @@ async fn mqtt_over_websocket() {
         assert!(message.is_close() || message.is_empty());
     }
     assert!(http_get(weir.admin, "/readyz").contains("200 OK"));
+}
+
+/// Asks for a socket at `path`; the status and the head of the answer.
+async fn refused(port: u16, path: &str, more: &[(&'static str, &str)]) -> (u16, String) {
+    let mut request = format!("ws://127.0.0.1:{port}{path}").into_client_request().unwrap();
+    for (name, value) in more {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    match connect_async(request).await {
+        Ok((_, response)) => (response.status().as_u16(), String::new()),
+        Err(Error::Http(response)) => (response.status().as_u16(), format!("{:?}", response.headers())),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+const CONNECT: &[u8] = b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x00\x00\x01w";
+const CONNACK: &[u8] = b"\x20\x02\x00\x00";
+
+async fn open_at(weir: &Weir, path: &str, protocol: &str) -> Socket {
+    let mut request = format!("ws://127.0.0.1:{}{path}", weir.http).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+    connect_async(request).await.unwrap().0
+}
+
+#[tokio::test]
+async fn who_offers_mqtt_speaks_it_wherever_its_library_asks() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for path in ["/", "/mqtt", "/mqtt/", "/ws"] {
+        for protocol in ["mqtt", "mqttv3.1", "other, mqtt"] {
+            let mut socket = open_at(&weir, path, protocol).await;
+            socket.send(Message::binary(CONNECT)).await.unwrap();
+            expect(&mut socket, CONNACK).await;
+        }
+    }
+    // The feed is still there for who offers nothing.
+    let (mut feed, _) = connect_async(format!("ws://127.0.0.1:{}/ws", weir.http)).await.unwrap();
+    assert!(matches!(feed.next().await, Some(Ok(Message::Text(_)))));
+    let (status, head) = refused(weir.http, "/mqtt", &[("sec-websocket-protocol", "mqtt"), ("sec-websocket-version", "8")]).await;
+    assert!(status == 426 && head.contains(r#""sec-websocket-version": "13""#), "{status} {head}");
+    for key in ["dGhlIHNhbXBsZQ==", "not base64", ""] {
+        assert_eq!(refused(weir.http, "/ws", &[("sec-websocket-key", key)]).await.0, 400, "{key}");
+    }
+}
+
+/// The code of the close frame that comes next, whatever else comes before it.
+async fn close_code(socket: &mut Socket) -> Option<u16> {
+    while let Some(Ok(message)) = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.expect("an end") {
+        if let Message::Close(frame) = message {
+            return Some(frame.map_or(1005, |f| f.code.into()));
+        }
+    }
+    None
+}
+
+/// RFC 6455, 5.5.1 and 7.4.1.
+#[tokio::test]
+async fn sockets_end_with_a_close_frame_that_says_why() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for path in ["/mqtt", "/feed"] {
+        let mut socket =
+            if path == "/mqtt" { open(&weir).await } else { connect_async(format!("ws://127.0.0.1:{}/ws", weir.http)).await.unwrap().0 };
+        socket.send(Message::Close(None)).await.unwrap();
+        assert!(close_code(&mut socket).await.is_some(), "{path}: a close frame is answered");
+    }
+    let mut mqtt = open(&weir).await;
+    mqtt.send(Message::binary(CONNECT)).await.unwrap();
+    mqtt.send(Message::binary(&b"\xE0\x00"[..])).await.unwrap();
+    assert_eq!(close_code(&mut mqtt).await, Some(1000), "behind a DISCONNECT");
+    for (wrong, code) in
+        [(Message::binary(&b"\xF0\x00"[..]), 1002), (Message::text("hello"), 1003), (Message::binary(vec![0; 17 << 20]), 1009)]
+    {
+        let mut socket = open(&weir).await;
+        socket.send(Message::binary(CONNECT)).await.unwrap();
+        expect(&mut socket, CONNACK).await;
+        // What is too large is refused before all of it was sent.
+        let _ = socket.send(wrong).await;
+        assert_eq!(close_code(&mut socket).await, Some(code));
+    }
+    let (mut feed, _) = connect_async(format!("ws://127.0.0.1:{}/ws", weir.http)).await.unwrap();
+    feed.send(Message::binary(&b"x"[..])).await.unwrap();
+    assert_eq!(close_code(&mut feed).await, Some(1003));
+    let (mut feed, _) = connect_async(format!("ws://127.0.0.1:{}/ws", weir.http)).await.unwrap();
+    feed.send(Message::text("x".repeat(65 << 10))).await.unwrap();
+    assert_eq!(close_code(&mut feed).await, Some(1009));
+}
+
+#[tokio::test]
+async fn two_large_packets_in_one_message_are_taken_and_one_above_the_limit_is_told() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut socket = open(&weir).await;
+    socket.send(Message::binary(&b"\x10\x0E\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01w"[..])).await.unwrap();
+    assert!(matches!(socket.next().await, Some(Ok(Message::Binary(connack))) if connack[3] == 0));
+    let publish = |id: u8, bytes: usize| {
+        let (mut packet, mut n) = (vec![0x32], bytes + 6);
+        while n > 0 {
+            packet.push((n & 0x7F) as u8 | if n > 0x7F { 0x80 } else { 0 });
+            n >>= 7;
+        }
+        packet.extend_from_slice(&[0, 1, b'a', 0, id, 0]);
+        packet.resize(packet.len() + bytes, 7);
+        packet
+    };
+    socket.send(Message::binary([publish(1, 5_000_000), publish(2, 5_000_000)].concat())).await.unwrap();
+    expect(&mut socket, &[0x40, 3, 0, 1, 0x10, 0x40, 3, 0, 2, 0x10]).await;
+    let _ = socket.send(Message::binary(publish(3, 9 << 20))).await;
+    expect(&mut socket, &[0xE0, 1, 0x95]).await;
+    assert_eq!(close_code(&mut socket).await, Some(1009));
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused_unless_they_are_listed() {
+    let dir = dir();
+    let ports = [support::free_port(), support::free_port(), support::free_port()];
+    let mut run = support::command(&support::binary(), dir.path(), ports);
+    run.env("WEIR__LISTEN__ORIGINS", "[\"https://dash.example.org\"]");
+    let weir = Weir::spawn(run, ports);
+    let mqtt = ("sec-websocket-protocol", "mqtt");
+    for path in ["/", "/mqtt", "/ws"] {
+        assert_eq!(refused(weir.http, path, &[mqtt, ("origin", "https://elsewhere.example")]).await.0, 403, "{path}");
+        assert_eq!(refused(weir.http, path, &[mqtt, ("origin", "https://dash.example.org")]).await.0, 101, "{path}");
+    }
+    let get = |origin: &str| {
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", weir.http)).unwrap();
+        let request = format!("GET /api/v1/streams HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(get("https://dash.example.org").contains("access-control-allow-origin: https://dash.example.org"));
+    let other = get("https://elsewhere.example");
+    assert!(other.starts_with("HTTP/1.1 200") && !other.contains("access-control"), "its browser keeps it from it");
+    for header in
+        ["x-content-type-options: nosniff", "x-frame-options: DENY", "cross-origin-resource-policy: same-origin", "frame-ancestors 'none'"]
+    {
+        assert!(
+            other.contains(header) && http_get(weir.http, "/").contains(header) && http_get(weir.admin, "/metrics").contains(header),
+            "{header}"
+        );
+    }
+    // It is in the events.
+    let port = weir.mqtt.to_string();
+    let sub = Command::new(support::binary())
+        .args(["sub", "-p", &port, "-t", "$SYS/events/refused/#", "--from", "earliest", "-C", "1"])
+        .output()
+        .unwrap();
+    let event = String::from_utf8(sub.stdout).unwrap();
+    assert!(event.contains("https://elsewhere.example") && event.contains("127.0.0.1:"), "{event}");
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_said_in_json() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for (port, path, status, words) in [
+        (weir.http, "/nothing", "404", "there is nothing at /nothing"),
+        (weir.admin, "/api/v1/nothing", "404", "there is nothing at /api/v1/nothing"),
+        (weir.http, "/api/v1/sessions/nobody", "404", "there is no session of nobody"),
+        (weir.http, "/api/v1/topics?filtre=a", "400", "no parameter filtre"),
+        (weir.admin, "/api/v1/topics?limit=some", "400", "limit"),
+        (weir.http, "/api/v1/history", "400", "from_ms"),
+    ] {
+        let answer = http_get(port, path);
+        assert!(
+            answer.contains(&format!("HTTP/1.1 {status}")) && answer.contains(r#"{"error":""#) && answer.contains(words),
+            "{path}: {answer}"
+        );
+    }
 }

@@ -23,7 +23,7 @@ fn scenario(name: &str) {
     node.arg(format!("{root}/tests/page/scenarios.mjs")).arg(name).current_dir(root);
     node.env("WEIR", binary()).env("SHOTS", format!("{root}/target/page"));
     node.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said);
-    let status = Guard(node.spawn().unwrap()).wait(Duration::from_secs(240));
+    let status = Guard(node.spawn().unwrap()).wait(Duration::from_secs(420));
     let said = std::fs::read_to_string(path).unwrap();
     assert!(status.success(), "{said}");
     print!("{said}");

@@ -9,7 +9,7 @@ use crate::{
     frame,
     outlet::{Gone, Outlet},
     subscription,
-    upgrade::{Open, Socket, upgrade},
+    upgrade::{Open, Socket, broken, close, upgrade},
 };
 use axum::{
     extract::{Request, State},
@@ -26,7 +26,7 @@ use tokio::{
     sync::Mutex,
     task::{AbortHandle, JoinSet},
 };
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
 use weir_log::Asker;
 
 /// A subscription is one short line; `resume` names every partition.
@@ -148,15 +148,22 @@ impl Browser {
 /// Ends when the socket does.
 async fn serve(socket: Socket, feed: Arc<Feed>, _here: Here) {
     let (sink, mut stream) = socket.split();
-    let outlet = Outlet::Socket(Arc::new(Mutex::new(sink)));
+    let sink = Arc::new(Mutex::new(sink));
+    let outlet = Outlet::Socket(sink.clone());
     let mut browser = Browser { feed, outlet, tasks: JoinSet::new(), running: HashMap::new(), by: Asker::browser() };
     let mut beat = tokio::time::interval(BEAT);
-    loop {
+    let code = loop {
         let done = tokio::select! {
             message = stream.next() => match message {
                 Some(Ok(Message::Text(text))) => browser.hear(&text).await,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
-                _ => Err(Gone),
+                Some(Ok(Message::Close(_))) => break None,
+                Some(Ok(Message::Binary(_) | Message::Frame(_))) => break Some(CloseCode::Unsupported),
+                Some(Err(e)) => match broken(&e) {
+                    Some(code) => break Some(code),
+                    None => return,
+                },
+                None => return,
             },
             Some(ended) = browser.tasks.join_next() => match ended {
                 // One that was ended by its browser is no error.
@@ -169,5 +176,9 @@ async fn serve(socket: Socket, feed: Arc<Feed>, _here: Here) {
         if done.is_err() {
             return;
         }
-    }
+    };
+    drop(browser);
+    // What it was being sent has ended with its tasks; a message that is cut short makes the goodbye void.
+    let mut sink = sink.lock().await;
+    close(&mut sink, &mut stream, code).await;
 }

@@ -1,13 +1,18 @@
 //! From an HTTP request to a websocket (RFC 6455, 4.2).
 //!
-//! Invariant: messages above the limit are refused before they are in memory; a page of another origin gets no socket.
-//! Must not know: what is said over it.
+//! Invariant: messages above the limit are refused before they are in memory, and a socket ends with a close frame of each side (5.5.1, 7.1).
+//! Must not know: what is said over it, or whose page may ask (`origins`).
 
 use axum::{
     body::Body,
     extract::Request,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -16,13 +21,16 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
+        Error, Message, Utf8Bytes,
+        error::ProtocolError,
         handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
@@ -81,17 +89,40 @@ const WRITE_BYTES_MAX: usize = 2 << 20;
 /// Read at once, and held by every socket: the library's default is 128 KiB, which ten thousand browsers that say nothing would hold too.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
 
-fn has(headers: &HeaderMap, name: header::HeaderName, wanted: &str) -> bool {
+/// How long a peer has to say goodbye too.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A list in a header names this.
+#[must_use]
+pub fn has(headers: &HeaderMap, name: header::HeaderName, wanted: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case(wanted))
 }
 
-/// A browser names the page's origin; it must be the host that it speaks to. Other clients name none.
-pub fn origin_is_ours(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
-    let origin = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, host)| host);
-    origin.is_some() && origin == host
+/// What a peer is told that broke the protocol; `None`: it is gone.
+#[must_use]
+pub fn broken(e: &Error) -> Option<CloseCode> {
+    match e {
+        Error::Capacity(_) => Some(CloseCode::Size),
+        // It left without a word.
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        Error::Protocol(_) => Some(CloseCode::Protocol),
+        Error::Utf8(_) => Some(CloseCode::Invalid),
+        _ => None,
+    }
+}
+
+/// Ends a socket. `code`: why; `None`: the peer has said goodbye, and the answer to that is on its way.
+pub async fn close(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, code: Option<CloseCode>) {
+    let goodbyes = async {
+        let said = match code {
+            Some(code) => to.send(Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::default() }))).await,
+            None => to.flush().await,
+        };
+        // What still comes is nothing to us; unread it would end the connection before our goodbye has arrived.
+        while said.is_ok() && matches!(from.next().await, Some(Ok(_))) {}
+    };
+    let _in_time = tokio::time::timeout(GOODBYE, goodbyes).await;
 }
 
 /// Answers the request and calls `serve` with the socket. `protocols`: the subprotocols of which the client must offer one, the
@@ -112,17 +143,18 @@ where
         return refuse(StatusCode::UPGRADE_REQUIRED, "this address speaks websocket\n");
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
-        return refuse(StatusCode::BAD_REQUEST, "websocket version 13 is spoken here\n");
-    }
-    if !origin_is_ours(headers) {
-        return refuse(StatusCode::FORBIDDEN, "a page of another origin may not speak to this one\n");
+        // RFC 6455, 4.2.2.
+        let version = [(header::SEC_WEBSOCKET_VERSION, "13")];
+        return (StatusCode::UPGRADE_REQUIRED, version, "websocket version 13 is spoken here\n").into_response();
     }
     let protocol = protocols.iter().find(|p| has(headers, header::SEC_WEBSOCKET_PROTOCOL, p)).copied();
     if protocol.is_none() && !protocols.is_empty() {
         return refuse(StatusCode::BAD_REQUEST, "offer the subprotocol \"mqtt\" [MQTT-6.0.0-3]\n");
     }
-    let Some(accept) = headers.get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes())) else {
-        return refuse(StatusCode::BAD_REQUEST, "the websocket key is missing\n");
+    // 4.2.1: sixteen bytes.
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|k| STANDARD.decode(k).is_ok_and(|bytes| bytes.len() == 16));
+    let Some(accept) = key.map(|k| derive_accept_key(k.as_bytes())) else {
+        return refuse(StatusCode::BAD_REQUEST, "the websocket key is missing, or not 16 bytes in base64\n");
     };
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         return refuse(StatusCode::BAD_REQUEST, "this connection cannot become a websocket\n");

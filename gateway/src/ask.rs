@@ -13,7 +13,7 @@ use crate::{
 };
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fmt::Write as _,
     io::{IsTerminal, Write},
@@ -96,6 +96,12 @@ pub struct Explain {
     admin: Admin,
 }
 
+/// What the gateway says when it does not do what is asked.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
 /// A path segment of any client id.
 fn escaped(text: &str) -> String {
     text.bytes().fold(String::new(), |mut url, b| {
@@ -128,8 +134,8 @@ impl Admin {
         if answer.status().is_success() {
             return read(answer.body_mut()).map_err(|e| format!("{}: {e}", self.admin));
         }
-        let words = answer.body_mut().read_to_string().unwrap_or_default();
-        Err(if words.is_empty() { format!("{}: {}", self.admin, answer.status()) } else { words.trim_end().to_owned() })
+        let said = answer.body_mut().read_json::<Refusal>();
+        Err(said.map_or_else(|_| format!("{}: {}", self.admin, answer.status()), |said| said.error))
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {

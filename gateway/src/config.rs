@@ -135,6 +135,7 @@ struct Listen {
     http: SocketAddr,
     admin: SocketAddr,
     hosts: Vec<String>,
+    origins: Vec<String>,
     allow_anonymous: bool,
     overlapping: Overlap,
 }
@@ -326,6 +327,7 @@ impl Default for Config {
                 http: loopback(8080),
                 admin: loopback(9464),
                 hosts: Vec::new(),
+                origins: Vec::new(),
                 allow_anonymous: false,
                 overlapping: Overlap::Copies,
             },
@@ -642,6 +644,7 @@ impl From<Config> for Options {
             sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()).map(|every| every.max(SYS_INTERVAL_MIN)),
             settings: Vec::new(),
             hosts: c.listen.hosts,
+            origins: c.listen.origins,
             allow_anonymous: c.listen.allow_anonymous,
         }
     }

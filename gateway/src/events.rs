@@ -5,6 +5,7 @@
 //! | connected | its session is its own | address, version, clean_start, session_present, expiry_s |
 //! | closed | its connection ends | reason, code, statement if it broke one |
 //! | refused | its CONNECT is not taken | address, code |
+//! | refused | a page of another origin; `client` is empty, the topic ends with `gateway` | address, origin, code |
 //! | dropped | within a second: not sent to it, or not taken from it | reason, messages |
 //! | behind | it has not kept up for a second | records |
 //! | live | it has caught up | |
@@ -118,6 +119,11 @@ impl Events {
 
     pub fn refused(&self, gateway: &Gateway, client_id: &str, address: Option<String>, reason: ReasonCode) {
         self.push(gateway, "refused", client_id, json!({ "address": address, "code": reason.0 }));
+    }
+
+    /// A page of that origin asked for a socket or the feed.
+    pub fn refused_origin(&self, gateway: &Gateway, origin: &str, address: Option<String>) {
+        self.push(gateway, "refused", "", json!({ "address": address, "origin": origin, "code": 403 }));
     }
 
     /// Adds what was dropped to what is told within a second.

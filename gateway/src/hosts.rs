@@ -1,7 +1,7 @@
-//! Which names a listener on loopback answers to. A page whose name was bound anew to this address (DNS rebinding) is of the same origin as what it finds there: only the name tells it
-//! from ours.
+//! Which names an HTTP port answers to. A page whose name was bound anew to this address (DNS rebinding) is of the same origin
+//! as what it finds there: only the name tells it from ours.
 //!
-//! Invariant: on loopback nobody is served who asks for a name that is not of this machine, unless it is configured. Elsewhere names are whatever the network says.
+//! Invariant: nobody is served who asks for a name that anybody may own on the internet, unless it is configured.
 //! Must not know: what is asked.
 
 use axum::{
@@ -16,6 +16,9 @@ use std::{net::IpAddr, sync::Arc};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hosts(pub Arc<Vec<String>>);
 
+/// Names that the internet does not have: RFC 6761, 6762, 8375, and what ICANN keeps for private use.
+const LOCAL: [&str; 4] = [".localhost", ".local", ".home.arpa", ".internal"];
+
 /// Without its port.
 fn name(host: &str) -> &str {
     match host.strip_prefix('[') {
@@ -27,9 +30,9 @@ fn name(host: &str) -> &str {
 impl Hosts {
     fn accept(&self, host: &str) -> bool {
         let name = name(host).trim_end_matches('.').to_ascii_lowercase();
-        // An address is nobody's name.
-        name == "localhost"
-            || name.ends_with(".localhost")
+        // An address is nobody's name, and a name without a dot is that of a machine nearby.
+        (!name.is_empty() && !name.contains('.'))
+            || LOCAL.iter().any(|end| name.ends_with(end))
             || name.parse::<IpAddr>().is_ok()
             || self.0.iter().any(|h| h.eq_ignore_ascii_case(&name))
     }
@@ -39,7 +42,7 @@ pub(crate) async fn ours(State(hosts): State<Hosts>, request: Request, next: Nex
     let asked = request.headers().get(HOST).map(|host| host.to_str().is_ok_and(|host| hosts.accept(host)));
     // Who names none is no browser.
     if asked == Some(false) {
-        let words = "this port listens on loopback and answers to localhost and addresses only; other names, as of a proxy in front, stand in listen.hosts\n";
+        let words = "this port answers to addresses, names without a dot, and names of the local network; others, as of a proxy in front, stand in listen.hosts\n";
         return (StatusCode::MISDIRECTED_REQUEST, words).into_response();
     }
     next.run(request).await
@@ -63,10 +66,13 @@ mod tests {
             "10.1.2.3:1",
             "Weir.Example:443",
             "localhost.",
+            "weir:9464",
+            "plant-7.local",
+            "weir.internal",
         ] {
             assert!(hosts.accept(ours), "{ours}");
         }
-        for other in ["rebound.example.org:8080", "localhost.example", "weir.example.org", "", "127.0.0.1.example", "xlocalhost"] {
+        for other in ["rebound.example.org:8080", "localhost.example", "weir.example.org", "", ".", "127.0.0.1.example", "x.notlocal"] {
             assert!(!hosts.accept(other), "{other}");
         }
     }

@@ -13,15 +13,19 @@ use crate::{
     gateway::Gateway,
     hosts::{Hosts, ours},
     inbound::Meter,
+    origins::{Origins, may_ask},
     sockets::{self, Browser, HttpSocket, Sockets},
     websocket,
 };
 use axum::{
-    Extension, Router,
+    Extension, Json, Router,
     body::{HttpBody, to_bytes},
     extract::{Request, State},
-    http::{StatusCode, header::CONTENT_TYPE},
-    middleware::{Next, from_fn, from_fn_with_state},
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL, UPGRADE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS},
+    },
+    middleware::{Next, from_fn, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -35,11 +39,18 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{sync::Arc, time::Duration};
+use serde_json::json;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
-use weir_bridge::{feed::Feed, upgrade::upgrade, web};
+use weir_bridge::{
+    feed::Feed,
+    upgrade::{has, upgrade},
+    web,
+};
 use weir_core::session::PACKET_BYTES_MAX;
 
+/// Of a message of MQTT over websocket, which may hold several packets [MQTT-6.0.0-2]: two of the longest.
+const MESSAGE_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
 /// Of MQTT over websocket [MQTT-6.0.0-3]; the second is what clients of version 3.1 offer.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.
@@ -59,9 +70,7 @@ pub(crate) async fn serve(
     hosts: Hosts,
     gateway: Option<Arc<Gateway>>,
 ) {
-    let on_loopback = listener.local_addr().is_ok_and(|at| at.ip().is_loopback());
-    let router = router.layer(from_fn(whole));
-    let router = if on_loopback { router.layer(from_fn_with_state(hosts, ours)) } else { router };
+    let router = router.fallback(unknown).layer(from_fn(whole)).layer(from_fn_with_state(hosts, ours)).layer(map_response(guarded));
     let browsers = Sockets::exactly(SOCKETS_MAX);
     loop {
         let browser = Browser::new(browsers.place(name).await);
@@ -73,6 +82,7 @@ pub(crate) async fn serve(
         tokio::spawn(async move {
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(browser.clone());
+                request.extensions_mut().insert(From(address));
                 routes.call(request)
             });
             let mut http = http1::Builder::new();
@@ -81,6 +91,25 @@ pub(crate) async fn serve(
             let _ended = http.serve_connection(io, service).with_upgrades().await;
         });
     }
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct From(pub SocketAddr);
+
+async fn unknown(request: Request) -> Response {
+    let words = format!("there is nothing at {}", request.uri().path());
+    (StatusCode::NOT_FOUND, Json(json!({ "error": words }))).into_response()
+}
+
+/// No answer is taken for another kind, shown inside another page, or read by one that may not.
+async fn guarded(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    response
 }
 
 /// Has the body of a request read before anything is done with it, and not for ever.
@@ -104,9 +133,37 @@ fn is_too_long(e: &axum::Error) -> bool {
 }
 
 /// The port for browsers.
-pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>) -> Router {
+pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>, origins: Origins) -> Router {
     let reading = api::reading().layer(from_fn_with_state(Answers::default(), share)).layer(from_fn_with_state(Heavy::default(), few));
-    Router::new().route("/mqtt", get(mqtt)).merge(reading).with_state(gateway).merge(web::router(feed))
+    let mqtt = get(mqtt);
+    Router::new()
+        .route("/mqtt", mqtt.clone())
+        .route("/mqtt/", mqtt)
+        .merge(reading)
+        .with_state(gateway.clone())
+        .merge(web::router(feed))
+        .layer(from_fn_with_state(gateway.clone(), by_subprotocol))
+        .layer(from_fn_with_state((origins, gateway), may_ask))
+}
+
+fn offers_mqtt(request: &Request) -> bool {
+    let headers = request.headers();
+    matches!(request.uri().path(), "/" | "/ws")
+        && has(headers, UPGRADE, "websocket")
+        && SUBPROTOCOLS.iter().any(|p| has(headers, SEC_WEBSOCKET_PROTOCOL, p))
+}
+
+/// A client that offers MQTT speaks it, also where its library asks by itself (`/`) and where the feed is.
+async fn by_subprotocol(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(browser): Extension<Browser>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if offers_mqtt(&request) {
+        return mqtt(State(gateway), Extension(browser), request).await;
+    }
+    next.run(request).await
 }
 
 async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension<Browser>, request: Request) -> Response {
@@ -114,9 +171,10 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let meter = Meter::new(gateway.inbound.clone());
-    upgrade(request, &SUBPROTOCOLS, PACKET_BYTES_MAX, meter.clone(), move |socket| {
+    let address = request.extensions().get::<From>().map(|from| from.0);
+    upgrade(request, &SUBPROTOCOLS, MESSAGE_BYTES_MAX, meter.clone(), move |socket| {
         browser.give_back();
-        websocket::serve(socket, gateway, meter)
+        websocket::serve(socket, address, gateway, meter)
     })
 }
 

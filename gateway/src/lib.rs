@@ -34,6 +34,7 @@ mod interests;
 pub mod lives;
 mod metrics;
 mod offline;
+mod origins;
 mod peer;
 pub mod pressure;
 mod rates;

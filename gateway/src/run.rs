@@ -15,6 +15,7 @@ use crate::{
     hosts::Hosts,
     http,
     metrics::Metrics,
+    origins::Origins,
     rates,
     sockets::Sockets,
     start::{Found, assemble},
@@ -52,6 +53,8 @@ pub struct Options {
     pub settings: Vec<SettingInfo>,
     /// Names that HTTP listeners on loopback answer to beside this machine's.
     pub hosts: Vec<String>,
+    /// Origins of pages that may speak to the port for browsers, beside its own.
+    pub origins: Vec<String>,
     /// Listen on public addresses without knowing who comes.
     pub allow_anonymous: bool,
 }
@@ -163,7 +166,7 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     vital::spawn("the writer of figures", figures::run(gateway.clone(), feed.clone()));
     metrics.feed(feed.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
-    let public = http::public(gateway.clone(), feed);
+    let public = http::public(gateway.clone(), feed, Origins(Arc::new(options.origins.clone())));
     let hosts = Hosts(Arc::new(options.hosts.clone()));
     vital::spawn("the HTTP listener", http::serve(http, "http", gateway.sockets.clone(), public, hosts.clone(), Some(gateway.clone())));
     let process = Arc::new(Process { settings: RwLock::new(options.settings.clone()), level: hooks.level });

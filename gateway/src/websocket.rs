@@ -8,14 +8,11 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::{self, Bytes, Message};
-use weir_bridge::upgrade::Socket;
-use weir_core::{
-    packet::ReasonCode,
-    session::{Cause, Violation},
-};
+use tokio_tungstenite::tungstenite::{self, Bytes, Message, protocol::frame::coding::CloseCode};
+use weir_bridge::upgrade::{Socket, broken, close};
+use weir_core::{packet::ReasonCode, session::Cause};
 
 /// Bytes of one message: what a slow line takes in less than `WRITE_STALL`.
 const PIECE_BYTES: usize = 32 * 1024;
@@ -23,26 +20,54 @@ const PIECE_BYTES: usize = 32 * 1024;
 const WRITE_STALL: Duration = Duration::from_secs(10);
 
 /// `meter`: of the bytes of its messages.
-pub(crate) async fn serve(socket: Socket, gateway: Arc<Gateway>, meter: Arc<Meter>) {
+pub(crate) async fn serve(socket: Socket, address: Option<SocketAddr>, gateway: Arc<Gateway>, meter: Arc<Meter>) {
     gateway.totals.add(Total::ConnectionsWebsocket, 1);
     let mut driver = Box::new(Driver::new(gateway));
+    driver.address = address;
     let (mut to, mut from) = socket.split();
-    converse(&mut to, &mut from, &mut driver, &meter).await;
-    let _ = tokio::time::timeout(Duration::from_secs(1), to.close()).await;
+    let end = converse(&mut to, &mut from, &mut driver, &meter).await;
+    match end {
+        End::Gone => {}
+        End::Goodbye => close(&mut to, &mut from, None).await,
+        End::Ours(code) => close(&mut to, &mut from, Some(code)).await,
+    }
     drop((to, from));
     tcp::outlive(driver).await;
 }
 
+/// How a conversation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nobody hears anything any more.
+    Gone,
+    /// The peer said goodbye.
+    Goodbye,
+    Ours(CloseCode),
+}
+
+/// What the peer is told (RFC 6455, 7.4.1).
+fn code(cause: Cause) -> End {
+    End::Ours(match cause {
+        Cause::Socket => return End::Gone,
+        Cause::Disconnect { .. } => CloseCode::Normal,
+        Cause::Violation(v) if v.reason == ReasonCode::PACKET_TOO_LARGE => CloseCode::Size,
+        Cause::Violation(_) => CloseCode::Protocol,
+        Cause::KeepAlive | Cause::TakenOver | Cause::Dismissed => CloseCode::Policy,
+        Cause::Drain => CloseCode::Away,
+        Cause::LogFailed => CloseCode::Error,
+    })
+}
+
 /// Both ways at once: a peer that is sent much is heard meanwhile.
-async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, driver: &mut Driver, meter: &Meter) {
+async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, driver: &mut Driver, meter: &Meter) -> End {
     let peer = driver.peer().clone();
     // Bytes that are on the way, and until when they must have left.
     let mut piece: Option<(usize, Instant)> = None;
-    let mut last_words = None;
+    let (mut last_words, mut end) = (None, None);
     while driver.close().is_none() || !driver.out.is_empty() {
         match driver.close() {
             // Another connection waits for its session.
-            Some(Cause::TakenOver) => return,
+            Some(Cause::TakenOver) => return code(Cause::TakenOver),
             Some(_) if last_words.is_none() => last_words = Some(Instant::now() + tcp::LAST_WORDS),
             _ => {}
         }
@@ -52,21 +77,24 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
             piece = Some((bytes.len(), Instant::now() + WRITE_STALL));
             // The one before has left, so this one is taken at once.
             if to.feed(Message::Binary(Bytes::copy_from_slice(bytes))).await.is_err() {
-                return driver.closed(Cause::Socket);
+                return gone(driver);
             }
         }
         let until = last_words.into_iter().chain(piece.map(|(_, until)| until)).min();
         let deadline = driver.deadline().map(|d| driver.instant(d)).filter(|_| driver.close().is_none());
         tokio::select! {
             left = to.flush(), if piece.is_some() => {
-                let Ok(()) = left else { return driver.closed(Cause::Socket) };
+                let Ok(()) = left else { return gone(driver) };
                 driver.written(piece.take().map_or(0, |(bytes, _)| bytes));
             }
-            () = at(until) => return driver.closed(Cause::Socket),
-            () = meter.stalled(), if driver.wants_read() => return driver.half_way(Cause::Socket),
+            () = at(until) => return gone(driver),
+            () = meter.stalled(), if driver.wants_read() => {
+                driver.half_way(Cause::Socket);
+                return End::Gone;
+            }
             () = peer.rung() => driver.woken(),
             message = from.next(), if driver.wants_read() => {
-                take(message, driver);
+                end = take(message, driver);
                 meter.reset();
             }
             () = at(deadline) => driver.timeout(),
@@ -75,6 +103,12 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
             tokio::task::yield_now().await;
         }
     }
+    end.or(driver.close().map(code)).unwrap_or(End::Gone)
+}
+
+fn gone(driver: &mut Driver) -> End {
+    driver.closed(Cause::Socket);
+    End::Gone
 }
 
 /// Never, where there is no time.
@@ -85,14 +119,30 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-fn take(message: Option<Result<Message, tungstenite::Error>>, driver: &mut Driver) {
+/// Gives how it ends, if it does with this.
+fn take(message: Option<Result<Message, tungstenite::Error>>, driver: &mut Driver) -> Option<End> {
     match message {
         Some(Ok(Message::Binary(bytes))) => driver.received(&bytes),
         Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
         Some(Ok(Message::Text(_))) => {
-            let statement = "MQTT-6.0.0-1: a text message";
-            driver.closed(Cause::Violation(Violation { reason: ReasonCode::MALFORMED_PACKET, statement }));
+            driver.broke(ReasonCode::MALFORMED_PACKET, "MQTT-6.0.0-1: a text message");
+            return Some(End::Ours(CloseCode::Unsupported));
         }
-        _ => driver.closed(Cause::Socket),
+        Some(Ok(Message::Close(_))) => {
+            driver.closed(Cause::Socket);
+            return Some(End::Goodbye);
+        }
+        Some(Err(e)) => {
+            match broken(&e) {
+                Some(CloseCode::Size) => {
+                    driver.broke(ReasonCode::PACKET_TOO_LARGE, "a websocket message longer than two of the longest packets")
+                }
+                Some(_) => driver.broke(ReasonCode::PROTOCOL_ERROR, "RFC 6455: a broken frame"),
+                None => driver.closed(Cause::Socket),
+            }
+            return broken(&e).map(End::Ours);
+        }
+        Some(Ok(Message::Frame(_))) | None => driver.closed(Cause::Socket),
     }
+    None
 }

@@ -79,6 +79,7 @@ fn nothing_is_allocated_per_message() {
         sys_interval: None,
         settings: Vec::new(),
         hosts: Vec::new(),
+        origins: Vec::new(),
         allow_anonymous: false,
     };
     let at = options.mqtt;

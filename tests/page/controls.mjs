@@ -152,13 +152,19 @@ const press = {
   },
 };
 
-async function one(page, control, way) {
+async function one(page, control, way, tries = 3) {
   await reset(page, control.at);
   if (control.first) await control.first(page);
   const el = await until('it is there', async () => { const all = await page.$$(control.css); for (const e of all) if (await e.isVisible()) return e; return null; });
   const before = await control.then.before?.(page);
-  await press[way](page, el, control.css);
-  await until(`what is to come of it at ${control.at}`, () => control.then(page, before), 4000);
+  try {
+    await press[way](page, el, control.css);
+    await until(`what is to come of it at ${control.at}`, () => control.then(page, before));
+  } catch (e) {
+    // A list was drawn anew between the look and the press: nobody pressed anything.
+    if (tries > 1 && !(await el.evaluate((one) => one.isConnected).catch(() => false))) return one(page, control, way, tries - 1);
+    throw e;
+  }
 }
 
 export async function controls(browser, weir) {
@@ -167,7 +173,7 @@ export async function controls(browser, weir) {
     const phone = width < 500;
     const page = await open(browser, weir.url, { width, touch: phone, before: watchListeners });
     await until('the fleet', async () => (await page.textContent('#tree .head .quiet')).startsWith('50'));
-    await until('something urgent', () => page.isVisible('.urgent .link'), 30_000);
+    await until('something urgent', () => page.isVisible('.urgent .link'));
     const failed = [];
     for (const at of new Set(CONTROLS.flatMap((c) => c.at ?? []))) {
       await reset(page, at);

@@ -20,7 +20,7 @@ const freePort = () => new Promise((done) => {
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /** Waits until `done` gives something true; gives it. */
-export async function until(what, done, limit = 15_000) {
+export async function until(what, done, limit = 45_000) {
   const end = Date.now() + limit;
   for (;;) {
     const got = await done();

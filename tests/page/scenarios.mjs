@@ -37,7 +37,7 @@ const scenarios = {
       const shift = await page.evaluate(() => globalThis.shifts);
       assert.ok(shift.reduce((n, s) => n + s.value, 0) < 0.002, `layout shifts: ${JSON.stringify(shift)}`);
 
-      await until('the log is old enough', () => page.evaluate(() => globalThis.weir.now() - globalThis.weir.wholeLog()[0] > 22_000), 30_000);
+      await until('the log is old enough', () => page.evaluate(() => globalThis.weir.now() - globalThis.weir.wholeLog()[0] > 22_000));
       // To a moment, by the keyboard; the values are those of the log at that moment.
       await page.keyboard.press('Shift+ArrowLeft');
       await until('it is in the past', async () => (await page.textContent('.strip .pill')) === 'Past');
@@ -105,7 +105,7 @@ const scenarios = {
       for (const [key, view] of [['c', 'clients'], ['o', 'log'], ['r', 'refusals'], ['l', 'live']]) {
         await page.keyboard.press('g');
         await page.keyboard.press(key);
-        await until(`the view ${view}`, async () => (await page.evaluate(() => document.body.dataset.view)) === view, 2000);
+        await until(`the view ${view}`, async () => (await page.evaluate(() => document.body.dataset.view)) === view);
       }
       await page.keyboard.press('?');
       assert.ok(await page.isVisible('dialog.help'));
@@ -124,7 +124,7 @@ const scenarios = {
       await page.keyboard.press('ArrowDown');
       for (let i = 0; i < 3; i += 1) await page.keyboard.press('ArrowDown');
       await page.keyboard.press('c');
-      await until('one chart', () => page.evaluate(() => globalThis.weir.charts.length === 1), 2000);
+      await until('one chart', () => page.evaluate(() => globalThis.weir.charts.length === 1));
       assert.deepEqual(page.problems, []);
       await page.close();
 

@@ -23,7 +23,7 @@ pub struct ClientInfo {
     pub origin: String,
     /// `3.1.1` or `5`.
     pub version: String,
-    /// Where it comes from; missing behind a websocket.
+    /// Where it comes from.
     pub address: Option<String>,
     /// Milliseconds since 1970.
     pub connected_ms: u64,

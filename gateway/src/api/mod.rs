@@ -9,6 +9,7 @@ pub(crate) mod heavy;
 pub mod log;
 pub mod past;
 pub mod process;
+mod refusal;
 pub mod sessions;
 pub(crate) mod shared;
 
@@ -16,7 +17,7 @@ use crate::gateway::Gateway;
 use axum::{
     Json, Router,
     http::{HeaderMap, StatusCode, header::ORIGIN},
-    middleware::from_fn_with_state,
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{delete, get},
 };
@@ -67,6 +68,7 @@ pub(crate) fn reading() -> Router<Arc<Gateway>> {
         .route("/api/v1/records/{stream}/{partition}/{offset}/trace", get(past::trace))
         .route("/api/v1/rates", get(process::rates))
         .route("/api/v1/openapi.json", get(|| async { Json(Api::openapi()) }))
+        .layer(from_fn(refusal::in_json))
 }
 
 /// What is for those who run it, beside that.
@@ -76,7 +78,8 @@ pub(crate) fn running(gateway: Arc<Gateway>, process: Arc<Process>) -> Router {
         .route("/api/v1/log-level", get(process::log_level).put(process::set_log_level))
         .with_state(process);
     let disconnect = Router::new().route("/api/v1/clients/{client_id}", delete(clients::disconnect));
-    reading().merge(disconnect).with_state(gateway).merge(process).layer(from_fn_with_state(Heavy::default(), few))
+    let changing = disconnect.with_state(gateway.clone()).merge(process).layer(from_fn(refusal::in_json));
+    reading().with_state(gateway).merge(changing).layer(from_fn_with_state(Heavy::default(), few))
 }
 
 /// A part of a long list.

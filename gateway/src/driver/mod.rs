@@ -521,9 +521,21 @@ impl Driver {
         }
     }
 
+    /// The peer broke a rule of what carries its packets.
+    pub fn broke(&mut self, reason: ReasonCode, statement: &'static str) {
+        let now = self.gateway.now();
+        self.violation(now, Violation { reason, statement });
+        self.pump(now);
+    }
+
+    /// Where it comes from, in a line of the log.
+    fn from(&self) -> tracing::field::DisplayValue<String> {
+        tracing::field::display(self.address.map_or_else(|| "?".into(), |a| a.to_string()))
+    }
+
     fn violation(&mut self, now: Now, v: Violation) {
         self.gateway.totals.add(Total::Violation, 1);
-        tracing::info!(client = self.name(), reason = %v.reason, "closed: {}", v.statement);
+        tracing::info!(client = self.name(), address = self.from(), reason = %v.reason, "closed: {}", v.statement);
         // What came before it is still appended.
         self.submit(now);
         if matches!(self.phase, Phase::FirstPacket { .. }) {
@@ -570,7 +582,7 @@ impl Driver {
         self.gateway.totals.add(Total::Connect, 1);
         let client_id = self.name();
         self.gateway.events.refused(&self.gateway, client_id, self.address.map(|a| a.to_string()), reason);
-        tracing::info!(client = client_id, %reason, "{statement}");
+        tracing::info!(client = client_id, address = self.from(), %reason, "{statement}");
         refuse(Refusal { version: self.version, reason, limit: None }, self.out.end());
         self.close = Some(Cause::Violation(Violation { reason, statement }));
         self.leave();

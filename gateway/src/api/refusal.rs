@@ -1,0 +1,71 @@
+//! What is wrong with a request, as JSON: `{"error": "…"}`, whoever found it.
+//!
+//! Invariant: a parameter that nothing reads is an error, for a filter that is spelled wrong would answer with everything.
+//! Must not know: what is asked.
+
+use axum::{
+    Json,
+    body::to_bytes,
+    extract::Request,
+    http::{
+        StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+/// Words are short.
+const WORDS_BYTES_MAX: usize = 64 * 1024;
+
+/// Parameters that a path reads.
+fn known(path: &str) -> &'static [&'static str] {
+    match path {
+        "/api/v1/topics" => &["filter", "at", "after", "limit"],
+        "/api/v1/sessions" => &["topic", "after", "limit"],
+        "/api/v1/history" => &["from_ms", "step_ms", "steps"],
+        _ => &[],
+    }
+}
+
+fn unknown(request: &Request) -> Option<String> {
+    let known = known(request.uri().path());
+    let names = request.uri().query()?.split('&').filter_map(|pair| pair.split('=').next());
+    let name = names.filter(|name| !name.is_empty()).find(|name| !known.contains(name))?;
+    let there_are = if known.is_empty() { "it has none".into() } else { format!("there are {}", known.join(", ")) };
+    Some(format!("{}: no parameter {name}; {there_are}", request.uri().path()))
+}
+
+pub(super) async fn in_json(request: Request, next: Next) -> Response {
+    if let Some(words) = unknown(&request) {
+        return (StatusCode::BAD_REQUEST, Json(json!({ "error": words }))).into_response();
+    }
+    let response = next.run(request).await;
+    let is_text = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !is_text || response.status().is_success() {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    let words = to_bytes(body, WORDS_BYTES_MAX).await.unwrap_or_default();
+    head.headers.remove(CONTENT_TYPE);
+    head.headers.remove(CONTENT_LENGTH);
+    (head, Json(json!({ "error": String::from_utf8_lossy(&words).trim_end() }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+
+    #[test]
+    fn a_parameter_that_nothing_reads_is_named() {
+        let asked = |uri: &str| unknown(&Request::builder().uri(uri).body(Body::empty()).expect("a request"));
+        for good in ["/api/v1/topics", "/api/v1/topics?filter=a%2F%23&limit=3", "/api/v1/streams?", "/api/v1/sessions?topic=a&after=b"] {
+            assert_eq!(asked(good), None, "{good}");
+        }
+        let words = asked("/api/v1/topics?filtre=a/b").expect("refused");
+        assert!(words.contains("no parameter filtre") && words.contains("filter, at"), "{words}");
+        assert!(asked("/api/v1/clients?limit=1").is_some_and(|words| words.ends_with("it has none")));
+    }
+}
