@@ -75,6 +75,11 @@ fn p9_bytes_that_are_not_mqtt_end_their_connection_only() {
     let mut connack = [0; 4];
     old.read_exact(&mut connack).unwrap();
     assert_eq!(connack, [0x20, 2, 0, 0]);
+    // A bridge of mosquitto with its defaults says so in its protocol level; version 5 has no such bit.
+    let mut bridge = connect(&weir, b"\x10\x0D\x00\x04MQTT\x84\x02\x00\x00\x00\x01B");
+    bridge.read_exact(&mut connack).unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    assert_eq!(until_closed(connect(&weir, b"\x10\x0E\x00\x04MQTT\x85\x02\x00\x00\x00\x00\x01B")).0, [0x20, 2, 0, 1]);
     // Its CONNACK has no flag for a session that is there.
     for _ in 0..2 {
         let mut old = connect(&weir, b"\x10\x0F\x00\x06MQIsdp\x03\x00\x00\x00\x00\x01k");

@@ -133,6 +133,8 @@ pub struct Connect<'a> {
     pub version: Version,
     /// MQTT 3.1, which is taken for 3.1.1, but its CONNACK has no flags.
     pub is_31: bool,
+    /// A bridge of version 3.1 or 3.1.1: it is not sent what it sent, and is sent what is retained as such.
+    pub is_bridge: bool,
     /// Clean session in 3.1.1.
     pub clean_start: bool,
     pub keep_alive_s: u16,

@@ -73,6 +73,7 @@ impl Conn {
         let connect = Connect {
             version: target.version,
             is_31: false,
+            is_bridge: false,
             clean_start: !keep,
             keep_alive_s: 0,
             properties: properties.as_properties(),

@@ -263,6 +263,7 @@ impl Client {
         self.say(&Packet::Connect(Connect {
             version: self.version,
             is_31: false,
+            is_bridge: false,
             clean_start: false,
             keep_alive_s: 0,
             properties: properties.as_properties(),

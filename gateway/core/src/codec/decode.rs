@@ -119,13 +119,17 @@ fn auth_is_whole(properties: Properties<'_>) -> bool {
     has(|p| matches!(p, Property::AuthenticationMethod(_))) || !has(|p| matches!(p, Property::AuthenticationData(_)))
 }
 
+/// Bit of the protocol level by which a bridge of version 3.1 or 3.1.1 says what it is: mosquitto's `try_private`, which is its default.
+pub(super) const BRIDGE: u8 = 0x80;
+
 fn connect<'a>(first: u8, c: &mut Cursor<'a>) -> Result<Connect<'a>> {
     let unsupported = DecodeError::new(ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, "MQTT-3.1.2-1: protocol name or version not supported");
     let name = c.binary()?;
-    let version = match (name, c.u8()?) {
+    let level = c.u8()?;
+    let version = match (name, level & !BRIDGE) {
         // 3.1 differs in nothing else that matters here.
         (b"MQTT", 4) | (b"MQIsdp", 3) => Version::V311,
-        (b"MQTT", 5) => Version::V5,
+        (b"MQTT", 5) if level & BRIDGE == 0 => Version::V5,
         _ => return Err(unsupported),
     };
     if first & 0x0F != 0 && name != b"MQIsdp" {
@@ -163,6 +167,7 @@ fn connect<'a>(first: u8, c: &mut Cursor<'a>) -> Result<Connect<'a>> {
     Ok(Connect {
         version,
         is_31: name == b"MQIsdp",
+        is_bridge: level & BRIDGE != 0,
         clean_start: flags & 2 != 0,
         keep_alive_s,
         properties,

@@ -3,7 +3,7 @@
 //! Invariant: the shortest form that the specification allows; 3.1.1 drops properties and reason codes.
 //! Must not know: whether the peer may be sent this packet.
 
-use super::{Sink, varint};
+use super::{Sink, decode::BRIDGE, varint};
 use crate::packet::{Ack, Connect, Packet, PacketId, Publish, Qos, ReasonCode, SubAck, Version};
 use crate::property::Properties;
 
@@ -110,7 +110,7 @@ fn connect(p: &Connect<'_>, s: &mut impl Sink) {
         (Version::V311, true) => (b"MQIsdp", 3),
     };
     s.binary(name);
-    s.u8(level);
+    s.u8(level | if p.is_bridge { BRIDGE } else { 0 });
     let will = p.will.map_or(0, |w| 0x04 | (w.qos as u8) << 3 | u8::from(w.retain) << 5);
     s.u8(u8::from(p.clean_start) << 1 | will | u8::from(p.password.is_some()) << 6 | u8::from(p.username.is_some()) << 7);
     s.u16(p.keep_alive_s);

@@ -112,6 +112,7 @@ fn connect(version: Version) -> impl Strategy<Value = Packet<'static>> {
             whole.then_some(Packet::Connect(Connect {
                 version,
                 is_31: false,
+                is_bridge: false,
                 clean_start,
                 keep_alive_s,
                 properties,

@@ -30,6 +30,7 @@ pub struct ConnectRequest {
     pub client_id: String,
     pub clean_start: bool,
     is_31: bool,
+    is_bridge: bool,
     pub expiry_s: u32,
     keep_alive_s: u16,
     receive_maximum: usize,
@@ -102,6 +103,7 @@ impl ConnectRequest {
             client_id: c.client_id.into(),
             clean_start: c.clean_start,
             is_31: c.is_31,
+            is_bridge: c.is_bridge,
             expiry_s: if c.version == Version::V311 && !c.clean_start { u32::MAX } else { 0 },
             keep_alive_s: c.keep_alive_s,
             receive_maximum: if c.version == Version::V5 { INFLIGHT_MAX } else { usize::from(limits.in_flight_311) },
@@ -214,6 +216,7 @@ impl Session {
         self.limits = joining.limits.clone();
         self.fleet = joining.fleet.clone();
         self.version = request.version;
+        self.is_bridge = request.is_bridge;
         self.expiry_s = request.expiry_s;
         self.boot = joining.boot;
         self.connection += 1;

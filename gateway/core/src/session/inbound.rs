@@ -223,7 +223,9 @@ impl Session {
         }
         if is_reserved(&topic) && !self.may_say(&topic, p) {
             self.counts.refused_topic += 1;
-            self.refuse_publish(p, ReasonCode::NOT_AUTHORIZED, "MQTT-3.3.5-2: a topic of the gateway's own")?;
+            // Version 3.1.1 is answered as if it had been taken, which its MQTT-3.3.5-2 allows: many programs write there what a broker of theirs takes.
+            let reason = if self.version == Version::V5 { ReasonCode::NOT_AUTHORIZED } else { ReasonCode::SUCCESS };
+            self.answer_publish(p, reason);
             self.release(out);
             return Ok(None);
         }
@@ -278,14 +280,18 @@ impl Session {
 
     /// Version 5 is told; 3.1.1 has no way to be told but the end of its connection [MQTT-3.3.5-2]. QoS 0 waits for no answer.
     fn refuse_publish(&mut self, p: &Publish<'_>, reason: ReasonCode, statement: &'static str) -> Result<(), Violation> {
-        match p.packet_id {
-            Some(id) if self.version == Version::V5 => {
-                let reply = if p.qos == Qos::ExactlyOnce { Reply::Received } else { Reply::Publish };
-                self.inbound.push(Until::Ready, reply(id, reason));
-            }
-            Some(_) => return Err(Violation::new(reason, statement)),
-            None => {}
+        if self.version == Version::V311 && p.packet_id.is_some() {
+            return Err(Violation::new(reason, statement));
         }
+        self.answer_publish(p, reason);
         Ok(())
+    }
+
+    /// In its turn, without a record.
+    fn answer_publish(&mut self, p: &Publish<'_>, reason: ReasonCode) {
+        if let Some(id) = p.packet_id {
+            let reply = if p.qos == Qos::ExactlyOnce { Reply::Received } else { Reply::Publish };
+            self.inbound.push(Until::Ready, reply(id, reason));
+        }
     }
 }

@@ -317,6 +317,8 @@ pub struct Session {
     will_receipt: Option<(PartitionId, Receipt)>,
     gave_up: bool,
     counts: Counts,
+    /// Version 3.1.1 has no words for what the filters of a bridge are to have.
+    is_bridge: bool,
     /// Messages under `$SYS` that it may say as a bridge.
     bridge_states: u8,
     limits: Arc<Limits>,
@@ -366,6 +368,7 @@ impl Session {
             will_receipt: None,
             gave_up: false,
             counts: Counts::default(),
+            is_bridge: false,
             bridge_states: 0,
             limits: DEFAULT_LIMITS.clone(),
             fleet: UNBOUNDED.clone(),

@@ -234,7 +234,9 @@ impl Session {
             let known = self.subscriptions.all.contains_key(filter);
             // A message with QoS 2 that has begun may not go to another member [MQTT-4.8.2-5]; with QoS 1 it may.
             let qos = if is_shared { options.qos.min(Qos::AtLeastOnce) } else { options.qos };
-            let options = SubscriptionOptions { qos, ..options };
+            let (no_local, retain_as_published) =
+                (options.no_local || self.is_bridge && !is_shared, options.retain_as_published || self.is_bridge);
+            let options = SubscriptionOptions { qos, no_local, retain_as_published, ..options };
             reasons.push(options.qos as u8);
             let asked = Asked { options, identifier: identifier.unwrap_or(0), position, begin };
             let taken = self.subscriptions.len();

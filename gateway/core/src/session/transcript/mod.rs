@@ -150,6 +150,7 @@ impl World {
         let packet = Packet::Connect(Connect {
             version: self.version,
             is_31: false,
+            is_bridge: words.contains(&"bridge") && self.version == Version::V311,
             clean_start: clean,
             keep_alive_s: number(words, "keep").unwrap_or(0) as u16,
             properties: properties.as_properties(),

@@ -409,8 +409,32 @@ fn a_topic_of_the_gateway_is_refused() {
         > PUBLISH $SYS/x "zero"
         > PUBLISH $SYS/x #1 q1 "one"
         5 < PUBACK #1 0x87
-        4 ! close
-        4 ! hand over
+        4 < PUBACK #1
+        > PUBLISH $SYS/x #2 q2 "two"
+        5 < PUBREC #2 0x87
+        4 < PUBREC #2
+        4 > PUBREL #2
+        4 < PUBCOMP #2
+        "#,
+    );
+}
+
+/// What it sends does not come back, and what is retained stays so: its filters have the options that version 5 has words for.
+#[test]
+fn filters_of_a_bridge_of_3_1_1_are_without_its_own_and_retain_as_published() {
+    check_version(
+        Version::V311,
+        r#"
+        > CONNECT clean bridge
+        < CONNACK 0x00
+        > SUBSCRIBE a/# #1 q1
+        ! subscribe a/#
+        = started a/# p0 100
+        = started a/# p1 100
+        < SUBACK #1 [1]
+        = record p0 100 a/b q1 own "mine"
+        = record p0 101 a/b q1 retain "kept"
+        < PUBLISH #1 q1 a/b "kept" retain
         "#,
     );
 }
@@ -435,6 +459,7 @@ fn a_second_connect_and_packets_of_servers_are_violations() {
     let connect = Packet::Connect(Connect {
         version: Version::V5,
         is_31: false,
+        is_bridge: false,
         clean_start: true,
         keep_alive_s: 0,
         properties: Properties::default(),
