@@ -14,9 +14,9 @@ use std::{
     path::Path,
 };
 
-/// What was published is not for every user of the machine.
-const DIRECTORY_MODE: u32 = 0o750;
-pub(crate) const FILE_MODE: u32 = 0o640;
+/// What was published is for who runs the gateway alone.
+const DIRECTORY_MODE: u32 = 0o700;
+pub(crate) const FILE_MODE: u32 = 0o600;
 
 pub(crate) fn create_directory(path: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
@@ -44,6 +44,8 @@ pub(crate) fn claim(directory: &Path) -> Result<fs::File, OpenError> {
         .create(true)
         .truncate(false)
         .mode(FILE_MODE)
+        // It is emptied and written: never what somebody else has linked here.
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
         .open(&path)
         .map_err(OpenError::io(format!("opening {}", path.display())))?;
     if rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {

@@ -64,7 +64,11 @@ impl Storage for FileStorage {
     fn create(&self, name: Name, bytes: u64) -> io::Result<DiskFile> {
         let file = fs::File::options().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(self.path(name))?;
         // The blocks are taken now, so that a full disk shows here and never in the write of a batch.
-        rustix::fs::fallocate(file.as_fd(), rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+        match rustix::fs::fallocate(file.as_fd(), rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            // NFS before 4.2, ext3, and others that cannot.
+            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&file, bytes)?,
+            taken => taken?,
+        }
         Ok(DiskFile::new(file, self.durability))
     }
 
@@ -87,6 +91,18 @@ impl Storage for FileStorage {
     fn identity(&self, name: Name) -> io::Result<Identity> {
         fs::symlink_metadata(self.path(name)).map(|m| identity(&m))
     }
+}
+
+/// Takes blocks on a file system that can only be written to.
+fn write_zeros(file: &fs::File, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < bytes {
+        let piece = &zeros[..zeros.len().min((bytes - at) as usize)];
+        file.write_all_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 pub struct DiskFile {
@@ -245,5 +261,19 @@ impl File for DiskFile {
 
     fn identity(&self) -> io::Result<Identity> {
         self.file.metadata().map(|m| identity(&m))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_take_the_blocks_of_a_file() {
+        let file = tempfile::tempfile().expect("a file");
+        let bytes = (2 << 20) + 5;
+        write_zeros(&file, bytes).expect("written");
+        let found = file.metadata().expect("a file");
+        assert_eq!((found.len(), found.blocks() * 512 >= bytes), (bytes, true));
     }
 }

@@ -471,9 +471,16 @@ fn strangers_in_a_data_directory_are_left_alone_and_nobody_else_reads_what_is_in
         std::fs::create_dir_all(data.join(folder).join("lost+found")).expect("creates");
     }
     open(dir.path()).stop();
-    let mode = |path: &str| std::fs::metadata(data.join(path)).expect("it is there").permissions().mode() & 0o007;
-    let ours = ["streams", "streams/default/0", "streams/default/0/00000000000000000000.log", "state", "lock"];
-    assert_eq!(ours.map(mode), [0; 5]);
+    let mode = |path: &str| std::fs::metadata(data.join(path)).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(["streams", "streams/default/0", "state"].map(mode), [0o700; 3]);
+    assert_eq!(["streams/default/0/00000000000000000000.log", "lock"].map(mode), [0o600; 2]);
+    // The lock is emptied and written: nothing that it leads to is.
+    let mine = dir.path().join("mine");
+    std::fs::write(&mine, "mine").expect("writes");
+    std::fs::remove_file(data.join("lock")).expect("removes");
+    std::os::unix::fs::symlink(&mine, data.join("lock")).expect("links");
+    assert!(FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new()).is_err());
+    assert_eq!(std::fs::read_to_string(&mine).expect("there"), "mine");
 }
 
 /// No program does it: while one begins, it holds the locks of all other tests.
