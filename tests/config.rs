@@ -57,13 +57,25 @@ fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
         ("[limits]\nwill_bytes = \"256KiB\"\n", "limits.session_bytes: 256KiB has no room for filters beside a will"),
         ("[log]\nretention_age = \"1h\"\nretention_min_age = \"2h\"\n", "log.retention_min_age: 2h is longer than log.retention_age (1h)"),
         ("[log]\nretention_bytes = 0\nretention_min_age = \"2h\"\n", "log.retention_min_age: it keeps what log.retention_bytes would take"),
-        ("[log]\nretention_byts = \"1GiB\"\n", "bad.toml: no key log.retention_byts; did you mean log.retention_bytes?"),
+        ("[log]\nretention_byts = \"1GiB\"\n", "bad.toml:2: no key log.retention_byts; did you mean log.retention_bytes?"),
         ("[logs]\n", "did you mean log?"),
-        ("[listen]\nzzz = 1\n", "there are listen.mqtt, listen.http, listen.admin, listen.hosts, listen.allow_anonymous"),
-        ("[listen]\nmqtt = \"x\"\n", "bad.toml: listen.mqtt: "),
+        ("[listen]\nzzz = 1\n", "there are listen.admin, listen.allow_anonymous, listen.hosts, listen.http, listen.mqtt"),
+        ("[listen]\nmqtt = \"x\"\n", "bad.toml:2: listen.mqtt: not an address and a port; as in \"127.0.0.1:1883\""),
         ("[log]\nretention_bytes = \"much\"\n", "log.retention_bytes: much: not a size; as in 8GiB"),
-        ("[log]\ndurability = \"ram\"\n", "log.durability: "),
+        ("[log]\ndurability = \"ram\"\n", "bad.toml:2: log.durability: ram is none of disk, os"),
         ("[diagnostics]\nlog_level = \"a=b=c\"\n", "diagnostics.log_level: "),
+        ("[diagnostics]\nlog_level = \"loud\"\n", "diagnostics.log_level: loud: not a level; as in info"),
+        ("[events]\nsys_interval = \"100ms\"\n", "events.sys_interval: 100ms is less than a second"),
+        ("[groups]\nmax_deliveries = \"x\"\n", "bad.toml:2: groups.max_deliveries: not \"x\"; as in 20"),
+        ("[groups]\nmax_deliveries = -1\n", "groups.max_deliveries: not "),
+        ("[listen]\nallow_anonymous = 1\n", "as in true or false"),
+        ("[log]\nretention_bytes = true\n", "log.retention_bytes: not a value of its kind; as in \"8GiB\""),
+        ("[listen]\nmqtt = \"0.0.0.0:1883\"\n", "listen.mqtt: 0.0.0.0:1883 can be reached from elsewhere"),
+        ("[listen]\nhttp = \"127.0.0.1:1883\"\n", "listen.http: 127.0.0.1:1883 is that of another listener too"),
+        (
+            "[log]\ndata = \"/proc/version/data\"\n",
+            "log.data: /proc/version/data cannot be the data directory: /proc/version is no directory",
+        ),
         ("[log\n", "line 1"),
     ] {
         std::fs::write(&file, wrong).unwrap();
@@ -73,6 +85,23 @@ fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
             assert!(text(&out.stderr).contains(words), "{wrong}: {}", text(&out.stderr));
         }
     }
+    // All that is wrong is said at once, and nothing of how it is read.
+    std::fs::write(&file, "[log]\nretention_bytes = \"much\"\nzzz = 1\n[limits]\ntopic_levels = 9999\nretained = \"all\"\n").unwrap();
+    let all = text(&check(&["-c", file.to_str().unwrap()], &[]).stderr);
+    for words in [
+        "bad.toml:2: log.retention_bytes: much",
+        "bad.toml:3: no key log.zzz",
+        "bad.toml:5: limits.topic_levels: 9999 is not between 1 and 1024",
+        "bad.toml:6: limits.retained: not \"all\"",
+    ] {
+        assert!(all.contains(words), "{words}: {all}");
+    }
+    assert!(!["u64", "u32", "i64", "enum", "struct"].iter().any(|rust| all.contains(rust)), "{all}");
+    assert!(text(&check(&["-c", dir.path().to_str().unwrap()], &[]).stderr).contains(": a directory; name the file in it"));
+    let once = text(&check(&[], &[("WEIR_LOG__RETENTION_BYTES", "1GiB")]).stderr);
+    assert!(once.contains("nothing reads WEIR_LOG__RETENTION_BYTES; did you mean WEIR__LOG__RETENTION_BYTES?"), "{once}");
+    let level = text(&check(&[], &[("WEIR_LOG", "debug")]).stdout);
+    assert!(level.lines().any(|l| l.starts_with("log_level = \"debug\"") && l.ends_with("# WEIR_LOG")), "{level}");
     assert!(text(&check(&["-c", "/nowhere.toml"], &[]).stderr).contains("/nowhere.toml: there is no such file"));
     assert!(text(&check(&[], &[("WEIR__LOG__DTA", "x")]).stderr).contains("environment: no key log.dta; did you mean log.data?"));
 }
@@ -97,4 +126,34 @@ fn a_gateway_runs_from_a_file_alone() {
     assert!(http_get(admin, "/readyz").contains("ready"));
     assert_eq!(weir.terminate(), Some(0));
     assert!(data.is_dir());
+}
+
+/// What runs, where, on what; then "weir ready". And what it did, at the end.
+#[test]
+fn a_start_and_a_stop_say_what_runs_and_what_was_done() {
+    for format in ["text", "json"] {
+        let dir = dir();
+        let ports = [free_port(), free_port(), free_port()];
+        let mut command = support::command(&binary(), &dir.path().join("data"), ports);
+        let said = dir.path().join("said");
+        command.args(["--log-format", format]).env("WEIR_LOG", "info").stderr(std::fs::File::create(&said).unwrap());
+        let weir = Weir::spawn(command, ports);
+        let sent = Command::new(binary()).args(["pub", "-p", &weir.mqtt.to_string(), "-t", "a", "-m", "x", "-q", "1"]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(weir.terminate(), Some(0));
+        let said = std::fs::read_to_string(said).unwrap();
+        let [mqtt, http, admin] = ports;
+        for words in [
+            format!("weir {}", env!("CARGO_PKG_VERSION")),
+            format!(": mqtt 127.0.0.1:{mqtt}, page http://127.0.0.1:{http}/, admin http://127.0.0.1:{admin}/"),
+            "has 0 messages; read and ready after ".into(),
+            "stopped after 0s: 1 messages taken, 0 delivered".into(),
+        ] {
+            assert!(said.contains(&words), "{words}: {said}");
+        }
+        for line in said.lines().filter(|_| format == "json") {
+            let line: serde_json::Value = serde_json::from_str(line).expect("an object a line");
+            assert!(line["level"].is_string() && line["message"].is_string() && line["timestamp"].is_string(), "{line}");
+        }
+    }
 }

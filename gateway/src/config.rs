@@ -3,12 +3,12 @@
 //! Invariant: a key that nothing reads is an error that names the nearest one that something reads; `weir.toml` in the root says the defaults.
 //! Must not know: what the settings do.
 
-use crate::{ClientLimits, FleetLimits, Limits, Options, Retention, api::process::SettingInfo};
+use crate::{ClientLimits, FleetLimits, Limits, Options, Retention, api::process::SettingInfo, judge};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use figment::{
     Figment, Metadata, Profile, Provider,
-    error::{Kind, Result as FigmentResult},
+    error::Result as FigmentResult,
     providers::{Env, Format, Serialized, Toml},
     value::{Dict, Map, Value},
 };
@@ -109,6 +109,16 @@ impl From<Durable> for Durability {
             Durable::Os => Self::Os,
         }
     }
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
 }
 
 /// `weir_core::limits::Overlapping`, as it is written.
@@ -304,6 +314,7 @@ impl From<&Clients> for ClientLimits {
 #[serde(deny_unknown_fields)]
 struct Diagnostics {
     log_level: String,
+    log_format: LogFormat,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -341,14 +352,14 @@ impl Default for Config {
             groups: Groups { max_deliveries: 20 },
             events: Events { retention_age: days(7), sys_interval: Age(Some(Duration::from_secs(10))) },
             limits: Clients::default(),
-            diagnostics: Diagnostics { log_level: "info".into() },
+            diagnostics: Diagnostics { log_level: "info".into(), log_format: LogFormat::Text },
         }
     }
 }
 
 impl Config {
     /// What each key alone may be, and both together cannot mean.
-    fn check(&self) -> Result<(), ConfigError> {
+    fn wrong(&self) -> Vec<String> {
         let (will, session) = (self.limits.will_bytes.0, self.limits.session_bytes.0);
         let Log { retention_bytes, retention_age, retention_min_age, .. } = &self.log;
         let min_age = retention_min_age.0.unwrap_or(Duration::MAX);
@@ -364,8 +375,18 @@ impl Config {
                 )
             }),
         ];
-        let wrong: Vec<String> = wrong.into_iter().flatten().collect();
-        if wrong.is_empty() { Ok(()) } else { Err(ConfigError(wrong)) }
+        let Listen { mqtt, http, admin, allow_anonymous, .. } = self.listen;
+        let addresses = judge::addresses([("mqtt", mqtt), ("http", http), ("admin", admin)], allow_anonymous);
+        let often = self.events.sys_interval.0.filter(|every| !every.is_zero() && *every < SYS_INTERVAL_MIN);
+        let often = often.map(|_| {
+            format!(
+                "events.sys_interval: {} is less than a second, and each is a sync; 1s at least, or 0s: never",
+                self.events.sys_interval
+            )
+        });
+        let level = judge::levels(&self.diagnostics.log_level).err().map(|words| format!("diagnostics.log_level: {words}"));
+        let more = [level, often, judge::directory(&self.log.data)];
+        wrong.into_iter().chain(more).flatten().chain(addresses).collect()
     }
 }
 
@@ -404,6 +425,9 @@ pub struct Flags {
     /// delivered for ever [default: 20].
     #[arg(long, value_name = "N")]
     max_deliveries: Option<u32>,
+    /// What a line of the log is, on standard error: `text` or `json` [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     /// Admit anybody on addresses that can be reached from elsewhere.
     #[arg(long)]
     allow_anonymous: bool,
@@ -423,6 +447,8 @@ impl<P: Provider> Provider for Named<P> {
 }
 
 const PREFIX: &str = "WEIR__";
+/// The log level for short.
+const LOG_VARIABLE: &str = "WEIR_LOG";
 const DEFAULT: &str = "default";
 const COMMAND_LINE: &str = "command line";
 const ENVIRONMENT: &str = "environment";
@@ -457,7 +483,8 @@ impl Flags {
         let mut layers = Figment::from(Named(DEFAULT.into(), Serialized::defaults(Config::default())));
         if let Some(file) = &self.config {
             if !file.is_file() {
-                return Err(ConfigError(vec![format!("{}: there is no such file", file.display())]));
+                let what = if file.is_dir() { "a directory; name the file in it" } else { "there is no such file" };
+                return Err(ConfigError(vec![format!("{}: {what}", file.display())]));
             }
             layers = layers.merge(Toml::file_exact(file));
         }
@@ -465,6 +492,9 @@ impl Flags {
             ENVIRONMENT.into(),
             Env::prefixed(PREFIX).filter(|key| !key.as_str().to_lowercase().ends_with("_file")).split("__"),
         ));
+        if let Ok(level) = std::env::var(LOG_VARIABLE) {
+            layers = layers.merge(Named(LOG_VARIABLE.into(), Serialized::default("diagnostics.log_level", level)));
+        }
         for (name, key, value) in from_files()? {
             layers = layers.merge(Named(name.into(), Serialized::default(&key, value)));
         }
@@ -483,15 +513,21 @@ impl Flags {
         layers = set(layers, "log.retention_bytes", self.retention_bytes);
         layers = set(layers, "log.retention_age", self.retention_age);
         layers = set(layers, "log.retention_min_age", self.retention_min_age);
+        layers = set(layers, "diagnostics.log_format", self.log_format);
         Ok(set(layers, "groups.max_deliveries", self.max_deliveries))
     }
 
     pub fn read(&self) -> Result<Config, ConfigError> {
-        let config: Config = self.layers()?.extract()?;
-        tracing_subscriber::EnvFilter::try_new(&config.diagnostics.log_level)
-            .map_err(|e| ConfigError(vec![format!("diagnostics.log_level: {e}; as in info, or info,weir_log=debug")]))?;
-        config.check()?;
-        Ok(config)
+        let layers = self.layers()?;
+        let mut wrong = judge::variables(std::env::vars().map(|(name, _)| name));
+        match layers.extract::<Config>() {
+            Ok(config) => wrong.extend(config.wrong()),
+            Err(e) => wrong.extend(each(&layers, e)),
+        }
+        if !wrong.is_empty() {
+            return Err(ConfigError(wrong));
+        }
+        Ok(layers.extract()?)
     }
 
     /// Every key with its value and the place that says it, as a file that says the same.
@@ -548,33 +584,38 @@ impl fmt::Display for ConfigError {
 
 impl From<figment::Error> for ConfigError {
     fn from(all: figment::Error) -> Self {
-        Self(all.into_iter().map(|e| words(&e)).collect())
+        Self(all.into_iter().map(|e| format!("{}: {}", judge::place(e.metadata.as_ref(), &e.path.join(".")), e.kind)).collect())
     }
 }
 
-fn words(e: &figment::Error) -> String {
-    let place = e.metadata.as_ref().map(place).unwrap_or_default();
-    let path = e.path.join(".");
-    match &e.kind {
-        Kind::UnknownField(name, known) => {
-            let section = path.strip_suffix(name.as_str()).unwrap_or(&path).trim_end_matches('.');
-            let full = |key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
-            let near = known.iter().map(|k| (strsim::jaro_winkler(k, name), k)).max_by(|a, b| a.0.total_cmp(&b.0));
-            let hint = match near {
-                Some((likeness, key)) if likeness > 0.75 => format!("did you mean {}?", full(key)),
-                _ => format!("there are {}", known.iter().map(|k| full(k)).collect::<Vec<_>>().join(", ")),
-            };
-            format!("{place}: no key {}; {hint}", full(name))
+/// Everything that is wrong with what could not be read.
+fn each(layers: &Figment, e: figment::Error) -> Vec<String> {
+    let defaults = Figment::from(Serialized::defaults(Config::default()));
+    let (Ok(said), Ok(known)) = (layers.extract::<Dict>(), defaults.extract::<Dict>()) else { return ConfigError::from(e).0 };
+    let mut wrong = judge::unknown(layers, &said, &known);
+    for (section, values) in &known {
+        for (key, default) in values.as_dict().into_iter().flatten() {
+            let full = format!("{section}.{key}");
+            let Ok(value) = layers.find_value(&full) else { continue };
+            // Alone over the defaults: it is right or wrong by itself.
+            if let Err(e) = defaults.clone().merge(Serialized::default(&full, value)).extract::<Config>() {
+                let place = judge::place(layers.find_metadata(&full), &full);
+                wrong.extend(e.into_iter().map(|e| format!("{place}: {full}: {}", judge::words(&e.kind, default))));
+            }
         }
-        kind if path.is_empty() => format!("{place}: {kind}"),
-        kind => format!("{place}: {path}: {kind}"),
     }
+    if wrong.is_empty() { ConfigError::from(e).0 } else { wrong }
 }
 
 impl Config {
     #[must_use]
     pub fn log_level(&self) -> &str {
         &self.diagnostics.log_level
+    }
+
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        self.diagnostics.log_format
     }
 }
 
@@ -641,7 +682,7 @@ impl From<Config> for Options {
                 client: Arc::new(ClientLimits { overlapping: c.listen.overlapping.into(), ..(&c.limits).into() }),
                 fleet: (&c.limits).into(),
             },
-            sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()).map(|every| every.max(SYS_INTERVAL_MIN)),
+            sys_interval: c.events.sys_interval.0.filter(|every| !every.is_zero()),
             settings: Vec::new(),
             hosts: c.listen.hosts,
             origins: c.listen.origins,

@@ -9,18 +9,18 @@ use std::{
     path::PathBuf,
     process::ExitCode,
 };
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 use weir::{
     api,
     api::process::SettingInfo,
     ask,
-    config::{Config, Flags, reread},
-    inspect,
+    config::{Config, Flags, LogFormat, reread},
+    inspect, judge,
 };
 
 /// MQTT gateway whose queue is a durable log.
 #[derive(Parser)]
-#[command(name = "weir", version)]
+#[command(name = "weir", version = weir::version())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -66,15 +66,17 @@ enum Command {
 /// What is said about a run beside its answers can be changed while it runs.
 type Level = reload::Handle<EnvFilter, Registry>;
 
-/// WEIR_LOG goes before the configuration.
 fn filter(config: &Config) -> EnvFilter {
-    EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new(config.log_level()))
+    EnvFilter::new(config.log_level())
 }
 
 fn log_to_stderr(config: &Config) -> Level {
     let (level, handle) = reload::Layer::new(filter(config));
-    let terminal = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match config.log_format() {
+        LogFormat::Text => lines.with_ansi(weir::terminal::is_coloured(std::io::stderr().is_terminal())).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
     tracing_subscriber::registry().with(level).with(lines).init();
     handle
 }
@@ -106,10 +108,7 @@ fn by_api(level: &Level) -> api::process::Level {
     let (read, write) = (level.clone(), level.clone());
     api::process::Level {
         get: Box::new(move || read.with_current(ToString::to_string).unwrap_or_default()),
-        set: Box::new(move |text| {
-            let filter = EnvFilter::try_new(text).map_err(|e| format!("{text}: {e}; as in info, or info,weir_log=debug"))?;
-            write.reload(filter).map_err(|e| e.to_string())
-        }),
+        set: Box::new(move |text| write.reload(judge::levels(text)?).map_err(|e| e.to_string())),
     }
 }
 

@@ -11,10 +11,10 @@ use crate::{
     clock::wall_ms,
     events, figures,
     fleet::quarter_of_disk,
-    gateway::Limits,
+    gateway::{Gateway, Limits},
     hosts::Hosts,
     http,
-    metrics::Metrics,
+    metrics::{Metrics, Total},
     origins::Origins,
     rates,
     sockets::Sockets,
@@ -23,7 +23,13 @@ use crate::{
 };
 use parking_lot::RwLock;
 use sd_notify::NotifyState;
-use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -141,6 +147,7 @@ fn listen(options: &Options, flag: &'static str, address: SocketAddr) -> Result<
 }
 
 async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks: Hooks<R, H>) -> Result<(), RunError> {
+    let begun = Instant::now();
     let mqtt = listen(options, "--mqtt", options.mqtt)?;
     let http = listen(options, "--http", options.http)?;
     let admin = listen(options, "--admin", options.admin)?;
@@ -185,6 +192,7 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     }
     let keeper = Keeper::start(gateway.clone());
     gateway.events.started(&gateway);
+    tell_start(options, &gateway, begun.elapsed());
     println!("weir ready");
     tell_service_manager(&[NotifyState::Ready]);
     (hooks.ready)();
@@ -207,8 +215,42 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     keeper.stop().await;
     let stopping = engine.clone();
     let stopped = tokio::task::spawn_blocking(move || stopping.stop()).await;
-    tracing::info!(totals = ?gateway.totals, left = gateway.peers.len(), "stopped");
+    tell_end(&gateway, begun.elapsed());
     stopped.map_err(|e| RunError::Io("stopping the log", io::Error::other(e)))
+}
+
+/// What runs, where, on what, and how long it took.
+fn tell_start(options: &Options, gateway: &Gateway, took: Duration) {
+    let Options { mqtt, http, admin, data, .. } = options;
+    let partitions = gateway.engine.partitions().iter().filter(|p| gateway.system.is_none_or(|nth| gateway.partitions[nth].0 != p.id.0));
+    let records: u64 = partitions.map(|p| gateway.engine.span(p.id)).map(|span| span.durable.0 - span.start.0).sum();
+    let took = humantime::format_duration(Duration::from_millis(took.as_millis() as u64));
+    tracing::info!("weir {}: mqtt {mqtt}, page http://{http}/, admin http://{admin}/", version());
+    tracing::info!("the log in {} has {records} messages; read and ready after {took}", data.display());
+    let open = [mqtt, http, admin].into_iter().filter(|address| !address.ip().is_loopback());
+    let open: Vec<_> = open.map(ToString::to_string).collect();
+    if !open.is_empty() {
+        tracing::warn!("anybody who reaches {} is admitted, and may publish and read everything", open.join(", "));
+    }
+}
+
+fn tell_end(gateway: &Gateway, ran: Duration) {
+    let total = |all: [Total; 3]| all.iter().map(|t| gateway.totals.get(*t)).sum::<u64>();
+    let taken = total([Total::In0, Total::In1, Total::In2]);
+    let delivered = total([Total::Out0, Total::Out1, Total::Out2]);
+    let ran = humantime::format_duration(Duration::from_secs(ran.as_secs()));
+    let left = match gateway.peers.len() {
+        0 => String::new(),
+        n => format!("; {n} connections did not end in time"),
+    };
+    tracing::info!("stopped after {ran}: {taken} messages taken, {delivered} delivered{left}");
+}
+
+/// With the commit, if that is known.
+#[must_use]
+pub fn version() -> &'static str {
+    const COMMIT: &str = env!("WEIR_COMMIT");
+    if COMMIT.is_empty() { env!("CARGO_PKG_VERSION") } else { concat!(env!("CARGO_PKG_VERSION"), " (", env!("WEIR_COMMIT"), ")") }
 }
 
 /// Without one, nobody listens.

@@ -40,6 +40,14 @@ pub fn shown(bytes: &[u8]) -> Cow<'_, [u8]> {
     if io::stdout().is_terminal() { Cow::Owned(escaped(bytes).into_bytes()) } else { Cow::Borrowed(bytes) }
 }
 
+/// Are lines to be coloured? `terminal`: they are read on one. See no-color.org and bixense.com/clicolors.
+#[must_use]
+pub fn is_coloured(terminal: bool) -> bool {
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|v| v == value);
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    terminal && !no_colour && !is("CLICOLOR", "0") && !is("TERM", "dumb")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
