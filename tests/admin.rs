@@ -85,19 +85,22 @@ fn matches(api: &Value, schema: &Value, value: &Value, place: &str) {
 fn the_document_is_true() {
     let dir = dir();
     let weir = Weir::start(dir.path());
-    let mut c = Raw::connect(weir.mqtt, Version::V5, "a client/with: odd Ünicode");
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "a client/with: odd Ünicode", true, &[0x11, 0, 0, 0x0E, 0x10]);
     c.subscribe("x/#", 1);
+    c.subscribe("$share/g/x/#", 1);
     // While somebody watches a topic, the life of its messages is kept.
     let mut watcher = TcpStream::connect(("127.0.0.1", weir.http)).unwrap();
     write!(watcher, "GET /events?filter=x/y&trace=true HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
     watcher.read_exact(&mut [0; 300]).unwrap();
     c.publish(1, false, 1, "x/y", "x");
+    c.publish_with(1 << 1 | 1, 2, "kept", &[], "x");
     let api = json(weir.admin, "/api/v1/openapi.json");
     let mut seen = 0;
     for (path, methods) in api["paths"].as_object().unwrap() {
         let path_of = path.replace("{client_id}", "a%20client%2Fwith%3A%20odd%20%C3%9Cnicode");
         let path_of = path_of
             .replace("{stream}/{partition}/{offset}", "default/0/0")
+            .replace("retained", "retained?filter=%23")
             .replace("history", "history?from_ms=0&step_ms=1000000000000&steps=3");
         if let Some(get) = methods.get("get") {
             // The first step of the rates is soon over.
@@ -109,16 +112,35 @@ fn the_document_is_true() {
         }
         if methods.get("delete").is_some() {
             assert_eq!(request(weir.admin, "DELETE", &path_of, "Origin: http://elsewhere\r\n").0, 403);
-            assert_eq!(request(weir.admin, "DELETE", &path_of, "").0, 204);
+            let (status, said) = request(weir.admin, "DELETE", &path_of, "");
+            assert!(matches!((status, said.as_str()), (204, "") | (200, r#"{"cleared":1,"more":false}"#)), "{path}: {status} {said}");
+            seen += 1;
+        }
+        if methods.get("post").is_some() {
+            let body = r#"{"topic":"x/z","text":"y"}"#;
+            let (status, said) = request_raw(
+                weir.admin,
+                "POST",
+                &path_of,
+                &format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
+            );
+            assert_eq!(status, 200, "{said}");
+            let answer = serde_json::from_str(&said).unwrap();
+            matches(&api, &methods["post"]["responses"]["200"]["content"]["application/json"]["schema"], &answer, path);
             seen += 1;
         }
     }
-    assert_eq!(seen, 14);
+    assert_eq!(seen, 19);
     // What reads is on the port that browsers reach, what changes something or shows the configuration is not.
     assert_eq!(json(weir.http, "/api/v1/streams")[0]["stream"], "default");
-    for (method, path) in
-        [("DELETE", "/api/v1/clients/x"), ("GET", "/api/v1/config"), ("GET", "/api/v1/log-level"), ("PUT", "/api/v1/log-level")]
-    {
+    for (method, path) in [
+        ("DELETE", "/api/v1/clients/x"),
+        ("DELETE", "/api/v1/sessions/x"),
+        ("DELETE", "/api/v1/retained?filter=x"),
+        ("GET", "/api/v1/config"),
+        ("GET", "/api/v1/log-level"),
+        ("PUT", "/api/v1/log-level"),
+    ] {
         let (status, body) = request(weir.http, method, path, "");
         assert!(matches!(status, 404 | 405), "{method} {path}: {status} {body}");
     }
@@ -296,4 +318,145 @@ fn explain_says_where_the_messages_of_a_client_are() {
     let row: Vec<_> = streams.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!((row[0], row[1], row[2], row.last()), ("default/0", "0", "20", Some(&"ok")), "{streams}");
     assert_eq!(explain(weir.admin, "nobody"), "weir: there is no session of nobody\n");
+}
+
+fn weir_says(weir: &Weir, args: &[&str]) -> (bool, String) {
+    let out = Command::new(binary()).args(args).args(["--admin", &format!("127.0.0.1:{}", weir.admin)]).output().unwrap();
+    (out.status.success(), String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap())
+}
+
+#[test]
+fn a_message_by_hand_is_on_disk_and_goes_the_way_of_all_messages() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut reader = Raw::connect(weir.mqtt, Version::V5, "reader");
+    reader.subscribe("by/hand/#", 1);
+    let post = |body: &str, headers: &str| {
+        request_raw(
+            weir.admin,
+            "POST",
+            "/api/v1/publish",
+            &format!("Content-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len()),
+        )
+    };
+    let (status, said) = post(r#"{"topic": "by/hand/1", "text": "on", "retain": true}"#, "");
+    assert_eq!((status, said.as_str()), (200, r#"{"stream":"default","partition":0,"offset":0}"#));
+    assert_eq!(reader.expect_publish().payload, "on");
+    assert_eq!(post(r#"{"topic": "by/hand/2", "base64": "aGk="}"#, "").0, 200);
+    assert_eq!(reader.expect_publish().payload, "hi");
+    for (body, status, words) in [
+        (r#"{"topic": "by/+/1", "text": "x"}"#, 400, "not a topic"),
+        (r#"{"topic": "a", "text": "x", "base64": "eA=="}"#, 400, "not both"),
+        (r#"{"topic": "a", "txt": "x"}"#, 422, "txt"),
+        (r#"{"topic": "$SYS/x", "text": "x"}"#, 409, "0x87"),
+    ] {
+        let (got, said) = post(body, "");
+        assert!(got == status && said.contains(words) && said.starts_with(r#"{"error":"#), "{body}: {got} {said}");
+    }
+    assert_eq!(post(r#"{"topic": "a", "text": "x"}"#, "Origin: http://elsewhere.example\r\n").0, 403);
+    assert_eq!(request(weir.http, "POST", "/api/v1/publish", "").0, 404, "on the admin port only");
+}
+
+#[test]
+fn retained_messages_are_listed_and_cleared() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = Raw::connect(weir.mqtt, Version::V5, "c");
+    for n in 0..1_203_u16 {
+        c.publish_with(1 << 1 | 1, n + 1, &format!("r/{n:04}"), &[], "x");
+        c.expect_ack(PUBACK, n + 1);
+    }
+    c.publish_with(1 << 1 | 1, 1, "other", &[], "x");
+    c.expect_ack(PUBACK, 1);
+    eventually("all are listed", Duration::from_secs(5), || weir_says(&weir, &["retained", "list", "#"]).1.lines().count() == 1_205);
+    let (_, some) = weir_says(&weir, &["retained", "list", "r/000+"]);
+    assert!(!some.contains("r/0001"), "a filter, not a pattern: {some}");
+    assert_eq!(weir_says(&weir, &["retained", "clear", "r/#"]), (true, "1203 retained messages are cleared\n".into()));
+    eventually("one is left", Duration::from_secs(5), || {
+        weir_says(&weir, &["retained", "list"]).1.lines().skip(1).eq(["other  default/0  1203"])
+    });
+    assert!(!weir_says(&weir, &["retained", "clear", "a/#/b"]).0);
+    let mut late = Raw::connect(weir.mqtt, Version::V5, "late");
+    late.subscribe("r/#", 1);
+    late.expect_silence();
+}
+
+#[test]
+fn sessions_end_by_id_or_by_how_long_nobody_came() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let expiry = [0x11, 0, 0, 0x0E, 0x10];
+    let session = |id: &str| {
+        let mut c = Raw::connect_with(weir.mqtt, Version::V5, id, true, &expiry);
+        c.subscribe("a/#", 1);
+        c
+    };
+    for id in ["away", "old-1", "old-2"] {
+        session(id).disconnect();
+    }
+    let mut here = session("here");
+    let names = || {
+        let all: serde_json::Value = serde_json::from_str(&weir_says(&weir, &["sessions", "-o", "json"]).1).unwrap();
+        all.as_array().unwrap().iter().map(|s| s["client_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    eventually("all are there", Duration::from_secs(5), || names() == ["away", "here", "old-1", "old-2"]);
+    assert_eq!(weir_says(&weir, &["sessions", "delete", "away", "here"]), (true, "2 sessions are ended\n".into()));
+    // Version 5 is told: its session was taken over.
+    assert_eq!((here.read().head, here.next(Duration::from_secs(5)).is_none() && here.is_closed()), (0xE0, true));
+    assert_eq!(names(), ["old-1", "old-2"]);
+    assert_eq!(weir_says(&weir, &["sessions", "delete", "away"]), (false, "weir: there is no session of away\n".into()));
+    assert_eq!(weir_says(&weir, &["sessions", "delete", "--idle", "1h"]), (true, "0 sessions are ended\n".into()));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(weir_says(&weir, &["sessions", "delete", "--idle", "1s"]), (true, "2 sessions are ended\n".into()));
+    assert!(names().is_empty());
+    assert!(!weir_says(&weir, &["sessions", "delete"]).0, "of which?");
+    // Nothing waits for who comes again.
+    let mut again = Raw::connect_with(weir.mqtt, Version::V5, "away", false, &expiry);
+    again.publish(1, false, 1, "a/b", "x");
+    again.expect_ack(PUBACK, 1);
+    again.expect_silence();
+    let port = weir.mqtt.to_string();
+    let events = Command::new(binary())
+        .args(["sub", "-p", &port, "-t", "$SYS/events/deleted/#", "--from", "earliest", "-C", "4", "-F", "%t"])
+        .output()
+        .unwrap();
+    let events = String::from_utf8(events.stdout).unwrap();
+    assert!(["away", "here", "old-1", "old-2"].iter().all(|id| events.contains(&format!("$SYS/events/deleted/{id}\n"))), "{events}");
+}
+
+#[test]
+fn groups_say_who_is_in_them_and_how_far_they_are() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut members: Vec<_> = ["m1", "m2"].iter().map(|id| Raw::connect(weir.mqtt, Version::V5, id)).collect();
+    members.iter_mut().for_each(|m| assert_eq!(m.subscribe("$share/workers/jobs/#", 1), 1));
+    let mut c = Raw::connect(weir.mqtt, Version::V5, "c");
+    for n in 1..=10 {
+        c.publish(1, false, n, "jobs/1", "x");
+        c.expect_ack(PUBACK, n);
+    }
+    let group = || {
+        let all: serde_json::Value = serde_json::from_str(&weir_says(&weir, &["groups", "list", "-o", "json"]).1).unwrap();
+        all[0].clone()
+    };
+    eventually("all are given", Duration::from_secs(5), || group()["pending"] == 10 && group()["places"][0]["next"] == 10);
+    assert_eq!(group()["lag"], 10, "{}", group());
+    let (_, text) = weir_says(&weir, &["groups", "describe", "workers"]);
+    for words in [
+        "workers of jobs/#: lag 10, 10 pending",
+        "2 sessions subscribe",
+        "default/0: at 10 of 10",
+        "member m1: 5 pending",
+        "member m2: 5 pending",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    for m in &mut members {
+        for _ in 0..5 {
+            let p = m.expect_publish();
+            m.ack(PUBACK, p.id);
+        }
+    }
+    eventually("nothing is left", Duration::from_secs(5), || group()["lag"] == 0 && group()["pending"] == 0);
+    assert_eq!(weir_says(&weir, &["groups", "describe", "nobody"]), (false, "weir: there is no group nobody\n".into()));
 }

@@ -5,13 +5,15 @@
 
 use crate::{
     api::{
+        change::{ClearedInfo, RetainedInfo, RetainedPart},
         clients::ClientInfo,
+        groups::GroupInfo,
         log::{MessageInfo, PartitionInfo, SegmentInfo, TopicsInfo},
         sessions::{PlaceInfo, SessionInfo, SessionsInfo},
     },
     rates::RateInfo,
 };
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -24,7 +26,7 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Args, Clone, Debug)]
-struct Admin {
+pub struct Admin {
     /// The admin port of the gateway.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464", env = "WEIR_ADMIN")]
     admin: String,
@@ -63,6 +65,66 @@ pub struct Sessions {
     /// Only sessions that get messages of this topic.
     #[arg(short, long, value_name = "TOPIC")]
     topic: Option<String>,
+    #[command(subcommand)]
+    change: Option<Change>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum Change {
+    /// End sessions, connected or not: what waits for them is forgotten.
+    Delete(Delete),
+}
+
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+struct WhichSessions {
+    /// Their client ids.
+    clients: Vec<String>,
+    /// All that have had no connection for so long, as in `30days`.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    idle: Option<Duration>,
+}
+
+#[derive(Args, Clone, Debug)]
+struct Delete {
+    #[command(flatten)]
+    which: WhichSessions,
+    #[command(flatten)]
+    admin: Admin,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum Groups {
+    /// All groups: members, lag, what is pending.
+    List {
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// The groups of this name: where they are, and what each member has.
+    Describe {
+        group: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum Retained {
+    /// Topics with a retained message.
+    List {
+        /// Those that match, as in `site/#`.
+        #[arg(default_value = "#")]
+        filter: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
+    /// Clear retained messages: an empty one is published to each topic. What there was stays in the log.
+    Clear {
+        /// Topics that match, as in `site/#`.
+        filter: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
 }
 
 #[derive(Args, Clone, Debug)]
@@ -214,19 +276,118 @@ fn behind(s: &SessionInfo) -> Option<u64> {
     (!s.places.is_empty()).then(|| s.places.iter().map(lag).sum())
 }
 
-impl Sessions {
+impl Groups {
     pub fn ask(&self) -> Result<String, String> {
-        let (mut all, mut after) = (Vec::new(), String::new());
-        let topic = self.topic.as_ref().map_or_else(String::new, |t| format!("&topic={}", escaped(t)));
-        loop {
-            let part: SessionsInfo = self.admin.get(&format!("sessions?limit=1000&after={}{topic}", escaped(&after)))?;
-            all.extend(part.sessions);
-            match part.after {
-                Some(last) => after = last,
-                None => break,
+        match self {
+            Self::List { admin } => admin.print(&admin.get::<Vec<GroupInfo>>("groups")?, |all| {
+                let row = |g: &GroupInfo| {
+                    let numbers = [g.members.len() as u64, g.subscribers as u64, g.lag, g.pending as u64, g.owed as u64, g.dying as u64];
+                    [g.group.clone(), g.filter.clone()].into_iter().chain(numbers.map(|n| n.to_string())).collect()
+                };
+                table(&["GROUP", "FILTER", "MEMBERS", "SUBSCRIBERS", "LAG", "PENDING", "TO GIVE AGAIN", "DYING"], all.iter().map(row))
+            }),
+            Self::Describe { group, admin } => {
+                let mut all: Vec<GroupInfo> = admin.get("groups")?;
+                all.retain(|g| g.group == *group);
+                if all.is_empty() {
+                    return Err(format!("there is no group {group}"));
+                }
+                admin.print(&all, |all| all.iter().map(describe_group).collect())
             }
         }
-        self.admin.print(&all, |all| {
+    }
+}
+
+fn describe_group(g: &GroupInfo) -> String {
+    let mut text = format!(
+        "{} of {}: lag {}, {} pending, {} to give again, {} to become dead letters; {} sessions subscribe\n",
+        g.group, g.filter, g.lag, g.pending, g.owed, g.dying, g.subscribers
+    );
+    for p in &g.places {
+        let _never_fails = writeln!(text, "  {}/{}: at {} of {}", p.stream, p.partition, p.next, p.end);
+    }
+    for m in &g.members {
+        let _never_fails = writeln!(text, "  member {}: {} pending", m.client_id, m.pending);
+    }
+    text
+}
+
+/// Everything in parts: `part` gives what there is behind one, and where to go on.
+fn in_parts<T>(mut part: impl FnMut(&str) -> Result<(Vec<T>, Option<String>), String>) -> Result<Vec<T>, String> {
+    let (mut all, mut after) = (Vec::new(), String::new());
+    loop {
+        let (some, last) = part(&escaped(&after))?;
+        all.extend(some);
+        match last {
+            Some(last) => after = last,
+            None => return Ok(all),
+        }
+    }
+}
+
+impl Retained {
+    pub fn ask(&self) -> Result<String, String> {
+        match self {
+            Self::List { filter, admin } => {
+                let path = format!("retained?limit=1000&filter={}", escaped(filter));
+                let all = in_parts(|after| {
+                    let part: RetainedPart = admin.get(&format!("{path}&after={after}"))?;
+                    Ok((part.retained, part.after))
+                })?;
+                admin.print(&all, |all| {
+                    let row = |r: &RetainedInfo| vec![r.topic.clone(), format!("{}/{}", r.stream, r.partition), r.offset.to_string()];
+                    table(&["TOPIC", "STREAM", "OFFSET"], all.iter().map(row))
+                })
+            }
+            Self::Clear { filter, admin } => {
+                let (url, mut cleared) = (admin.url(&format!("retained?filter={}", escaped(filter))), 0);
+                loop {
+                    let part: ClearedInfo = admin.answer(admin.agent().delete(&url).call(), |body| body.read_json())?;
+                    cleared += part.cleared;
+                    if !part.more {
+                        return Ok(format!("{cleared} retained messages are cleared\n"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Delete {
+    fn delete(&self, client: &str) -> Result<(), String> {
+        let url = self.admin.url(&format!("sessions/{}", escaped(client)));
+        self.admin.answer(self.admin.agent().delete(url).call(), |_| Ok(()))
+    }
+
+    fn run(&self) -> Result<String, String> {
+        let clients = match self.which.idle {
+            None => self.which.clients.clone(),
+            Some(than) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+                let is_idle = |s: &SessionInfo| s.since_ms.is_some_and(|since| u128::from(now.saturating_sub(since)) >= than.as_millis());
+                sessions(&self.admin, "")?.into_iter().filter(is_idle).map(|s| s.client_id).collect()
+            }
+        };
+        clients.iter().try_for_each(|client| self.delete(client))?;
+        Ok(format!("{} sessions are ended\n", clients.len()))
+    }
+}
+
+/// All, or who gets the messages of a topic.
+fn sessions(admin: &Admin, topic: &str) -> Result<Vec<SessionInfo>, String> {
+    in_parts(|after| {
+        let part: SessionsInfo = admin.get(&format!("sessions?limit=1000&after={after}{topic}"))?;
+        Ok((part.sessions, part.after))
+    })
+}
+
+impl Sessions {
+    pub fn ask(&self) -> Result<String, String> {
+        if let Some(Change::Delete(delete)) = &self.change {
+            return delete.run();
+        }
+        let topic = self.topic.as_ref().map_or_else(String::new, |t| format!("&topic={}", escaped(t)));
+        self.admin.print(&sessions(&self.admin, &topic)?, |all| {
             let row = |s: &SessionInfo| {
                 let connected = if s.connected { "yes" } else { "no" }.into();
                 let filters: Vec<&str> = s.subscriptions.iter().map(|f| &*f.filter).collect();

@@ -10,6 +10,8 @@
 //! | behind | it has not kept up for a second | records |
 //! | live | it has caught up | |
 //! | pushed_out | retention by bytes took what some had not read; `client` published most of it | stream, partition, from, to, bytes, readers |
+//! | deleted | its session was ended by the admin API | |
+//! | cleared | retained messages were cleared by the admin API; `client` is empty, the topic ends with `gateway` | filter, topics |
 //! | started | the gateway takes connections; `client` is empty, the topic ends with `gateway` | boot, version |
 //!
 //! Invariant: who causes an event never waits for it; events that find no room are counted. A `/`, `+`, `#` or `%` of a client id is written as in an address, and no more than 128 bytes of it.
@@ -124,6 +126,16 @@ impl Events {
     /// A page of that origin asked for a socket or the feed.
     pub fn refused_origin(&self, gateway: &Gateway, origin: &str, address: Option<String>) {
         self.push(gateway, "refused", "", json!({ "address": address, "origin": origin, "code": 403 }));
+    }
+
+    /// By those who run it.
+    pub fn session_deleted(&self, gateway: &Gateway, client_id: &str) {
+        self.push(gateway, "deleted", client_id, json!({}));
+    }
+
+    /// By those who run it.
+    pub fn retained_cleared(&self, gateway: &Gateway, filter: &str, topics: usize) {
+        self.push(gateway, "cleared", "", json!({ "filter": filter, "topics": topics }));
     }
 
     /// Adds what was dropped to what is told within a second.

@@ -297,7 +297,6 @@ impl Gateway {
         self.partitions.iter().map(move |p| needs(*p).filter(|_| !self.is_system(*p)))
     }
 
-    /// A durable reader has come to the places that its value in the store says.
     /// When retention takes what is at `next` of a partition, if the log grows on as it does; ms since 1970.
     pub fn loss_at(&self, p: PartitionId, segments: &[SegmentInfo], next: weir_log::Offset) -> Option<u64> {
         let nth = self.partitions.iter().position(|q| *q == p)?;
@@ -305,6 +304,7 @@ impl Gateway {
         self.retention(p).loss_at(segments, next, self.now().wall_ms, rate)
     }
 
+    /// A durable reader has come to the places that its value in the store says.
     pub fn count(&self, counted: &mut Counted, needs: impl Fn(PartitionId) -> Option<Offset>) {
         counted.replace(&self.cursors, self.needs(needs));
     }

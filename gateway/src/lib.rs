@@ -49,6 +49,7 @@ mod start;
 mod tail;
 mod tcp;
 pub mod terminal;
+mod visitor;
 mod vital;
 mod websocket;
 

@@ -37,8 +37,14 @@ enum Command {
     CheckConfig(Flags),
     /// Who is connected, from where, since when, and how far behind.
     Clients(ask::Clients),
-    /// All sessions, connected or not; or who gets the messages of a topic.
+    /// All sessions, connected or not; who gets the messages of a topic; or end some.
     Sessions(ask::Sessions),
+    /// Groups of shared subscriptions: members, lag, what is pending.
+    #[command(subcommand)]
+    Groups(ask::Groups),
+    /// Retained messages: list them, or clear them.
+    #[command(subcommand)]
+    Retained(ask::Retained),
     /// The newest message of each topic, now or at a moment in the past.
     Topics(ask::Topics),
     /// What the log holds.
@@ -191,6 +197,8 @@ fn main() -> ExitCode {
         Command::Clients(c) => said(c.ask()),
         Command::Streams(s) => said(s.ask()),
         Command::Sessions(s) => said(s.ask()),
+        Command::Groups(g) => said(g.ask()),
+        Command::Retained(r) => said(r.ask()),
         Command::Topics(t) => said(t.ask()),
         Command::Top(t) => ended(t.run()),
         Command::Explain(e) => said(e.ask()),

@@ -110,6 +110,17 @@ impl Group {
     }
 
     #[must_use]
+    pub fn pending(&self, id: u64) -> usize {
+        self.members.iter().find(|m| m.id == id).map_or(0, |m| m.pending.len())
+    }
+
+    /// Records that nobody has: to be given again, and to become dead letters.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.owed.len(), self.dying.len())
+    }
+
+    #[must_use]
     pub fn has_members(&self) -> bool {
         !self.members.is_empty()
     }

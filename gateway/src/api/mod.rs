@@ -1,10 +1,12 @@
-//! The admin API: what is connected, what sessions wait for, what the log holds, how the process runs; and two things that change something: the end of a
-//! connection and the log level.
+//! The admin API: what is connected, what sessions wait for, what the log holds, how the process runs; and what changes something: the end of a connection or
+//! of a session, a message by hand, retained messages, the log level.
 //!
 //! Invariant: what reads is on the page's origin too, what changes or reveals the configuration on the admin port only, and what changes is refused from a page.
 //! Must not know: sockets, the command line.
 
+pub mod change;
 pub mod clients;
+pub mod groups;
 pub(crate) mod heavy;
 pub mod log;
 pub mod past;
@@ -19,7 +21,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header::ORIGIN},
     middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
 use heavy::{Heavy, few};
 use process::Process;
@@ -36,6 +38,11 @@ use utoipa::{IntoParams, OpenApi};
     paths(
         clients::clients,
         clients::disconnect,
+        change::publish,
+        change::forget,
+        change::retained,
+        change::clear,
+        groups::groups,
         sessions::session,
         sessions::sessions,
         log::streams,
@@ -59,6 +66,8 @@ pub(crate) fn reading() -> Router<Arc<Gateway>> {
         .route("/api/v1/clients", get(clients::clients))
         .route("/api/v1/sessions", get(sessions::sessions))
         .route("/api/v1/sessions/{client_id}", get(sessions::session))
+        .route("/api/v1/retained", get(change::retained))
+        .route("/api/v1/groups", get(groups::groups))
         .route("/api/v1/streams", get(log::streams))
         .route("/api/v1/segments", get(log::segments))
         .route("/api/v1/topics", get(log::topics))
@@ -77,8 +86,12 @@ pub(crate) fn running(gateway: Arc<Gateway>, process: Arc<Process>) -> Router {
         .route("/api/v1/config", get(process::config))
         .route("/api/v1/log-level", get(process::log_level).put(process::set_log_level))
         .with_state(process);
-    let disconnect = Router::new().route("/api/v1/clients/{client_id}", delete(clients::disconnect));
-    let changing = disconnect.with_state(gateway.clone()).merge(process).layer(from_fn(refusal::in_json));
+    let clients = Router::new()
+        .route("/api/v1/clients/{client_id}", delete(clients::disconnect))
+        .route("/api/v1/sessions/{client_id}", delete(change::forget))
+        .route("/api/v1/retained", delete(change::clear))
+        .route("/api/v1/publish", post(change::publish));
+    let changing = clients.with_state(gateway.clone()).merge(process).layer(from_fn(refusal::in_json));
     reading().with_state(gateway).merge(changing).layer(from_fn_with_state(Heavy::default(), few))
 }
 

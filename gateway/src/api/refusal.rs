@@ -23,6 +23,7 @@ const WORDS_BYTES_MAX: usize = 64 * 1024;
 fn known(path: &str) -> &'static [&'static str] {
     match path {
         "/api/v1/topics" => &["filter", "at", "after", "limit"],
+        "/api/v1/retained" => &["filter", "after", "limit"],
         "/api/v1/sessions" => &["topic", "after", "limit"],
         "/api/v1/history" => &["from_ms", "step_ms", "steps"],
         _ => &[],

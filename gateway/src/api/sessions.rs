@@ -4,7 +4,10 @@
 //! Must not know: how a session works.
 
 use super::{Part, heavy::json, unavailable};
-use crate::gateway::{Gateway, session_key};
+use crate::{
+    clock::date_ms,
+    gateway::{Gateway, session_key},
+};
 use axum::{
     Json,
     extract::{Path, Query, State},
@@ -59,6 +62,8 @@ pub struct PlaceInfo {
 pub struct SessionInfo {
     pub client_id: String,
     pub connected: bool,
+    /// Without a connection since then, ms since 1970.
+    pub since_ms: Option<u64>,
     pub version: String,
     /// Seconds that it outlives its connection; missing: for ever.
     pub expiry_s: Option<u32>,
@@ -229,6 +234,7 @@ fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connec
     SessionInfo {
         client_id,
         connected,
+        since_ms: Some(date_ms(gateway.now(), d.since_ms)).filter(|_| !connected),
         version: d.version.to_string(),
         expiry_s: (d.expiry_s != u32::MAX).then_some(d.expiry_s),
         has_will: d.has_will,

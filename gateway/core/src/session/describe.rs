@@ -33,6 +33,8 @@ pub struct Description {
     /// Seconds that it outlives its connection; `u32::MAX`: for ever.
     pub expiry_s: u32,
     pub has_will: bool,
+    /// When it was connected or its connection ended, by the steady clock.
+    pub since_ms: u64,
     pub subscriptions: Vec<Subscribed>,
     pub places: Vec<Place>,
     /// Messages with QoS 1 and 2 on their way to the client, and how many it takes at once.
@@ -61,6 +63,7 @@ impl Session {
             version: self.version,
             expiry_s: self.expiry_s,
             has_will: self.will.is_some(),
+            since_ms: self.since_ms,
             subscriptions: all.map(|(filter, s)| Subscribed { filter: filter.clone(), qos: s.options.qos as u8 }).collect(),
             places: places.collect(),
             in_flight: self.outbound.window.len(),

@@ -1,0 +1,86 @@
+//! Groups of shared subscriptions: who is in them, how far they have come, what is on its way.
+//!
+//! Invariant: each is described by itself; a group without members is there as long as a session subscribes.
+//! Must not know: how a group works.
+
+use super::heavy::json;
+use crate::{
+    gateway::Gateway,
+    group::{Description, Groups},
+};
+use axum::{extract::State, response::Response};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// A member that is connected.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MemberInfo {
+    pub client_id: String,
+    /// Records that it was given and has not acknowledged.
+    pub pending: usize,
+}
+
+/// How far a group has come in one partition.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GroupPlaceInfo {
+    pub stream: String,
+    pub partition: u32,
+    /// The record that it looks at next.
+    pub next: u64,
+    /// The end of the log.
+    pub end: u64,
+}
+
+/// A group.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GroupInfo {
+    /// As in `$share/GROUP/FILTER`; `$queue` of `$queue/FILTER`.
+    pub group: String,
+    pub filter: String,
+    /// Sessions that subscribe, connected or not.
+    pub subscribers: usize,
+    pub members: Vec<MemberInfo>,
+    /// Records that members have and have not acknowledged.
+    pub pending: usize,
+    /// Records that wait to be given again.
+    pub owed: usize,
+    /// Records that are about to become dead letters.
+    pub dying: usize,
+    /// Records between it and the end of the log, matching or not, and what is pending or owed.
+    pub lag: u64,
+    pub places: Vec<GroupPlaceInfo>,
+}
+
+fn info(gateway: &Gateway, d: Description) -> GroupInfo {
+    let ends = gateway.ends();
+    let place = |(p, next): (weir_core::ids::PartitionId, weir_core::ids::Offset)| {
+        let nth = gateway.partitions.iter().position(|q| *q == p)?;
+        let (stream, number) = gateway.streams.get(nth)?;
+        Some(GroupPlaceInfo { stream: stream.to_string(), partition: *number, next: next.0, end: *ends.get(nth)? })
+    };
+    let (group, filter) = d.name.split_once('/').unwrap_or((&d.name, ""));
+    let reads: Vec<_> = gateway.read_by(filter).map(|nth| gateway.partitions[nth]).collect();
+    let places: Vec<_> = d.next.into_iter().filter(|(p, _)| reads.contains(p)).filter_map(place).collect();
+    let (owed, dying) = d.waiting;
+    let pending = d.members.iter().map(|(_, pending)| pending).sum();
+    let unread: u64 = places.iter().map(|p| p.end.saturating_sub(p.next)).sum();
+    GroupInfo {
+        group: group.into(),
+        filter: filter.into(),
+        subscribers: d.subscribers,
+        members: d.members.into_iter().map(|(client_id, pending)| MemberInfo { client_id, pending }).collect(),
+        pending,
+        owed,
+        dying,
+        lag: unread + (pending + owed + dying) as u64,
+        places,
+    }
+}
+
+/// All groups.
+#[utoipa::path(get, path = "/api/v1/groups", responses((status = 200, body = Vec<GroupInfo>)))]
+pub(crate) async fn groups(State(gateway): State<Arc<Gateway>>) -> Response {
+    let all: Vec<GroupInfo> = Groups::describe(&gateway).await.into_iter().map(|d| info(&gateway, d)).collect();
+    json(&all)
+}
