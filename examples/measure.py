@@ -19,7 +19,7 @@ from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WEIR = ROOT / "target/release/weir"
+WEIR = ROOT / "target/dist/weir"
 WORK = ROOT / "target/measure"
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -354,7 +354,7 @@ def main():
     rows = [row for row in ROWS if re.search(asked.only, row.name)]
     if not rows:
         sys.exit(f"--only {asked.only}: no row is named so; they are: " + "; ".join(row.name for row in ROWS))
-    subprocess.run(["cargo", "build", "--release", "-q", "-p", "weir"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--profile", "dist", "-q", "-p", "weir"], cwd=ROOT, check=True)
     WORK.mkdir(parents=True, exist_ok=True)
     if asked.profile:
         for row in rows:

@@ -460,3 +460,20 @@ fn groups_say_who_is_in_them_and_how_far_they_are() {
     eventually("nothing is left", Duration::from_secs(5), || group()["lag"] == 0 && group()["pending"] == 0);
     assert_eq!(weir_says(&weir, &["groups", "describe", "nobody"]), (false, "weir: there is no group nobody\n".into()));
 }
+
+#[test]
+fn lists_say_that_there_are_more_and_top_is_json_too() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = Raw::connect(weir.mqtt, Version::V5, "c");
+    for n in 1..=5 {
+        c.publish(1, false, n, &format!("t/{n}"), "x");
+        c.expect_ack(PUBACK, n);
+    }
+    let more = "there may be more: these are the first 3, --limit shows others\n";
+    eventually("five topics", Duration::from_secs(5), || !weir_says(&weir, &["topics", "-l", "5"]).1.is_empty());
+    assert!(weir_says(&weir, &["topics", "-l", "3"]).1.ends_with(more));
+    assert!(!weir_says(&weir, &["topics"]).1.contains("more"));
+    let top: serde_json::Value = serde_json::from_str(&weir_says(&weir, &["top", "--once", "-o", "json"]).1).unwrap();
+    assert_eq!((top["clients"][0]["client_id"].as_str(), top["streams"][0]["end"].as_u64()), (Some("c"), Some(5)), "{top}");
+}

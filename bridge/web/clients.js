@@ -4,6 +4,9 @@ import { begin, token } from './draw.js';
 import { attr, brief, count, h, line, set, span, when } from './format.js';
 import { command } from './first.js';
 
+/** Where the command line asks by itself. */
+const ADMIN = '127.0.0.1:9464';
+
 /** @typedef {import('./app.js').App} App */
 /** @typedef {import('./app.js').Session} Session */
 
@@ -152,7 +155,9 @@ export class Clients {
     const speed = a && b && seconds > 3 ? { reads: Math.max(0, (b.next - a.next) / seconds), written: (b.end - a.end) / seconds } : undefined;
     const life = s.expiry_s === null ? 'session kept for ever' : s.expiry_s === 0 ? 'session ends with it' : `session kept ${span(s.expiry_s * 1000)}`;
     const worst = s.places.filter((p) => p.loss_at_ms !== null).sort((x, y) => (x.loss_at_ms ?? 0) - (y.loss_at_ms ?? 0))[0];
-    set(this.copy.code, `weir explain ${/^[\w.-]+$/.test(s.client_id) ? s.client_id : `'${s.client_id.replace(/'/g, "'\\''")}'`}`);
+    const admin = this.app.about?.admin ?? ADMIN;
+    const name = /^[\w.-]+$/.test(s.client_id) ? s.client_id : `'${s.client_id.replace(/'/g, "'\\''")}'`;
+    set(this.copy.code, `weir explain ${name}${admin === ADMIN ? '' : ` --admin ${admin}`}`);
     const full = s.in_flight >= s.in_flight_max && s.in_flight > 0;
     const why = l.records === 0 ? (s.places.length === 0 ? 'It subscribes to nothing of its own.' : 'It is given what comes as it comes.')
       : !s.connected ? 'It is not connected: what it subscribes to waits in the log.'

@@ -1,6 +1,6 @@
 // The eight figures: links to where each comes from. Their boxes have their size before their numbers.
 
-import { attr, brief, count, h, micros, rate, set, span } from './format.js';
+import { attr, brief, count, h, rate, set, span } from './format.js';
 
 /** @typedef {import('./app.js').App} App */
 
@@ -33,6 +33,8 @@ export class Figures {
     if (!cell) return;
     set(cell.value, value);
     set(cell.unit, unit);
+    // What is short has room on a phone too.
+    attr(cell.unit, 'data-short', unit.length <= 3);
     attr(cell.value, 'data-kind', kind);
   }
 
@@ -40,21 +42,23 @@ export class Figures {
     const { app } = this;
     const f = app.figures;
     if (!f) return this.#health();
-    const us = (/** @type {number | null} */ n) => (n === null ? ['–', ''] : micros(n));
-    const [p50, p99] = [us(f.append_p50_us), us(f.append_p99_us)];
+    // In one unit, whatever they are: side by side they are compared.
+    const ms = (/** @type {number | null} */ us) => (us === null ? ['–', ''] : [(us / 1000).toFixed(us < 10_000 ? 2 : us < 100_000 ? 1 : 0), 'ms']);
+    const [p50, p99] = [ms(f.append_p50_us), ms(f.append_p99_us)];
     this.#put('received', rate(f.received), '/s');
     this.#put('delivered', rate(f.delivered), '/s');
     this.#put('p50', p50[0] ?? '', p50[1] ?? '');
     this.#put('p99', p99[0] ?? '', p99[1] ?? '');
     this.#put('waiting', f.pending === 0 ? '0' : brief(f.pending), f.pending === 0 ? 'for the disk' : 'B for the disk', f.pending > 1 << 20 ? 'behind' : null);
-    this.#put('connected', count(f.connections), `of ${count(Math.max(f.sessions, f.connections))}`);
+    const offline = app.sessions.filter((s) => !s.connected).length;
+    this.#put('connected', count(f.connections), `of ${count(f.connections + offline)}`);
     const away = app.sessions.filter((s) => !s.connected && s.places.some((p) => (p.behind_ms ?? 0) > 0)).length;
     // The gateway counts those that it reads to from the log; who takes no more is behind too.
     const behind = Math.max(f.behind, app.sessions.filter((s) => s.connected && s.places.some((p) => (p.behind_ms ?? 0) > 2000)).length);
     this.#put('behind', count(behind), away > 0 ? `+ ${away} offline` : '', behind > 0 ? 'behind' : null);
     this.#put('lost', count(f.lost), 'since the start', f.lost > 0 ? 'bad' : 'durable');
     const clients = this.counts.get('clients');
-    if (clients) set(clients, count(Math.max(f.sessions, f.connections)));
+    if (clients) set(clients, count(f.connections + offline));
     const refused = this.counts.get('refusals');
     if (refused) set(refused, f.refused + f.dropped > 0 ? brief(f.refused + f.dropped) : '');
     this.#health();

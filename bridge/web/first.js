@@ -42,6 +42,7 @@ export class FirstRun {
     const tabs = ways.map(([name], i) => h('button', { type: 'button', text: name, onclick: () => { this.way = i; this.update(); } }));
     this.tabs = tabs;
     this.read = command('');
+    this.fleetText = () => `weir demo --join ${host}:${port()}`;
     this.readText = () => `weir sub -h ${host} -p ${port()} -t '#' --from earliest -v`;
     /** @type {{ el: HTMLElement, mark: HTMLElement, done: boolean }[]} */
     this.steps = [];
@@ -52,14 +53,16 @@ export class FirstRun {
       return el;
     };
     this.title = h('h2', { class: 'empty-title' });
+    this.lead = h('p', { class: 'lead' });
+    this.fleet = command('');
     this.list = h('table', { class: 'listens' });
     this.open = h('p', { class: 'quiet' });
     root.append(
-      h('div', { class: 'steps' }, this.title, h('p', { class: 'lead', text: 'The gateway is up and its log is empty. Point any MQTT client at it; this page follows by itself.' }),
+      h('div', { class: 'steps' }, this.title, this.lead,
         h('ol', {},
           step('Send one message', 'Its acknowledgement comes after the disk has it.', h('div', { class: 'choice', role: 'group', 'aria-label': 'Client' }, ...tabs), send.el),
           step('Read it again, from the past', 'The queue is a log: whoever comes late reads from where they like.', this.read.el),
-          step('Or fill this page with a fleet of 50', 'Temperatures, doors, trucks and one flaky device, over real MQTT. Ctrl-C ends it.', command('cargo run --release -- demo').el))),
+          step('Or fill this page with a fleet of 50', 'Temperatures, doors, trucks and one flaky device, over real MQTT, to this gateway. Ctrl-C ends it.', this.fleet.el))),
       h('div', { class: 'beside' }, h('h3', { text: 'Where it listens' }), this.list, this.open, h('h3', { text: 'What you will see' }),
         h('p', {}, h('b', { text: 'The strip above' }), ' is the log, oldest left, now right. Drag it and the whole page shows that moment.'),
         h('p', {}, h('b', { text: 'Space' }), ' pauses, ', h('b', { text: 'L' }), ' returns to live, ', h('b', { text: '?' }), ' lists the other keys.')));
@@ -77,6 +80,7 @@ export class FirstRun {
     if (!shown) return;
     this.write();
     set(this.read.code, this.readText());
+    set(this.fleet.code, this.fleetText());
     for (const [i, b] of this.tabs.entries()) attr(b, 'aria-pressed', String(i === this.way));
     const [sent, read, fleet] = this.steps;
     if (sent) sent.done ||= app.model.topics.size > 0;
@@ -89,6 +93,7 @@ export class FirstRun {
       attr(s.mark, 'aria-label', s.done ? `Step ${i + 1}, done` : `Step ${i + 1}`);
     }
     set(this.title, empty ? 'Waiting for the first message' : 'The first message is on disk');
+    set(this.lead, empty ? 'The gateway is up and its log is empty. Point any MQTT client at it; this page follows by itself.' : 'It has its place in the log, and stays there for whoever comes late.');
     const a = app.about;
     if (a && this.list.childElementCount === 0) {
       const rows = [['MQTT 3.1.1 and 5', a.mqtt], ['MQTT over websocket', `${a.http}/mqtt`], ['Feed for browsers', `${a.http}/ws`], ['Metrics and admin', a.admin], ['Data', a.data]];

@@ -28,6 +28,29 @@ export function json(r) {
   return parsed;
 }
 
+/** A number as it is written: `21.20` and `1e3` are not rewritten, and a long one loses no digits. */
+export class Digits {
+  /** @param {number} number @param {string} source */
+  constructor(number, source) {
+    this.number = number;
+    this.source = source;
+  }
+
+  toString() { return this.source; }
+}
+
+/**
+ * The same as `json`, with numbers as `Digits` where the browser tells their source.
+ * @param {FeedRecord} r
+ * @returns {any}
+ */
+export function written(r) {
+  if (json(r) === undefined) return undefined;
+  /** @type {any} */
+  const keep = (/** @type {string} */ _, /** @type {any} */ v, /** @type {{ source?: string } | undefined} */ context) => (typeof v === 'number' && context?.source ? new Digits(v, context.source) : v);
+  return JSON.parse(r.text ?? '', keep);
+}
+
 /**
  * Fields of a payload by their paths: as the feed's steps name them.
  * @param {FeedRecord} r

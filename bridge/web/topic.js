@@ -3,7 +3,7 @@
 import { LineChart, StateChart } from './charts.js';
 import { attr, bytes, clockMs, count, h, keyed, line, rate, set, value, when } from './format.js';
 import { Life } from './life.js';
-import { bytesOf, cbor, fields, hex, json, short, sparkplug, ways } from './payload.js';
+import { bytesOf, cbor, Digits, fields, hex, short, sparkplug, ways, written } from './payload.js';
 import { Series } from './series.js';
 
 /** @typedef {import('./app.js').App} App */
@@ -216,7 +216,7 @@ export class TopicView {
     const at = this.history.indexOf(r);
     const before = this.history.slice(at + 1).find((one) => one.topic === r.topic);
     try {
-      if (way === 'JSON') this.payload.replaceChildren(...tree(json(r), before ? json(before) : undefined, 0));
+      if (way === 'JSON') this.payload.replaceChildren(...tree(written(r), before ? written(before) : undefined, 0));
       else if (way === 'Text') set(this.payload, r.text ?? '');
       else if (way === 'CBOR') set(this.payload, JSON.stringify(cbor(bytesOf(r)), null, 2));
       else if (way === 'Sparkplug') set(this.payload, JSON.stringify(sparkplug(bytesOf(r)), null, 2));
@@ -359,10 +359,12 @@ export class TopicView {
  */
 function tree(v, before, depth) {
   const text = (/** @type {string} */ s) => document.createTextNode(s);
-  if (v === null || typeof v !== 'object') {
+  if (v === null || typeof v !== 'object' || v instanceof Digits) {
     const s = typeof v === 'string' ? JSON.stringify(v) : String(v);
-    const changed = before !== undefined && before !== v;
-    const delta = changed && typeof v === 'number' && typeof before === 'number' ? ` ${v >= before ? '+' : '−'}${value(Math.abs(v - before))}` : '';
+    const plain = (/** @type {any} */ one) => (one instanceof Digits ? one.number : one);
+    const [now, was] = [plain(v), plain(before)];
+    const changed = was !== undefined && was !== now;
+    const delta = changed && typeof now === 'number' && typeof was === 'number' ? ` ${now >= was ? '+' : '−'}${value(Math.abs(now - was))}` : '';
     return [h(changed ? 'mark' : 'span', { text: s.length > 4000 ? `${s.slice(0, 4000)}…` : s }), ...(delta ? [h('span', { class: 'quiet', text: delta })] : [])];
   }
   const list = Array.isArray(v);

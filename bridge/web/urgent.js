@@ -6,6 +6,10 @@ import { attr, h, line, set, span } from './format.js';
 /** @typedef {{ kind: string, who: string, text: string, act: string, go: () => void }} Line */
 
 const LINES = 3;
+/** Kinds of lines, the worst first. */
+const WORST = ['bad', 'behind', 'quiet'];
+/** How far a time is, in steps of a doubling. @param {number} ms */
+const doublings = (ms) => (Number.isFinite(ms) ? Math.floor(Math.log2(Math.max(1, ms))) : 64);
 /** A refusal is news for so long. */
 const NEWS_MS = 600_000;
 
@@ -31,7 +35,8 @@ export class Urgent {
     const explain = (/** @type {string} */ id) => () => { app.clientsView.choose(id); app.show('clients'); };
     if (app.figures?.failed) found.push({ kind: 'bad', who: 'The log has stopped:', text: app.figures.failed, act: 'Log ›', go: () => app.show('log') });
     const behind = app.sessions.map((s) => ({ s, loss: Math.min(Infinity, ...s.places.map((p) => p.loss_at_ms ?? Infinity)), lag: Math.max(0, ...s.places.filter((p) => p.stream !== 'system').map((p) => p.behind_ms ?? 0)) }))
-      .filter((b) => b.lag > 5000).sort((a, b) => a.loss - b.loss || b.lag - a.lag);
+      // Who is about as far stays in the same place from poll to poll.
+      .filter((b) => b.lag > 5000).sort((a, b) => doublings(a.loss - app.now()) - doublings(b.loss - app.now()) || a.s.client_id.localeCompare(b.s.client_id));
     for (const { s, loss, lag } of behind) {
       const soon = loss - app.now() < 24 * 3600_000;
       if (soon) found.push({ kind: loss - app.now() < 6 * 3600_000 ? 'bad' : 'behind', who: s.client_id, text: `loses data in ${span(loss - app.now())}: reads ${span(lag)} back`, act: 'Explain ›', go: explain(s.client_id) });
@@ -42,9 +47,10 @@ export class Urgent {
     const bad = app.events.findLast((e) => (e.kind === 'refused' || e.kind === 'dropped') && app.now() - e.time < NEWS_MS);
     if (bad) {
       const text = bad.kind === 'refused' ? `was refused ${span(app.now() - bad.time)} ago` : `${bad.data.messages ?? 'some'} messages ${bad.data.reason === 'topic' ? 'refused' : 'dropped'}: ${bad.data.reason}`;
-      found.splice(Math.min(found.length, LINES - 1), 0, { kind: 'bad', who: bad.client || '(no name)', text, act: 'Why ›', go: () => app.show('refusals') });
+      found.push({ kind: 'bad', who: bad.client || '(no name)', text, act: 'Why ›', go: () => app.show('refusals') });
     }
-    return found;
+    // The worst first; a sort keeps the order of equals.
+    return found.sort((a, b) => WORST.indexOf(a.kind) - WORST.indexOf(b.kind));
   }
 
   update() {

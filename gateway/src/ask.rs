@@ -221,6 +221,11 @@ fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     table.lines().fold(String::new(), |text, line| text + line.trim() + "\n")
 }
 
+/// Records that somebody is behind; `-`: it reads nothing, or is given what comes as it comes.
+fn lag(records: Option<u64>) -> String {
+    records.map_or_else(|| "-".into(), |n| n.to_string())
+}
+
 /// How long ago, in words; nothing finer than a second.
 fn ago(ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
@@ -237,8 +242,8 @@ impl Clients {
         let all: Vec<ClientInfo> = self.admin.get("clients")?;
         self.admin.print(&all, |all| {
             let row = |c: &ClientInfo| {
-                let behind = c.behind_records.map_or_else(|| "-".into(), |n| n.to_string());
-                vec![c.client_id.clone(), c.version.clone(), c.address.clone().unwrap_or_else(|| "-".into()), ago(c.connected_ms), behind]
+                let address = c.address.clone().unwrap_or_else(|| "-".into());
+                vec![c.client_id.clone(), c.version.clone(), address, ago(c.connected_ms), lag(c.behind_records)]
             };
             table(&["CLIENT", "MQTT", "ADDRESS", "CONNECTED", "BEHIND"], all.iter().map(row))
         })
@@ -391,8 +396,7 @@ impl Sessions {
             let row = |s: &SessionInfo| {
                 let connected = if s.connected { "yes" } else { "no" }.into();
                 let filters: Vec<&str> = s.subscriptions.iter().map(|f| &*f.filter).collect();
-                let behind = behind(s).map_or_else(|| "-".into(), |n| n.to_string());
-                vec![s.client_id.clone(), s.version.clone(), connected, behind, s.in_flight.to_string(), filters.join(" ")]
+                vec![s.client_id.clone(), s.version.clone(), connected, lag(behind(s)), s.in_flight.to_string(), filters.join(" ")]
             };
             table(&["CLIENT", "MQTT", "CONNECTED", "BEHIND", "IN FLIGHT", "SUBSCRIBES TO"], all.iter().map(row))
         })
@@ -401,7 +405,7 @@ impl Sessions {
 
 impl Topics {
     pub fn ask(&self) -> Result<String, String> {
-        let (mut all, mut after) = (Vec::new(), String::new());
+        let (mut all, mut after, mut more) = (Vec::new(), String::new(), true);
         let mut path = "topics?".to_owned();
         for (name, value) in [("filter", &self.filter), ("at", &self.at)] {
             path += &value.as_ref().map_or_else(String::new, |v| format!("{name}={}&", escaped(v)));
@@ -410,11 +414,17 @@ impl Topics {
             let limit = (self.limit - all.len()).min(1_000);
             let part: TopicsInfo = self.admin.get(&format!("{path}limit={limit}&after={}", escaped(&after)))?;
             all.extend(part.topics);
+            more = part.after.is_some();
             match part.after {
                 Some(last) => after = last,
                 None => break,
             }
         }
+        let rest = if more && !all.is_empty() {
+            format!("there may be more: these are the first {}, --limit shows others\n", all.len())
+        } else {
+            String::new()
+        };
         self.admin.print(&all, |all| {
             let row = |t: &MessageInfo| {
                 let time = UNIX_EPOCH + Duration::from_millis(t.time_ms);
@@ -423,7 +433,7 @@ impl Topics {
                 let retained = if t.retain { "yes" } else { "" }.into();
                 vec![t.topic.clone(), humantime::format_rfc3339_seconds(time).to_string(), retained, t.bytes.to_string(), shown]
             };
-            table(&["TOPIC", "TIME", "RETAINED", "BYTES", "PAYLOAD"], all.iter().map(row))
+            table(&["TOPIC", "TIME", "RETAINED", "BYTES", "PAYLOAD"], all.iter().map(row)) + &rest
         })
     }
 }
@@ -454,6 +464,10 @@ impl Top {
         let rates: Vec<RateInfo> = self.admin.get("rates")?;
         let mut clients: Vec<ClientInfo> = self.admin.get("clients")?;
         let streams: Vec<PartitionInfo> = self.admin.get("streams")?;
+        if self.admin.output == Output::Json {
+            let all = serde_json::json!({ "rates": rates.last(), "streams": streams, "clients": clients });
+            return Ok(all.to_string() + "\n");
+        }
         let mut text = match rates.last() {
             None => format!("{} connections; rates in a moment\n", clients.len()),
             Some(r) => format!(
@@ -472,10 +486,7 @@ impl Top {
             text += &format!("{}/{}: {} records, {}, {state}\n", p.stream, p.partition, p.end - p.start, bytesize::ByteSize(p.bytes));
         }
         clients.sort_by_key(|c| std::cmp::Reverse(c.behind_records));
-        let row = |c: &ClientInfo| {
-            let behind = c.behind_records.map_or_else(|| "live".into(), |n| n.to_string());
-            vec![c.client_id.clone(), behind, ago(c.connected_ms)]
-        };
+        let row = |c: &ClientInfo| vec![c.client_id.clone(), lag(c.behind_records), ago(c.connected_ms)];
         Ok(text + "\n" + &table(&["CLIENT", "BEHIND", "CONNECTED"], clients.iter().take(SHOWN).map(row)))
     }
 }

@@ -3,12 +3,15 @@
 //! Invariant: speaks to the gateway over its port only, like anybody else.
 //! Must not know: the gateway's insides.
 
+use crate::client::PACKET_BYTES_MAX;
 use rumqttc::{AsyncClient, EventLoop, LastWill, MqttOptions, QoS, v5};
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// For a gateway to answer.
+const REACH: Duration = Duration::from_secs(5);
 const THERMOMETERS: u64 = 30;
 const DOORS: u64 = 10;
 const TRUCKS: u64 = 8;
@@ -47,6 +50,7 @@ impl Dice {
 
 fn options(id: &str, mqtt: SocketAddr) -> MqttOptions {
     let mut options = MqttOptions::new(id, mqtt.ip().to_string(), mqtt.port());
+    options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
     options.set_keep_alive(Duration::from_secs(30)).set_clean_session(true);
     options
 }
@@ -145,6 +149,8 @@ async fn read(reader: Reader, mqtt: SocketAddr) {
     let mut options = v5::MqttOptions::new(reader.id, mqtt.ip().to_string(), mqtt.port());
     options.set_keep_alive(Duration::from_secs(30)).set_clean_start(false).set_session_expiry_interval(Some(3_600));
     options.set_receive_maximum(Some(reader.window)).set_manual_acks(true);
+    // Other programs may publish beside the fleet: a reader of all takes what the gateway takes.
+    options.set_max_packet_size(Some(PACKET_BYTES_MAX as u32));
     let (client, mut connection) = v5::AsyncClient::new(options, 10);
     loop {
         match connection.poll().await {
@@ -168,6 +174,21 @@ pub fn start(mqtt: SocketAddr) {
     (0..TRUCKS).for_each(|n| truck(n, mqtt));
     tokio::spawn(flaky(mqtt));
     READERS.into_iter().for_each(|reader| drop(tokio::spawn(read(reader, mqtt))));
+}
+
+/// Sends a fleet to a gateway that runs, until Ctrl-C.
+pub fn join(gateway: &str) -> Result<(), String> {
+    let unreachable = |e: std::io::Error| format!("{gateway}: {e}; is a gateway running there?");
+    let all: Vec<SocketAddr> = gateway.to_socket_addrs().map_err(unreachable)?.collect();
+    let reach = |address: &SocketAddr| TcpStream::connect_timeout(address, REACH).map(|_| *address);
+    let first = all.iter().map(reach).reduce(|found, next| found.or(next));
+    let address = first.unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into())).map_err(unreachable)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|e| format!("starting threads: {e}"))?;
+    runtime.block_on(async {
+        start(address);
+        println!("{} devices and readers speak to {address}; Ctrl-C ends them", THERMOMETERS + DOORS + TRUCKS + 1 + READERS.len() as u64);
+        tokio::signal::ctrl_c().await.map_err(|e| format!("waiting for Ctrl-C: {e}"))
+    })
 }
 
 /// A directory for one demonstration, in the place for such things.

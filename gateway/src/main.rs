@@ -32,7 +32,13 @@ enum Command {
     Run(Flags),
     /// Run the gateway with a small fleet of simulated devices, so that there is something to look at. Its data is thrown away at the end, unless you
     /// say where to keep it.
-    Demo(Flags),
+    Demo {
+        #[command(flatten)]
+        flags: Flags,
+        /// Send the fleet to a gateway that runs, instead of starting one [default address: 127.0.0.1:1883].
+        #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:1883")]
+        join: Option<String>,
+    },
     /// Check the configuration: says every key, its value and where that comes from, or what is wrong. Exit code 1 when something is.
     CheckConfig(Flags),
     /// Who is connected, from where, since when, and how far behind.
@@ -192,7 +198,8 @@ fn demo(flags: Flags) -> ExitCode {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(flags) => run(&flags, |_| {}),
-        Command::Demo(flags) => demo(flags),
+        Command::Demo { join: Some(gateway), .. } => ended(weir::demo::join(&gateway)),
+        Command::Demo { flags, join: None } => demo(flags),
         Command::CheckConfig(flags) => said(flags.explain()),
         Command::Clients(c) => said(c.ask()),
         Command::Streams(s) => said(s.ask()),

@@ -17,7 +17,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// Messages on their way to the broker.
 pub const INFLIGHT: u16 = 100;
 /// As large as a broker of the field takes.
-const PACKET_BYTES_MAX: usize = 256 << 20;
+pub(crate) const PACKET_BYTES_MAX: usize = 256 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {

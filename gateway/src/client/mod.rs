@@ -9,6 +9,7 @@ mod link;
 mod publish;
 mod subscribe;
 
+pub(crate) use link::PACKET_BYTES_MAX;
 pub use publish::{Publish, publish};
 pub(crate) use subscribe::parse_from;
 pub use subscribe::{Subscribe, subscribe};
