@@ -138,6 +138,10 @@ pub(crate) fn directory(path: &Path) -> Option<String> {
     if !there.is_dir() {
         return what(&format!("{} is no directory", there.display()));
     }
+    // One that is there may be somebody else's who runs it.
+    if there == path {
+        return None;
+    }
     match rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
         Ok(()) => None,
         Err(e) => what(&format!("{} cannot be written to: {}", there.display(), std::io::Error::from(e))),

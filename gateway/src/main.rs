@@ -36,7 +36,8 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
         /// Send the fleet to a gateway that runs, instead of starting one [default address: 127.0.0.1:1883].
-        #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:1883")]
+        #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:1883",
+            conflicts_with_all = ["config", "mqtt", "http", "admin", "data", "durability", "retention_bytes", "retention_age", "retention_min_age", "max_deliveries", "log_format", "allow_anonymous"])]
         join: Option<String>,
     },
     /// Check the configuration: says every key, its value and where that comes from, or what is wrong. Exit code 1 when something is.

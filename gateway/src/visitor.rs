@@ -10,6 +10,7 @@ use weir_core::{
     codec::{Decoded, decode, encode},
     packet::{Ack, Connect, Disconnect, Packet, PacketId, Publish, Qos, ReasonCode, Version},
     property::{Properties, PropertiesBuf, Property},
+    session::Cause,
 };
 
 /// For one answer: the disk may be slow, and another connection may have to leave first.
@@ -106,6 +107,10 @@ impl Visitor {
     pub async fn leave(mut self) {
         if self.0.close().is_none() {
             self.say(&Packet::Disconnect(Disconnect { reason: ReasonCode::SUCCESS, properties: Properties::default() }));
+        }
+        // What it said waits behind something that does not end: it goes all the same.
+        if self.0.close().is_none() {
+            self.0.closed(Cause::Socket);
         }
         tcp::outlive(self.0).await;
     }

@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
-use weir_core::topic::{filter_is_valid, topic_is_valid};
+use weir_core::{
+    packet::ReasonCode,
+    topic::{filter_is_valid, topic_is_valid},
+};
 
 /// Topics of one request that are cleared; the next one goes on.
 const CLEARED_MAX: usize = 1_000;
@@ -57,6 +60,9 @@ fn wrong(words: impl std::fmt::Display) -> Response {
 
 fn refused(reason: Refused) -> Response {
     match reason {
+        Some(ReasonCode::SERVER_BUSY | ReasonCode::SERVER_UNAVAILABLE) => {
+            unavailable("the session is not given up, or the log does not answer; try again")
+        }
         Some(reason) => (StatusCode::CONFLICT, format!("refused with reason {reason}\n")).into_response(),
         None => unavailable("the gateway did not answer in time, or stops"),
     }

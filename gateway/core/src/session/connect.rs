@@ -263,7 +263,7 @@ impl Session {
     fn join(&mut self, joining: &Joining<'_>, present: bool) {
         let place = |p: PartitionId, end: Offset| {
             let known = self.readers.iter().find(|r| r.id == p && present).map(|r| (r.reader.next, r.reader.kept_until, r.copied));
-            let (next, kept_until, copied) = known.unwrap_or((if present { Offset(0) } else { end }, Offset(0), 0));
+            let (next, kept_until, copied) = known.unwrap_or((if present { Offset(0) } else { end }, Offset(0), None));
             let mut reader = Reader::new(next, end);
             reader.kept_until = kept_until;
             (reader, copied)

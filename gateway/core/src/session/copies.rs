@@ -21,7 +21,9 @@ pub(super) enum Copies {
 impl Session {
     /// `granted`: by all filters that match; by those of the copy alone when this returns.
     pub(super) fn next_copy(&mut self, nth: usize, r: &Stored<'_>, granted: &mut Granted) -> Copies {
-        let (partition, copied) = (self.readers[nth].id, self.readers[nth].copied);
+        // A reader that went elsewhere meanwhile begins with the first copy.
+        let copied = self.readers[nth].copied.filter(|(at, _)| *at == r.offset).map_or(0, |(_, identifier)| identifier.get());
+        let partition = self.readers[nth].id;
         let in_copies = self.version == Version::V5 && self.limits.overlapping == Overlapping::Copies;
         if copied == 0 && (!in_copies || granted.identifiers.len() < 2) {
             return Copies::One;

@@ -46,6 +46,7 @@ use inbound::{Inbound, Reply};
 use outbound::Outbound;
 use std::{
     collections::VecDeque,
+    num::NonZeroU32,
     ops::Range,
     sync::{Arc, LazyLock},
 };
@@ -246,8 +247,8 @@ struct PartitionReader {
     reader: Reader,
     /// One past the last record that this connection appended.
     appended: Offset,
-    /// The next record is sent in copies, and the last that was sent is the one for this subscription identifier; 0: none was.
-    copied: u32,
+    /// The record there is sent in copies, and the last that was sent is the one for this subscription identifier.
+    copied: Option<(Offset, NonZeroU32)>,
     /// The last record that matched was not sent, because it was late.
     dropping: bool,
 }

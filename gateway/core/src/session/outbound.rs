@@ -15,7 +15,7 @@ use crate::{
     packet::{Ack, Packet, PacketId, Qos, ReasonCode, Version},
     property::{Properties, PropertiesBuf, Property},
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, num::NonZeroU32};
 
 /// Packet ids in a round [MQTT-2.2.1-3].
 const IDS: u64 = 65_535;
@@ -292,8 +292,8 @@ impl Session {
             sent
         };
         match delivery {
-            Delivery::More => self.readers[nth].copied = granted.identifiers.first().copied().unwrap_or(0),
-            Delivery::Done => self.readers[nth].copied = 0,
+            Delivery::More => self.readers[nth].copied = granted.identifiers.first().and_then(|n| Some((r.offset, NonZeroU32::new(*n)?))),
+            Delivery::Done => self.readers[nth].copied = None,
             Delivery::NoRoom => {}
         }
         self.outbound.granted = Some(granted);

@@ -26,7 +26,7 @@ use crate::{
     property::{Properties, PropertiesBuf, Property},
     topic::shared,
 };
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, num::NonZeroU32};
 
 const FORMAT: u8 = 1;
 /// In the byte of the options, whose two highest bits MQTT leaves free: deliveries say where they stand.
@@ -233,7 +233,8 @@ impl Session {
             .iter()
             .filter_map(|f| if let Why::Copy(identifier) = f.why { Some((f.ordinal, identifier)) } else { None });
         let copies: Vec<_> = copies.collect();
-        let copied: Vec<_> = self.readers.iter().filter(|r| r.copied > 0).map(|r| (r.id.0, r.copied)).collect();
+        let copied: Vec<_> =
+            self.readers.iter().filter_map(|r| Some((r.id.0, r.copied.filter(|(at, _)| *at == r.reader.next)?.1.get()))).collect();
         if self.page_sent.is_empty() && self.lost.is_empty() && kept.is_empty() && copies.is_empty() && copied.is_empty() {
             return;
         }
@@ -295,7 +296,7 @@ impl Session {
                 system: false,
                 reader: Reader::new(next, next),
                 appended: Offset(0),
-                copied: 0,
+                copied: None,
                 dropping: false,
             })
             .collect();
@@ -339,8 +340,8 @@ impl Session {
                 s.outbound.window.iter_mut().filter(|f| f.ordinal == ordinal).for_each(|f| f.why = Why::Copy(identifier));
             }
             for (p, Offset(identifier)) in f.list(Fields::place)? {
-                let copied = u32::try_from(identifier).ok()?;
-                s.readers.iter_mut().filter(|r| r.id == p).for_each(|r| r.copied = copied);
+                let identifier = NonZeroU32::new(u32::try_from(identifier).ok()?)?;
+                s.readers.iter_mut().filter(|r| r.id == p).for_each(|r| r.copied = Some((r.reader.next, identifier)));
             }
         }
         Some(s)

@@ -94,6 +94,38 @@ fn a_copy_that_finds_no_room_follows_alone_and_over_a_crash_too() {
     );
 }
 
+/// Between two copies the reader is sent to the past: what it finds there has all its copies.
+#[test]
+fn a_reader_that_goes_back_between_two_copies_begins_anew() {
+    subscribed(
+        r#"
+        = record p0 101 a/b q1 "y"
+        < PUBLISH #1 q1 a/b "y" sub=3
+        < PUBLISH #2 q1 a/b "y" sub=9
+        = record p0 102 a/b q1 "z"
+        ! no room
+        > PUBACK #1
+        = record p0 102 a/b q1 "z"
+        ! no room
+        < PUBLISH #3 q1 a/b "z" sub=3
+        > SUBSCRIBE +/b #5 q1 sub=3 from=earliest
+        ! unsubscribe +/b
+        ! subscribe +/b Earliest
+        = started +/b p0 7
+        = started +/b p1 7
+        = started +/b p0 103
+        = started +/b p1 103
+        ! put
+        = put
+        < SUBACK #5 [1]
+        > PUBACK #2
+        > PUBACK #3
+        = record p0 7 a/b q1 "old"
+        < PUBLISH #4 q1 a/b "old" sub=3
+        "#,
+    );
+}
+
 #[test]
 fn where_copies_are_merged_one_has_all_identifiers() {
     let mut w = World::new(Version::V5);
