@@ -53,7 +53,9 @@ async fn come_back(port: u16, id: String, expected: usize) -> (Duration, usize) 
     s.write_all(&connect_packet(&id)).await.unwrap();
     let (mut buffer, mut got, mut first, mut last) = (Vec::new(), 0, None, String::new());
     while got < expected {
-        assert!(s.read_buf(&mut buffer).await.unwrap() > 0, "{id}: closed after {got}");
+        let read = tokio::time::timeout(Duration::from_secs(30), s.read_buf(&mut buffer)).await;
+        let bytes = read.unwrap_or_else(|_| panic!("{id}: nothing more after {got} of {expected}")).unwrap();
+        assert!(bytes > 0, "{id}: closed after {got}");
         while buffer.len() > 1 && buffer.len() >= 2 + usize::from(buffer[1]) {
             let packet: Vec<u8> = buffer.drain(..2 + usize::from(buffer[1])).collect();
             if packet[0] & 0xF0 == 0x30 {
