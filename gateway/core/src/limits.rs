@@ -66,7 +66,7 @@ impl Default for Limits {
             session_expiry_s: 30 * 86_400,
             publish_messages: 0,
             publish_bytes: 0,
-            in_flight_311: 256,
+            in_flight_311: 1_000,
             overlapping: Overlapping::Copies,
         }
     }
