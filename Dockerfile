@@ -15,7 +15,7 @@ COPY weir.toml /usr/share/doc/weir/weir.toml
 USER weir
 VOLUME /var/lib/weir
 EXPOSE 1883 8080
-# The admin port stays inside: anybody who reaches it can end sessions and change the log level. Prometheus in another container needs it on
+# The admin port stays inside: whatever reaches it can end sessions and change the log level. Prometheus in another container needs it on
 # 0.0.0.0, in a network of their own: see compose.yaml.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["/usr/bin/weir", "top", "--once"]
 ENTRYPOINT ["/usr/bin/weir"]

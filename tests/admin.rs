@@ -401,7 +401,7 @@ fn sessions_end_by_id_or_by_how_long_nobody_came() {
     };
     eventually("all are there", Duration::from_secs(5), || names() == ["away", "here", "old-1", "old-2"]);
     assert_eq!(weir_says(&weir, &["sessions", "delete", "away", "here"]), (true, "2 sessions are ended\n".into()));
-    // Version 5 is told: its session was taken over.
+    // DISCONNECT of version 5: session taken over.
     assert_eq!((here.read().head, here.next(Duration::from_secs(5)).is_none() && here.is_closed()), (0xE0, true));
     assert_eq!(names(), ["old-1", "old-2"]);
     assert_eq!(weir_says(&weir, &["sessions", "delete", "away"]), (false, "weir: there is no session of away\n".into()));
@@ -410,7 +410,8 @@ fn sessions_end_by_id_or_by_how_long_nobody_came() {
     assert_eq!(weir_says(&weir, &["sessions", "delete", "--idle", "1s"]), (true, "2 sessions are ended\n".into()));
     assert!(names().is_empty());
     assert!(!weir_says(&weir, &["sessions", "delete"]).0, "of which?");
-    // Nothing waits for who comes again.
+    assert!(!weir_says(&weir, &["sessions", "--topic", "a/b", "delete", "x"]).0, "nothing would read the topic");
+    // Nothing waits for the same client id.
     let mut again = Raw::connect_with(weir.mqtt, Version::V5, "away", false, &expiry);
     again.publish(1, false, 1, "a/b", "x");
     again.expect_ack(PUBACK, 1);
@@ -443,7 +444,7 @@ fn groups_say_who_is_in_them_and_how_far_they_are() {
     assert_eq!(group()["lag"], 10, "{}", group());
     let (_, text) = weir_says(&weir, &["groups", "describe", "workers"]);
     for words in [
-        "workers of jobs/#: lag 10, 10 pending",
+        "workers of jobs/#: lag 10, 10 pending, 0 to redeliver, 0 dead lettering",
         "2 sessions subscribe",
         "default/0: at 10 of 10",
         "member m1: 5 pending",

@@ -200,7 +200,7 @@ async fn who_offers_mqtt_speaks_it_wherever_its_library_asks() {
             expect(&mut socket, CONNACK).await;
         }
     }
-    // The feed is still there for who offers nothing.
+    // Without that subprotocol `/ws` is the feed.
     let (mut feed, _) = connect_async(format!("ws://127.0.0.1:{}/ws", weir.http)).await.unwrap();
     assert!(matches!(feed.next().await, Some(Ok(Message::Text(_)))));
     let (status, head) = refused(weir.http, "/mqtt", &[("sec-websocket-protocol", "mqtt"), ("sec-websocket-version", "8")]).await;

@@ -96,6 +96,12 @@ fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
     ] {
         assert!(all.contains(words), "{words}: {all}");
     }
+    // What keys mean together is judged beside those that cannot be read, and has its line too.
+    std::fs::write(&file, "[listen]\nmqtt = \"0.0.0.0:1883\"\n[log]\nretention_bytes = \"much\"\n").unwrap();
+    let both = text(&check(&["-c", file.to_str().unwrap()], &[]).stderr);
+    assert!(both.contains("bad.toml:2: listen.mqtt: 0.0.0.0:1883 can be") && both.contains("bad.toml:4: log.retention_bytes"), "{both}");
+    let spaced = check(&[], &[("WEIR_LOG", " debug , weir_log=trace")]);
+    assert!(spaced.status.success(), "{}", text(&spaced.stderr));
     assert!(!["u64", "u32", "i64", "enum", "struct"].iter().any(|rust| all.contains(rust)), "{all}");
     assert!(text(&check(&["-c", dir.path().to_str().unwrap()], &[]).stderr).contains(": a directory; name the file in it"));
     let once = text(&check(&[], &[("WEIR_LOG__RETENTION_BYTES", "1GiB")]).stderr);

@@ -178,7 +178,7 @@ async fn serve(socket: Socket, feed: Arc<Feed>, _here: Here) {
         }
     };
     drop(browser);
-    // What it was being sent has ended with its tasks; a message that is cut short makes the goodbye void.
+    // Its tasks have ended, and with them whatever they were sending.
     let mut sink = sink.lock().await;
     close(&mut sink, &mut stream, code).await;
 }

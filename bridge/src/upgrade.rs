@@ -1,6 +1,7 @@
 //! From an HTTP request to a websocket (RFC 6455, 4.2).
 //!
-//! Invariant: messages above the limit are refused before they are in memory, and a socket ends with a close frame of each side (5.5.1, 7.1).
+//! Invariant: messages above the limit are refused before they are in memory, and a socket ends with
+//! a close frame of each side (5.5.1, 7.1).
 //! Must not know: what is said over it, or whose page may ask (`origins`).
 
 use axum::{
@@ -99,7 +100,7 @@ pub fn has(headers: &HeaderMap, name: header::HeaderName, wanted: &str) -> bool 
     values.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case(wanted))
 }
 
-/// What a peer is told that broke the protocol; `None`: it is gone.
+/// The close code of a broken connection; `None`: the peer has gone.
 #[must_use]
 pub fn broken(e: &Error) -> Option<CloseCode> {
     match e {
@@ -112,14 +113,14 @@ pub fn broken(e: &Error) -> Option<CloseCode> {
     }
 }
 
-/// Ends a socket. `code`: why; `None`: the peer has said goodbye, and the answer to that is on its way.
+/// Ends a socket. `code`: why; `None`: the peer has sent a close frame, and the library answers it.
 pub async fn close(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, code: Option<CloseCode>) {
     let goodbyes = async {
         let said = match code {
             Some(code) => to.send(Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::default() }))).await,
             None => to.flush().await,
         };
-        // What still comes is nothing to us; unread it would end the connection before our goodbye has arrived.
+        // Unread bytes would end the connection with a reset, before the close frame has arrived.
         while said.is_ok() && matches!(from.next().await, Some(Ok(_))) {}
     };
     let _in_time = tokio::time::timeout(GOODBYE, goodbyes).await;

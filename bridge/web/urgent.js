@@ -35,7 +35,7 @@ export class Urgent {
     const explain = (/** @type {string} */ id) => () => { app.clientsView.choose(id); app.show('clients'); };
     if (app.figures?.failed) found.push({ kind: 'bad', who: 'The log has stopped:', text: app.figures.failed, act: 'Log ›', go: () => app.show('log') });
     const behind = app.sessions.map((s) => ({ s, loss: Math.min(Infinity, ...s.places.map((p) => p.loss_at_ms ?? Infinity)), lag: Math.max(0, ...s.places.filter((p) => p.stream !== 'system').map((p) => p.behind_ms ?? 0)) }))
-      // Who is about as far stays in the same place from poll to poll.
+      // Lines of about the same urgency keep their order from poll to poll.
       .filter((b) => b.lag > 5000).sort((a, b) => doublings(a.loss - app.now()) - doublings(b.loss - app.now()) || a.s.client_id.localeCompare(b.s.client_id));
     for (const { s, loss, lag } of behind) {
       const soon = loss - app.now() < 24 * 3600_000;

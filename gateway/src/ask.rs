@@ -59,6 +59,7 @@ pub struct Streams {
 }
 
 #[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Sessions {
     #[command(flatten)]
     admin: Admin,
@@ -221,7 +222,7 @@ fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     table.lines().fold(String::new(), |text, line| text + line.trim() + "\n")
 }
 
-/// Records that somebody is behind; `-`: it reads nothing, or is given what comes as it comes.
+/// Records of consumer lag; `-`: it is live, or reads nothing.
 fn lag(records: Option<u64>) -> String {
     records.map_or_else(|| "-".into(), |n| n.to_string())
 }
@@ -286,10 +287,20 @@ impl Groups {
         match self {
             Self::List { admin } => admin.print(&admin.get::<Vec<GroupInfo>>("groups")?, |all| {
                 let row = |g: &GroupInfo| {
-                    let numbers = [g.members.len() as u64, g.subscribers as u64, g.lag, g.pending as u64, g.owed as u64, g.dying as u64];
+                    let numbers = [
+                        g.members.len() as u64,
+                        g.subscribers as u64,
+                        g.lag,
+                        g.pending as u64,
+                        g.to_redeliver as u64,
+                        g.dead_lettering as u64,
+                    ];
                     [g.group.clone(), g.filter.clone()].into_iter().chain(numbers.map(|n| n.to_string())).collect()
                 };
-                table(&["GROUP", "FILTER", "MEMBERS", "SUBSCRIBERS", "LAG", "PENDING", "TO GIVE AGAIN", "DYING"], all.iter().map(row))
+                table(
+                    &["GROUP", "FILTER", "MEMBERS", "SUBSCRIBERS", "LAG", "PENDING", "TO REDELIVER", "DEAD LETTERING"],
+                    all.iter().map(row),
+                )
             }),
             Self::Describe { group, admin } => {
                 let mut all: Vec<GroupInfo> = admin.get("groups")?;
@@ -305,8 +316,8 @@ impl Groups {
 
 fn describe_group(g: &GroupInfo) -> String {
     let mut text = format!(
-        "{} of {}: lag {}, {} pending, {} to give again, {} to become dead letters; {} sessions subscribe\n",
-        g.group, g.filter, g.lag, g.pending, g.owed, g.dying, g.subscribers
+        "{} of {}: lag {}, {} pending, {} to redeliver, {} dead lettering; {} sessions subscribe\n",
+        g.group, g.filter, g.lag, g.pending, g.to_redeliver, g.dead_lettering, g.subscribers
     );
     for p in &g.places {
         let _never_fails = writeln!(text, "  {}/{}: at {} of {}", p.stream, p.partition, p.next, p.end);
@@ -378,7 +389,7 @@ impl Delete {
     }
 }
 
-/// All, or who gets the messages of a topic.
+/// All, or those that get the messages of a topic.
 fn sessions(admin: &Admin, topic: &str) -> Result<Vec<SessionInfo>, String> {
     in_parts(|after| {
         let part: SessionsInfo = admin.get(&format!("sessions?limit=1000&after={after}{topic}"))?;

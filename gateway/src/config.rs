@@ -14,6 +14,7 @@ use figment::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, fmt, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use tracing_subscriber::EnvFilter;
 use weir_core::{limits::Overlapping, session::INFLIGHT_MAX};
 use weir_log::Durability;
 
@@ -521,13 +522,11 @@ impl Flags {
         let layers = self.layers()?;
         let mut wrong = judge::variables(std::env::vars().map(|(name, _)| name));
         match layers.extract::<Config>() {
-            Ok(config) => wrong.extend(config.wrong()),
+            Ok(config) if wrong.is_empty() && config.wrong().is_empty() => return Ok(config),
+            Ok(config) => wrong.extend(config.wrong().into_iter().map(|words| judge::placed(&layers, words))),
             Err(e) => wrong.extend(each(&layers, e)),
         }
-        if !wrong.is_empty() {
-            return Err(ConfigError(wrong));
-        }
-        Ok(layers.extract()?)
+        Err(ConfigError(wrong))
     }
 
     /// Every key with its value and the place that says it, as a file that says the same.
@@ -553,7 +552,7 @@ impl Flags {
             sections.flat_map(|(section, values)| values.as_object().into_iter().flatten().map(move |(key, value)| (section, key, value)));
         let setting = |(section, key, value): (&String, &String, &serde_json::Value)| {
             let key = format!("{section}.{key}");
-            SettingInfo { source: layers.find_metadata(&key).map(place).unwrap_or_default(), key, value: value.to_string() }
+            SettingInfo { source: layers.find_metadata(&key).map(judge::source).unwrap_or_default(), key, value: value.to_string() }
         };
         Ok(keys.map(setting).collect())
     }
@@ -565,11 +564,6 @@ impl Flags {
         let options = Options { settings, ..Options::from(config.clone()) };
         Ok((config, options))
     }
-}
-
-/// Where something is said.
-fn place(metadata: &Metadata) -> String {
-    metadata.source.as_ref().and_then(|s| s.file_path()).map_or_else(|| metadata.name.to_string(), |path| path.display().to_string())
 }
 
 /// What is wrong, a line each.
@@ -593,24 +587,34 @@ fn each(layers: &Figment, e: figment::Error) -> Vec<String> {
     let defaults = Figment::from(Serialized::defaults(Config::default()));
     let (Ok(said), Ok(known)) = (layers.extract::<Dict>(), defaults.extract::<Dict>()) else { return ConfigError::from(e).0 };
     let mut wrong = judge::unknown(layers, &said, &known);
+    // What the good keys mean together is judged too.
+    let mut good = defaults.clone();
     for (section, values) in &known {
         for (key, default) in values.as_dict().into_iter().flatten() {
             let full = format!("{section}.{key}");
             let Ok(value) = layers.find_value(&full) else { continue };
             // Alone over the defaults: it is right or wrong by itself.
-            if let Err(e) = defaults.clone().merge(Serialized::default(&full, value)).extract::<Config>() {
-                let place = judge::place(layers.find_metadata(&full), &full);
-                wrong.extend(e.into_iter().map(|e| format!("{place}: {full}: {}", judge::words(&e.kind, default))));
+            let alone = Serialized::default(&full, value);
+            match defaults.clone().merge(&alone).extract::<Config>() {
+                Ok(_) => good = good.merge(&alone),
+                Err(e) => {
+                    let place = judge::place(layers.find_metadata(&full), &full);
+                    wrong.extend(e.into_iter().map(|e| format!("{place}: {full}: {}", judge::words(&e.kind, default))));
+                }
             }
         }
+    }
+    if let Ok(config) = good.extract::<Config>() {
+        wrong.extend(config.wrong().into_iter().map(|words| judge::placed(layers, words)));
     }
     if wrong.is_empty() { ConfigError::from(e).0 } else { wrong }
 }
 
 impl Config {
     #[must_use]
-    pub fn log_level(&self) -> &str {
-        &self.diagnostics.log_level
+    pub fn log_level(&self) -> EnvFilter {
+        // It was read before anything else was done with it.
+        judge::levels(&self.diagnostics.log_level).unwrap_or_else(|_| EnvFilter::new("info"))
     }
 
     #[must_use]

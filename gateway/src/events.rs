@@ -128,12 +128,12 @@ impl Events {
         self.push(gateway, "refused", "", json!({ "address": address, "origin": origin, "code": 403 }));
     }
 
-    /// By those who run it.
+    /// By the admin API.
     pub fn session_deleted(&self, gateway: &Gateway, client_id: &str) {
         self.push(gateway, "deleted", client_id, json!({}));
     }
 
-    /// By those who run it.
+    /// By the admin API.
     pub fn retained_cleared(&self, gateway: &Gateway, filter: &str, topics: usize) {
         self.push(gateway, "cleared", "", json!({ "filter": filter, "topics": topics }));
     }

@@ -4,6 +4,10 @@
 //! and what it had is given to the others at once. A group ends, and its value with it, with its last subscriber.
 //! Must not know: payloads, packets.
 
+mod describe;
+
+pub(crate) use describe::Description;
+
 use crate::{
     burial::Burials,
     cursors::Counted,
@@ -77,21 +81,6 @@ impl Groups {
             let tx = Home::spawn(gateway.clone(), name.clone(), Some(group), subscribers);
             gateway.groups.0.insert(name, tx);
         }
-    }
-
-    /// What every group is, by name; one that ends meanwhile is left out.
-    pub async fn describe(gateway: &Gateway) -> Vec<Description> {
-        let ask = |group: &UnboundedSender<Command>| {
-            let (tx, rx) = oneshot::channel();
-            group.send(Command::Describe(tx)).ok().map(|()| rx)
-        };
-        let asked: Vec<_> = gateway.groups.0.iter().filter_map(|group| ask(group.value())).collect();
-        let mut all = Vec::new();
-        for answer in asked {
-            all.extend(answer.await);
-        }
-        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        all
     }
 
     /// There would be more than so many with the group of this filter; false for a filter that is not shared.
@@ -203,33 +192,7 @@ impl Drop for Home {
     }
 }
 
-/// A group as those see it who run the gateway.
-pub(crate) struct Description {
-    pub name: Box<str>,
-    /// Sessions that subscribe, connected or not.
-    pub subscribers: usize,
-    /// Client ids, and what is on its way to each.
-    pub members: Vec<(String, usize)>,
-    /// To be given again, and to become dead letters.
-    pub waiting: (usize, usize),
-    /// Per partition, what it gives next.
-    pub next: Vec<(PartitionId, Offset)>,
-}
-
 impl Home {
-    fn describe(&self) -> Description {
-        let named = |peer: &Peer| peer.identity().map_or_else(String::new, |i| i.client_id.to_string());
-        let mut members: Vec<_> = self.members.iter().map(|(id, m)| (named(&m.peer), self.group.pending(*id))).collect();
-        members.sort_unstable();
-        Description {
-            name: self.name.clone(),
-            subscribers: self.subscribers.len(),
-            members,
-            waiting: self.group.waiting(),
-            next: self.gateway.partitions.iter().filter_map(|p| Some((*p, self.group.next(*p)?))).collect(),
-        }
-    }
-
     fn spawn(gateway: Arc<Gateway>, name: Box<str>, stored: Option<Group>, subscribers: HashSet<u64>) -> UnboundedSender<Command> {
         let (tx, rx) = unbounded_channel();
         let home = Self::new(gateway, name, stored, subscribers);
@@ -373,7 +336,7 @@ impl Home {
             }
             Command::Gone(peer) => self.gone(peer),
             Command::Describe(to) => {
-                // Who asked may have gone.
+                // The request may have ended.
                 let _ = to.send(self.describe());
             }
             Command::Reach(peer, to) => {

@@ -1,7 +1,7 @@
-//! Which names an HTTP port answers to. A page whose name was bound anew to this address (DNS rebinding) is of the same origin
-//! as what it finds there: only the name tells it from ours.
+//! Which names an HTTP port answers to. A page whose name was bound anew to this address (DNS rebinding)
+//! is of the same origin as what it finds there: only the name tells it from ours.
 //!
-//! Invariant: nobody is served who asks for a name that anybody may own on the internet, unless it is configured.
+//! Invariant: a request for a name that can be owned on the internet is refused, unless it is configured.
 //! Must not know: what is asked.
 
 use axum::{

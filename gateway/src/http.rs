@@ -20,7 +20,7 @@ use crate::{
 use axum::{
     Extension, Json, Router,
     body::{HttpBody, to_bytes},
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{
         HeaderValue, StatusCode,
         header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL, UPGRADE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS},
@@ -82,7 +82,7 @@ pub(crate) async fn serve(
         tokio::spawn(async move {
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(browser.clone());
-                request.extensions_mut().insert(From(address));
+                request.extensions_mut().insert(ConnectInfo(address));
                 routes.call(request)
             });
             let mut http = http1::Builder::new();
@@ -92,10 +92,6 @@ pub(crate) async fn serve(
         });
     }
 }
-
-/// Where a request comes from.
-#[derive(Clone, Copy)]
-pub(crate) struct From(pub SocketAddr);
 
 async fn unknown(request: Request) -> Response {
     let words = format!("there is nothing at {}", request.uri().path());
@@ -171,7 +167,7 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let meter = Meter::new(gateway.inbound.clone());
-    let address = request.extensions().get::<From>().map(|from| from.0);
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|from| from.0);
     upgrade(request, &SUBPROTOCOLS, MESSAGE_BYTES_MAX, meter.clone(), move |socket| {
         browser.give_back();
         websocket::serve(socket, address, gateway, meter)

@@ -11,16 +11,27 @@ use figment::{
 use std::{collections::HashSet, net::SocketAddr, path::Path};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
+/// The file, or the name of what says it.
+pub(crate) fn source(metadata: &Metadata) -> String {
+    let file = metadata.source.as_ref().and_then(|s| s.file_path());
+    file.map_or_else(|| metadata.name.to_string(), |path| path.display().to_string())
+}
+
+/// `SECTION.KEY: words`, with the place that sets the key in front.
+pub(crate) fn placed(layers: &Figment, words: String) -> String {
+    let key = words.split(':').next().unwrap_or_default();
+    match place(layers.find_metadata(key), key) {
+        place if place.is_empty() => words,
+        place => format!("{place}: {words}"),
+    }
+}
+
 /// Where something is said: a file and a line of it, or a name.
 pub(crate) fn place(metadata: Option<&Metadata>, key: &str) -> String {
     let Some(metadata) = metadata else { return String::new() };
-    match metadata.source.as_ref().and_then(|s| s.file_path()) {
-        None => metadata.name.to_string(),
-        Some(path) => match std::fs::read_to_string(path).ok().and_then(|text| line_of(&text, key)) {
-            Some(line) => format!("{}:{line}", path.display()),
-            None => path.display().to_string(),
-        },
-    }
+    let file = metadata.source.as_ref().and_then(|s| s.file_path());
+    let line = file.and_then(|path| line_of(&std::fs::read_to_string(path).ok()?, key));
+    line.map_or_else(|| source(metadata), |line| format!("{}:{line}", source(metadata)))
 }
 
 /// The line of a TOML file that sets `section.key`, or begins `section`.
@@ -47,7 +58,7 @@ fn line_of(text: &str, key: &str) -> Option<usize> {
 pub(crate) fn unknown(layers: &Figment, said: &Dict, known: &Dict) -> Vec<String> {
     let mut wrong = Vec::new();
     for (section, values) in said {
-        let at = |key: &str| place(layers.find_metadata(key).as_ref().copied(), key);
+        let at = |key: &str| place(layers.find_metadata(key), key);
         let Some(Value::Dict(_, there)) = known.get(section) else {
             wrong.push(format!("{}: no key {section}; {}", at(section), nearest(section, "", known.keys())));
             continue;
@@ -138,7 +149,7 @@ pub(crate) fn directory(path: &Path) -> Option<String> {
     if !there.is_dir() {
         return what(&format!("{} is no directory", there.display()));
     }
-    // One that is there may be somebody else's who runs it.
+    // One that is there may belong to the user of the service.
     if there == path {
         return None;
     }

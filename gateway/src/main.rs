@@ -36,8 +36,7 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
         /// Send the fleet to a gateway that runs, instead of starting one [default address: 127.0.0.1:1883].
-        #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:1883",
-            conflicts_with_all = ["config", "mqtt", "http", "admin", "data", "durability", "retention_bytes", "retention_age", "retention_min_age", "max_deliveries", "log_format", "allow_anonymous"])]
+        #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:1883", exclusive = true)]
         join: Option<String>,
     },
     /// Check the configuration: says every key, its value and where that comes from, or what is wrong. Exit code 1 when something is.
@@ -79,12 +78,8 @@ enum Command {
 /// What is said about a run beside its answers can be changed while it runs.
 type Level = reload::Handle<EnvFilter, Registry>;
 
-fn filter(config: &Config) -> EnvFilter {
-    EnvFilter::new(config.log_level())
-}
-
 fn log_to_stderr(config: &Config) -> Level {
-    let (level, handle) = reload::Layer::new(filter(config));
+    let (level, handle) = reload::Layer::new(config.log_level());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = match config.log_format() {
         LogFormat::Text => lines.with_ansi(weir::terminal::is_coloured(std::io::stderr().is_terminal())).boxed(),
@@ -103,7 +98,7 @@ fn reload(flags: &Flags, running: &RefCell<Vec<SettingInfo>>, level: &Level) -> 
             return None;
         }
     };
-    if let Err(e) = level.reload(filter(&config)) {
+    if let Err(e) = level.reload(config.log_level()) {
         tracing::error!("the log level stays: {e}");
     }
     let reread = reread(&running.borrow(), &now.settings);

@@ -1,11 +1,12 @@
 //! Which pages may speak to the port for browsers: its own, and those of `listen.origins`.
 //!
-//! Invariant: a page of another origin gets no socket and no feed, and reads nothing; who is refused is in the log and in the events.
+//! Invariant: a page of another origin gets no socket and no feed, and reads nothing; each refusal is in the log and in
+//! the events.
 //! Must not know: what is asked.
 
-use crate::{gateway::Gateway, http::From, refusals::short};
+use crate::{gateway::Gateway, refusals::short};
 use axum::{
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{
         HeaderMap, HeaderValue, StatusCode,
         header::{ACCESS_CONTROL_ALLOW_ORIGIN, HOST, ORIGIN, UPGRADE, VARY},
@@ -13,7 +14,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 /// Any page, where this is listed.
 const ANY: &str = "*";
@@ -59,7 +60,7 @@ pub(crate) async fn may_ask(State((origins, gateway)): State<(Origins, Arc<Gatew
         // Its browser lets it read no answer, so only what goes on is refused.
         Asker::Other(_) if !request.headers().contains_key(UPGRADE) && request.uri().path() != "/events" => next.run(request).await,
         Asker::Other(origin) => {
-            let address = request.extensions().get::<From>().map(|from| from.0.to_string());
+            let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|from| from.0.to_string());
             let path = request.uri().path();
             tracing::info!(origin, address, path, "refused: a page of another origin; those that may come stand in listen.origins");
             gateway.events.refused_origin(&gateway, &origin, address);

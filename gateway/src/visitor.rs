@@ -1,4 +1,5 @@
-//! A client without a socket: what the admin API changes goes the way that a device's packets go, so nothing has a second way in.
+//! A client without a socket: what the admin API changes goes the way that a device's packets go, so nothing has a second
+//! way in.
 //!
 //! Invariant: what it was answered is durable, as for any client; limits and rights are those of any client.
 //! Must not know: what it is for.
@@ -13,6 +14,8 @@ use weir_core::{
     session::Cause,
 };
 
+/// Messages of one write: below the Receive Maximum, and few enough for the memory of long topics.
+pub(crate) const AT_ONCE: usize = 256;
 /// For one answer: the disk may be slow, and another connection may have to leave first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -35,18 +38,7 @@ impl Visitor {
         let mut visitor = Self(Box::new(Driver::new(gateway)));
         let mut properties = PropertiesBuf::default();
         properties.push(Property::UserProperty(("position", "true")));
-        let connect = Connect {
-            version: Version::V5,
-            is_31: false,
-            is_bridge: false,
-            clean_start: true,
-            keep_alive_s: 0,
-            properties: properties.as_properties(),
-            client_id,
-            will: None,
-            username: None,
-            password: None,
-        };
+        let connect = Connect { properties: properties.as_properties(), ..Connect::new(Version::V5, client_id) };
         visitor.say(&Packet::Connect(connect));
         let reason = visitor.answer(|p| if let Packet::ConnAck(c) = p { Some(c.reason) } else { None }).await;
         match reason {
@@ -92,16 +84,26 @@ impl Visitor {
         }
     }
 
-    /// With QoS 1.
-    pub async fn publish(&mut self, topic: &str, payload: &[u8], retain: bool) -> Result<Went, Refused> {
-        let packet_id = Some(PacketId::MIN);
-        let properties = Properties::default();
-        self.say(&Packet::Publish(Publish { dup: false, qos: Qos::AtLeastOnce, retain, topic, packet_id, properties, payload }));
-        let answer = self.answer(|p| if let Packet::PubAck(a) = p { Some((a.reason, went(a))) } else { None }).await;
-        match answer {
-            Some((reason, went)) if reason.0 < 0x80 => Ok(went),
-            refused => Err(refused.map(|(reason, _)| reason)),
+    /// With QoS 1, at most `AT_ONCE` of topic, payload and RETAIN together: one wait for the disk. The places are in the same order.
+    pub async fn publish<'a>(&mut self, messages: impl Iterator<Item = (&'a str, &'a [u8], bool)>) -> Result<Vec<Went>, Refused> {
+        let (mut bytes, mut ids) = (Vec::new(), Vec::new());
+        for (nth, (topic, payload, retain)) in messages.enumerate() {
+            let id = PacketId::MIN.saturating_add(nth as u16);
+            ids.push(id);
+            let (packet_id, properties) = (Some(id), Properties::default());
+            let publish = Publish { dup: false, qos: Qos::AtLeastOnce, retain, topic, packet_id, properties, payload };
+            encode(&Packet::Publish(publish), Version::V5, &mut bytes);
         }
+        self.0.received(&bytes);
+        let mut all = Vec::new();
+        for id in ids {
+            let answer = |p: &Packet<'_>| if let Packet::PubAck(a) = p { Some((a.packet_id, a.reason, went(a))) } else { None };
+            match self.answer(answer).await {
+                Some((acknowledged, reason, went)) if acknowledged == id && reason.0 < 0x80 => all.push(went),
+                refused => return Err(refused.map(|(_, reason, _)| reason)),
+            }
+        }
+        Ok(all)
     }
 
     pub async fn leave(mut self) {

@@ -26,13 +26,15 @@ pub(crate) async fn serve(socket: Socket, address: Option<SocketAddr>, gateway: 
     driver.address = address;
     let (mut to, mut from) = socket.split();
     let end = converse(&mut to, &mut from, &mut driver, &meter).await;
-    match end {
-        End::Gone => {}
-        End::Goodbye => close(&mut to, &mut from, None).await,
-        End::Ours(code) => close(&mut to, &mut from, Some(code)).await,
-    }
-    drop((to, from));
-    tcp::outlive(driver).await;
+    let farewell = async move {
+        match end {
+            End::Gone => {}
+            End::Goodbye => close(&mut to, &mut from, None).await,
+            End::Ours(code) => close(&mut to, &mut from, Some(code)).await,
+        }
+    };
+    // The session is handed over whether or not the peer answers.
+    tokio::join!(farewell, tcp::outlive(driver));
 }
 
 /// How a conversation ends.
@@ -45,7 +47,7 @@ enum End {
     Ours(CloseCode),
 }
 
-/// What the peer is told (RFC 6455, 7.4.1).
+/// The close code of a cause (RFC 6455, 7.4.1).
 fn code(cause: Cause) -> End {
     End::Ours(match cause {
         Cause::Socket => return End::Gone,

@@ -109,15 +109,22 @@ impl Group {
         pending.map(|p| *p = Pending { deliveries: p.deliveries + 1, sent: true }).is_some()
     }
 
+    /// Records on their way to this member.
     #[must_use]
     pub fn pending(&self, id: u64) -> usize {
         self.members.iter().find(|m| m.id == id).map_or(0, |m| m.pending.len())
     }
 
-    /// Records that nobody has: to be given again, and to become dead letters.
+    /// Records that wait to be delivered again.
     #[must_use]
-    pub fn waiting(&self) -> (usize, usize) {
-        (self.owed.len(), self.dying.len())
+    pub fn to_redeliver(&self) -> usize {
+        self.owed.len()
+    }
+
+    /// Records on their way to the dead letters.
+    #[must_use]
+    pub fn dead_lettering(&self) -> usize {
+        self.dying.len()
     }
 
     #[must_use]

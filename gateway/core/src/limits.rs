@@ -8,7 +8,8 @@ use crate::{
     session::KEY_BYTES_MAX,
 };
 
-/// What a client of version 5 is sent where several of its filters match, with more than one Subscription Identifier [MQTT 5, 3.3.4].
+/// Deliveries to a client of version 5 where filters with different Subscription Identifiers match
+/// [MQTT 5, 3.3.4].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlapping {
     /// A copy for each identifier: many clients look at one only.
@@ -45,7 +46,7 @@ pub struct Limits {
     pub publish_messages: u32,
     /// Of its messages, a second; 0: as many as it can.
     pub publish_bytes: u64,
-    /// Messages of QoS 1 and 2 on their way to a client of version 3.1.1, which cannot ask for less.
+    /// In-flight window of version 3.1.1, which cannot ask for less.
     pub in_flight_311: u16,
     pub overlapping: Overlapping,
 }

@@ -133,7 +133,7 @@ pub struct Connect<'a> {
     pub version: Version,
     /// MQTT 3.1, which is taken for 3.1.1, but its CONNACK has no flags.
     pub is_31: bool,
-    /// A bridge of version 3.1 or 3.1.1: it is not sent what it sent, and is sent what is retained as such.
+    /// A bridge of version 3.1 or 3.1.1: its own messages do not come back, and retained ones stay retained.
     pub is_bridge: bool,
     /// Clean session in 3.1.1.
     pub clean_start: bool,
@@ -143,6 +143,25 @@ pub struct Connect<'a> {
     pub will: Option<Will<'a>>,
     pub username: Option<&'a str>,
     pub password: Option<&'a [u8]>,
+}
+
+impl<'a> Connect<'a> {
+    /// Asks for a session that ends with its connection, and for nothing else.
+    #[must_use]
+    pub fn new(version: Version, client_id: &'a str) -> Self {
+        Self {
+            version,
+            is_31: false,
+            is_bridge: false,
+            clean_start: true,
+            keep_alive_s: 0,
+            properties: Properties::default(),
+            client_id,
+            will: None,
+            username: None,
+            password: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::{
     path::Path,
 };
 
-/// What was published is for who runs the gateway alone.
+/// What was published is for the gateway's own user alone.
 const DIRECTORY_MODE: u32 = 0o700;
 pub(crate) const FILE_MODE: u32 = 0o600;
 

@@ -1,12 +1,13 @@
-//! What those who run it change: a message by hand, a session that nobody needs, retained messages.
+//! What an operator changes: a message by hand, a session that nobody needs, retained messages.
 //!
-//! Invariant: each goes the way that a client's packets go, is in the events, and is refused from a page.
+//! Invariant: each goes the way that a client's packets go and is refused from a page; what ends or clears something is in
+//! the events.
 //! Must not know: sessions, the log.
 
-use super::{Part, from_a_page, unavailable};
+use super::{Part, from_a_page, merged, unavailable};
 use crate::{
     gateway::{Gateway, session_key},
-    visitor::{Refused, Visitor, Went},
+    visitor::{AT_ONCE, Refused, Visitor, Went},
 };
 use axum::{
     Json,
@@ -61,7 +62,7 @@ fn wrong(words: impl std::fmt::Display) -> Response {
 fn refused(reason: Refused) -> Response {
     match reason {
         Some(ReasonCode::SERVER_BUSY | ReasonCode::SERVER_UNAVAILABLE) => {
-            unavailable("the session is not given up, or the log does not answer; try again")
+            unavailable("another connection keeps the session, or the log does not answer; try again")
         }
         Some(reason) => (StatusCode::CONFLICT, format!("refused with reason {reason}\n")).into_response(),
         None => unavailable("the gateway did not answer in time, or stops"),
@@ -96,19 +97,21 @@ pub(crate) async fn publish(State(gateway): State<Arc<Gateway>>, headers: Header
     };
     let work = async move {
         let mut visitor = Visitor::come(gateway, "").await?;
-        let went = visitor.publish(&m.topic, &payload, m.retain).await;
+        let went = visitor.publish([(&*m.topic, &*payload, m.retain)].into_iter()).await;
         visitor.leave().await;
         went
     };
     match done(work).await {
-        Ok(Ok(went)) => Json(PublishedInfo::from(went)).into_response(),
+        Ok(Ok(went)) => {
+            went.into_iter().next().map_or_else(|| unavailable("no answer"), |went| Json(PublishedInfo::from(went)).into_response())
+        }
         Ok(Err(reason)) => refused(reason),
         Err(failed) => failed,
     }
 }
 
-/// Ends a session, connected or not: what waits for it is forgotten, its filters and its places in groups are gone. A client that is connected is told
-/// that its session was taken over. Admin port only.
+/// Ends a session, connected or not: what waits for it is forgotten, its filters and its places in groups are gone. A client
+/// of version 5 that is connected gets DISCONNECT 0x8E. Admin port only.
 #[utoipa::path(delete, path = "/api/v1/sessions/{client_id}", params(("client_id" = String, Path)),
     responses((status = 204, description = "There is no session of this client any more."), (status = 403, description = "It comes from a page in a browser."),
         (status = 404, description = "There is no such session."), (status = 503, description = "Its connection did not end in time.")))]
@@ -164,7 +167,7 @@ pub struct RetainedPart {
 }
 
 fn find(gateway: &Gateway, filter: &str, after: &str, limit: usize) -> RetainedPart {
-    let (mut all, mut upto) = (Vec::new(), None::<Box<str>>);
+    let (mut all, mut upto) = (Vec::new(), None::<String>);
     for nth in gateway.read_by(filter) {
         let page = gateway.retained[nth].read().page(filter, Some(after).filter(|a| !a.is_empty()), limit);
         let (stream, partition) = &gateway.streams[nth];
@@ -176,14 +179,10 @@ fn find(gateway: &Gateway, filter: &str, after: &str, limit: usize) -> RetainedP
         };
         all.extend(page.found.into_iter().map(info));
         // Behind this one other partitions are ahead.
-        upto = upto.into_iter().chain(page.after).min();
+        upto = upto.into_iter().chain(page.after.map(Into::into)).min();
     }
-    all.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
-    all.retain(|r| upto.as_ref().is_none_or(|upto| *r.topic <= **upto));
-    let more = all.len() > limit;
-    all.truncate(limit);
-    let after = all.last().map(|r| r.topic.clone()).filter(|_| more).or(upto.map(Into::into));
-    RetainedPart { retained: all, after }
+    let (retained, after) = merged(all, upto, limit, |r| &r.topic);
+    RetainedPart { retained, after }
 }
 
 /// Topics with a retained message. A part may be empty and still not the last.
@@ -204,7 +203,8 @@ pub struct ClearedInfo {
     pub more: bool,
 }
 
-/// Clears retained messages, up to 1,000: an empty retained message is published to each topic, as a client would. Admin port only.
+/// Clears retained messages, up to 1,000: an empty retained message is published to each topic, as a client would. Admin
+/// port only.
 #[utoipa::path(delete, path = "/api/v1/retained", params(Matching),
     responses((status = 200, body = ClearedInfo), (status = 400, description = "Not a topic filter."), (status = 403, description = "It comes from a page in a browser."),
         (status = 409, description = "It is refused as a client's would be."), (status = 503, description = "The log did not take it in time.")))]
@@ -229,8 +229,8 @@ pub(crate) async fn clear(State(gateway): State<Arc<Gateway>>, Query(which): Que
     let work = async move {
         let mut visitor = Visitor::come(by, "").await?;
         let mut done = Ok(());
-        for topic in &topics {
-            done = visitor.publish(topic, b"", true).await.map(drop);
+        for some in topics.chunks(AT_ONCE) {
+            done = visitor.publish(some.iter().map(|topic| (&**topic, &b""[..], true))).await.map(drop);
             if done.is_err() {
                 break;
             }

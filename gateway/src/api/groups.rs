@@ -1,6 +1,7 @@
-//! Groups of shared subscriptions: who is in them, how far they have come, what is on its way.
+//! Groups of shared subscriptions: members, consumer lag, what is pending.
 //!
-//! Invariant: each is described by itself; a group without members is there as long as a session subscribes.
+//! Invariant: each is described by itself; a group without members is there as long as a session
+//! subscribes.
 //! Must not know: how a group works.
 
 use super::heavy::json;
@@ -17,7 +18,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MemberInfo {
     pub client_id: String,
-    /// Records that it was given and has not acknowledged.
+    /// Records on their way to it.
     pub pending: usize,
 }
 
@@ -43,11 +44,11 @@ pub struct GroupInfo {
     pub members: Vec<MemberInfo>,
     /// Records that members have and have not acknowledged.
     pub pending: usize,
-    /// Records that wait to be given again.
-    pub owed: usize,
+    /// Records that wait to be delivered again.
+    pub to_redeliver: usize,
     /// Records that are about to become dead letters.
-    pub dying: usize,
-    /// Records between it and the end of the log, matching or not, and what is pending or owed.
+    pub dead_lettering: usize,
+    /// Records between it and the end of the log, matching or not, and what is pending or to be delivered again.
     pub lag: u64,
     pub places: Vec<GroupPlaceInfo>,
 }
@@ -62,7 +63,7 @@ fn info(gateway: &Gateway, d: Description) -> GroupInfo {
     let (group, filter) = d.name.split_once('/').unwrap_or((&d.name, ""));
     let reads: Vec<_> = gateway.read_by(filter).map(|nth| gateway.partitions[nth]).collect();
     let places: Vec<_> = d.next.into_iter().filter(|(p, _)| reads.contains(p)).filter_map(place).collect();
-    let (owed, dying) = d.waiting;
+    let (to_redeliver, dead_lettering) = (d.to_redeliver, d.dead_lettering);
     let pending = d.members.iter().map(|(_, pending)| pending).sum();
     let unread: u64 = places.iter().map(|p| p.end.saturating_sub(p.next)).sum();
     GroupInfo {
@@ -71,9 +72,9 @@ fn info(gateway: &Gateway, d: Description) -> GroupInfo {
         subscribers: d.subscribers,
         members: d.members.into_iter().map(|(client_id, pending)| MemberInfo { client_id, pending }).collect(),
         pending,
-        owed,
-        dying,
-        lag: unread + (pending + owed + dying) as u64,
+        to_redeliver,
+        dead_lettering,
+        lag: unread + (pending + to_redeliver + dead_lettering) as u64,
         places,
     }
 }

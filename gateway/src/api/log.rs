@@ -3,7 +3,7 @@
 //! Invariant: topics come in their order, each once, with the record that was its newest then.
 //! Must not know: how any of it is found.
 
-use super::{Part, unavailable};
+use super::{Part, merged, unavailable};
 use crate::gateway::{Gateway, stored};
 use axum::{
     Json,
@@ -219,10 +219,6 @@ async fn find(gateway: &Gateway, filter: &str, at: Option<Begin>, part: &Part) -
         let last = page.after.map(|key| String::from_utf8_lossy(&key).into_owned());
         upto = upto.into_iter().chain(last).min();
     }
-    topics.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
-    topics.retain(|t| upto.as_ref().is_none_or(|upto| t.topic <= *upto));
-    let more = topics.len() > part.limit();
-    topics.truncate(part.limit());
-    let after = topics.last().map(|t| t.topic.clone()).filter(|_| more).or(upto);
+    let (topics, after) = merged(topics, upto, part.limit(), |t| &t.topic);
     Ok(TopicsInfo { topics, after })
 }

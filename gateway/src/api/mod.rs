@@ -112,6 +112,16 @@ impl Part {
     }
 }
 
+/// One part of what several partitions hold, by topic. `upto`: behind this one, partitions that stopped there have more.
+pub(crate) fn merged<T>(mut all: Vec<T>, upto: Option<String>, limit: usize, topic: impl Fn(&T) -> &str) -> (Vec<T>, Option<String>) {
+    all.sort_unstable_by(|a, b| topic(a).cmp(topic(b)));
+    all.retain(|one| upto.as_deref().is_none_or(|upto| topic(one) <= upto));
+    let more = all.len() > limit;
+    all.truncate(limit);
+    let after = all.last().map(|one| topic(one).to_owned()).filter(|_| more).or(upto);
+    (all, after)
+}
+
 /// Somebody else's page in the browser of whoever may reach this port.
 fn from_a_page(headers: &HeaderMap) -> Option<Response> {
     headers.contains_key(ORIGIN).then(|| (StatusCode::FORBIDDEN, "not from a browser\n").into_response())

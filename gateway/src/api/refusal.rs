@@ -1,8 +1,10 @@
 //! What is wrong with a request, as JSON: `{"error": "…"}`, whoever found it.
 //!
-//! Invariant: a parameter that nothing reads is an error, for a filter that is spelled wrong would answer with everything.
+//! Invariant: a parameter that nothing reads is an error, for a filter that is spelled wrong would answer with
+//! everything.
 //! Must not know: what is asked.
 
+use super::Api;
 use axum::{
     Json,
     body::to_bytes,
@@ -15,24 +17,32 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::LazyLock,
+};
+use utoipa::{
+    OpenApi,
+    openapi::path::{ParameterIn, PathItem},
+};
 
 /// Words are short.
 const WORDS_BYTES_MAX: usize = 64 * 1024;
 
-/// Parameters that a path reads.
-fn known(path: &str) -> &'static [&'static str] {
-    match path {
-        "/api/v1/topics" => &["filter", "at", "after", "limit"],
-        "/api/v1/retained" => &["filter", "after", "limit"],
-        "/api/v1/sessions" => &["topic", "after", "limit"],
-        "/api/v1/history" => &["from_ms", "step_ms", "steps"],
-        _ => &[],
-    }
-}
+/// Query parameters by path, as the document has them. A path with a variable part has none.
+static KNOWN: LazyLock<HashMap<String, BTreeSet<String>>> = LazyLock::new(|| {
+    let of = |item: PathItem| {
+        let operations = [item.get, item.put, item.post, item.delete].into_iter().flatten();
+        let all = operations.flat_map(|o| o.parameters.unwrap_or_default());
+        all.filter(|p| matches!(p.parameter_in, ParameterIn::Query)).map(|p| p.name).collect()
+    };
+    Api::openapi().paths.paths.into_iter().map(|(path, item)| (path, of(item))).collect()
+});
 
 fn unknown(request: &Request) -> Option<String> {
-    let known = known(request.uri().path());
-    let names = request.uri().query()?.split('&').filter_map(|pair| pair.split('=').next());
+    let query = request.uri().query()?;
+    let known: Vec<&str> = KNOWN.get(request.uri().path()).into_iter().flatten().map(String::as_str).collect();
+    let names = query.split('&').filter_map(|pair| pair.split('=').next());
     let name = names.filter(|name| !name.is_empty()).find(|name| !known.contains(name))?;
     let there_are = if known.is_empty() { "it has none".into() } else { format!("there are {}", known.join(", ")) };
     Some(format!("{}: no parameter {name}; {there_are}", request.uri().path()))
@@ -66,7 +76,7 @@ mod tests {
             assert_eq!(asked(good), None, "{good}");
         }
         let words = asked("/api/v1/topics?filtre=a/b").expect("refused");
-        assert!(words.contains("no parameter filtre") && words.contains("filter, at"), "{words}");
+        assert!(words.contains("no parameter filtre") && words.contains("at, filter"), "{words}");
         assert!(asked("/api/v1/clients?limit=1").is_some_and(|words| words.ends_with("it has none")));
     }
 }

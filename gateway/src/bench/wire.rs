@@ -70,18 +70,8 @@ impl Conn {
         if keep && target.version == Version::V5 {
             properties.push(Property::SessionExpiryInterval(u32::MAX));
         }
-        let connect = Connect {
-            version: target.version,
-            is_31: false,
-            is_bridge: false,
-            clean_start: !keep,
-            keep_alive_s: 0,
-            properties: properties.as_properties(),
-            client_id,
-            will: None,
-            username: None,
-            password: None,
-        };
+        let properties = properties.as_properties();
+        let connect = Connect { clean_start: !keep, properties, ..Connect::new(target.version, client_id) };
         conn.send_packet(&Packet::Connect(connect)).await?;
         // What a session has waiting may stand right behind it: one packet only.
         let (reason, used) = loop {

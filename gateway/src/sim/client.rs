@@ -260,18 +260,9 @@ impl Client {
                 .push(Property::ReceiveMaximum(RECEIVE_MAXIMUM))
                 .push(Property::TopicAliasMaximum(TOPIC_ALIASES));
         }
-        self.say(&Packet::Connect(Connect {
-            version: self.version,
-            is_31: false,
-            is_bridge: false,
-            clean_start: false,
-            keep_alive_s: 0,
-            properties: properties.as_properties(),
-            client_id: &id,
-            will,
-            username: None,
-            password: None,
-        }));
+        let properties = properties.as_properties();
+        let connect = Connect { clean_start: false, properties, will, ..Connect::new(self.version, &id) };
+        self.say(&Packet::Connect(connect));
     }
 
     /// The connection is gone without a word.

@@ -119,7 +119,8 @@ fn auth_is_whole(properties: Properties<'_>) -> bool {
     has(|p| matches!(p, Property::AuthenticationMethod(_))) || !has(|p| matches!(p, Property::AuthenticationData(_)))
 }
 
-/// Bit of the protocol level by which a bridge of version 3.1 or 3.1.1 says what it is: mosquitto's `try_private`, which is its default.
+/// Bit of the protocol level of a bridge of version 3.1 or 3.1.1: mosquitto's `try_private`, which is
+/// its default.
 pub(super) const BRIDGE: u8 = 0x80;
 
 fn connect<'a>(first: u8, c: &mut Cursor<'a>) -> Result<Connect<'a>> {

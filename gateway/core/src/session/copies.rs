@@ -1,7 +1,8 @@
-//! A record that several filters of one client match: one PUBLISH, or one for each Subscription Identifier.
+//! A record that several filters of one client match: one PUBLISH, or one for each Subscription
+//! Identifier.
 //!
-//! Invariant: copies leave in the order of their identifiers, and none twice; filters without one go with the least. Where a reader stands between two copies is in
-//! the session's value.
+//! Invariant: copies leave in the order of their identifiers, and none twice; filters without one go with the least. Where
+//! a reader stands between two copies is in the session's value.
 //! Must not know: windows, packet ids.
 
 use super::{Session, subscriptions::Granted};
@@ -12,8 +13,8 @@ use crate::{limits::Overlapping, message::Stored, packet::Version};
 pub(super) enum Copies {
     /// The record, once.
     One,
-    /// The copy for this identifier; `true`: it is the last.
-    Of(u32, bool),
+    /// The copy for this identifier.
+    Of { identifier: u32, is_last: bool },
     /// Nothing: all its copies were sent.
     Sent,
 }
@@ -32,6 +33,6 @@ impl Session {
         let (Some(identifier), true) = (granted.identifiers.get(at).copied(), in_copies) else { return Copies::Sent };
         let (least, is_last) = (if at == 0 { 0 } else { identifier }, at + 1 == granted.identifiers.len());
         self.subscriptions.grant_of(least..=identifier, partition, r, self.client_hash, granted);
-        Copies::Of(identifier, is_last)
+        Copies::Of { identifier, is_last }
     }
 }

@@ -212,8 +212,8 @@ impl Session {
         {
             return self.refuse_limit(p, limit, ReasonCode::QUOTA_EXCEEDED, out);
         }
-        // Too many of QoS 1 are only not read: the gateway alone ends what they wait for. An exchange of QoS 2 ends with the client's PUBREL, which
-        // may stand behind this.
+        // Too many of QoS 1 wait unread, for the disk ends that. An exchange of QoS 2 ends with the client's
+        // PUBREL, which may stand behind this.
         let known = p.qos != Qos::ExactlyOnce || p.packet_id.is_some_and(|id| self.exchanges.is_open(id));
         if self.version == Version::V5 && !known && self.exchanges.len() >= usize::from(RECEIVE_MAXIMUM) {
             return Err(Violation::new(
@@ -223,7 +223,8 @@ impl Session {
         }
         if is_reserved(&topic) && !self.may_say(&topic, p) {
             self.counts.refused_topic += 1;
-            // Version 3.1.1 is answered as if it had been taken, which its MQTT-3.3.5-2 allows: many programs write there what a broker of theirs takes.
+            // Version 3.1.1 gets a positive acknowledgement, which its MQTT-3.3.5-2 allows: many programs
+            // publish there.
             let reason = if self.version == Version::V5 { ReasonCode::NOT_AUTHORIZED } else { ReasonCode::SUCCESS };
             self.answer_publish(p, reason);
             self.release(out);

@@ -52,7 +52,8 @@ use std::{
 };
 use subscriptions::Subscriptions;
 
-/// Acknowledgements that wait for the disk: nothing is read beyond it. And exchanges of QoS 2 that are open; version 5 is told (Receive Maximum).
+/// Acknowledgements that wait for the disk, and open exchanges of QoS 2. Beyond it the connection is not read; CONNACK of
+/// version 5 says it (Receive Maximum).
 pub const RECEIVE_MAXIMUM: u16 = 1_024;
 /// Outbound messages of QoS 1 and 2 on the way to one client: each costs 32 bytes, and the client may set less.
 pub const INFLIGHT_MAX: usize = 1_024;
@@ -247,7 +248,7 @@ struct PartitionReader {
     reader: Reader,
     /// One past the last record that this connection appended.
     appended: Offset,
-    /// The record there is sent in copies, and the last that was sent is the one for this subscription identifier.
+    /// The record there is sent in copies; the last that was sent is the one for this identifier.
     copied: Option<(Offset, NonZeroU32)>,
     /// The last record that matched was not sent, because it was late.
     dropping: bool,
@@ -460,7 +461,8 @@ impl Session {
         std::mem::take(&mut self.counts)
     }
 
-    /// Is there room for another packet? Many clients know no receive maximum: they are held by not being read, whatever their version.
+    /// Is there room for another packet? Many clients ignore the Receive Maximum, so backpressure is not
+    /// to read, whatever their version.
     #[must_use]
     pub fn wants_packets(&self) -> bool {
         self.life == Life::Connected && self.inbound.waiting() < usize::from(RECEIVE_MAXIMUM)

@@ -282,7 +282,7 @@ impl Session {
         } else {
             let sent = match self.next_copy(nth, r, &mut granted) {
                 Copies::One => self.send(now, partition, r, &granted, granted.retain, Why::Subscribed, out),
-                Copies::Of(identifier, is_last) => {
+                Copies::Of { identifier, is_last } => {
                     let sent = self.send(now, partition, r, &granted, granted.retain, Why::Copy(identifier), out);
                     if sent == Delivery::Done && !is_last { Delivery::More } else { sent }
                 }

@@ -9,9 +9,10 @@
 //! partition, offset, kind (bit 0 retained, bits 1 and 2 the stage: QoS 1, QoS 2 sent, QoS 2 released); next ordinal; open exchanges of QoS 2 inbound: count, each packet id,
 //! sequence, partition; next sequence; retained pages: count, each filter, again, partition index, after (empty: from the start); the will: topic, QoS and retain, delay,
 //! expiry + 1 (0: none), headers, payload. Then, only if there is any of it: what was sent of the first page's current part: count, offsets; what the client
-//! does not know yet to be lost: count, each partition, from and to; the past that a subscription asked for and that is not sent yet: count, each
-//! partition and end; messages in the window that are copies: count, each ordinal and identifier; readers that stand between two copies: count, each partition and the
-//! identifier of the last one that was sent.
+//! does not know yet to be lost: count, each partition, from and to; the past that a subscription asked
+//! for and that is not sent yet: count, each partition and end; messages in the window that are copies:
+//! count, each ordinal and identifier; readers that stand between two copies: count, each partition and
+//! the identifier of the last one that was sent.
 
 use super::{
     Lost, Paging, PartitionReader, Session,

@@ -148,16 +148,12 @@ impl World {
             payload: payload(words),
         });
         let packet = Packet::Connect(Connect {
-            version: self.version,
-            is_31: false,
             is_bridge: words.contains(&"bridge") && self.version == Version::V311,
             clean_start: clean,
             keep_alive_s: number(words, "keep").unwrap_or(0) as u16,
             properties: properties.as_properties(),
-            client_id: field(words, "id").unwrap_or("a"),
             will,
-            username: None,
-            password: None,
+            ..Connect::new(self.version, field(words, "id").unwrap_or("a"))
         });
         let mut bytes = Vec::new();
         encode(&packet, self.version, &mut bytes);

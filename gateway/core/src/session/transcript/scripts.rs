@@ -419,7 +419,7 @@ fn a_topic_of_the_gateway_is_refused() {
     );
 }
 
-/// What it sends does not come back, and what is retained stays so: its filters have the options that version 5 has words for.
+/// No Local and Retain As Published, which 3.1.1 cannot ask for.
 #[test]
 fn filters_of_a_bridge_of_3_1_1_are_without_its_own_and_retain_as_published() {
     check_version(
@@ -456,18 +456,7 @@ fn a_second_connect_and_packets_of_servers_are_violations() {
     let mut w = World::new(Version::V5);
     w.client(&["CONNECT", "clean"]);
     w.settle();
-    let connect = Packet::Connect(Connect {
-        version: Version::V5,
-        is_31: false,
-        is_bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        properties: Properties::default(),
-        client_id: "a",
-        will: None,
-        username: None,
-        password: None,
-    });
+    let connect = Packet::Connect(Connect::new(Version::V5, "a"));
     for p in [connect, Packet::PingResp] {
         let v = w.session.packet(w.now(), p, &mut Vec::new()).expect_err("refused");
         assert_eq!(v.reason, ReasonCode::PROTOCOL_ERROR);
