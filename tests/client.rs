@@ -101,11 +101,11 @@ fn every_end_has_its_code_and_its_words() {
     let cases: [(&str, u16, &[&str], i32, &str); 7] = [
         ("pub", nobody, &["-t", "a", "-m", "x"], 1, "127.0.0.1:"),
         ("sub", nobody, &["-t", "a"], 1, "Connection refused"),
-        ("pub", weir.mqtt, &["-t", "a"], 2, "--message"),
+        ("pub", weir.mqtt, &["-t", "a"], 1, "--message"),
         ("pub", weir.mqtt, &["-t", "a", "-f", "/nowhere/at/all"], 1, "/nowhere/at/all"),
         ("sub", weir.mqtt, &["-t", "a/#/b"], 1, "a/#/b"),
-        ("sub", weir.mqtt, &["-t", "a", "-q", "3"], 2, "0, 1 or 2"),
-        ("sub", weir.mqtt, &["-t", "a", "-c"], 2, "--id"),
+        ("sub", weir.mqtt, &["-t", "a", "-q", "3"], 1, "0, 1 or 2"),
+        ("sub", weir.mqtt, &["-t", "a", "-c"], 1, "--id"),
     ];
     for (kind, port, args, code, words) in cases {
         let out = run(client(true, kind, port, "311"), args, "");
@@ -144,7 +144,7 @@ fn what_was_not_acknowledged_is_an_error() {
     });
     let out = run(client(true, "pub", port, "311"), &["-t", "a", "-l", "-q", "1"], "1\n2\n3\n");
     serve.join().unwrap();
-    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(out.status.code(), Some(7));
     assert!(text(&out.stderr).contains("2 of 3 messages were not acknowledged"), "{}", text(&out.stderr));
 }
 
@@ -256,14 +256,186 @@ fn wills_properties_and_the_rest_are_what_mosquittos_are() {
     let after = run(client(true, "sub", port, "311"), &["-t", "r/x", "-W", "1", "--quiet"], "");
     assert_eq!((text(&after.stdout), text(&after.stderr), after.status.code()), (String::new(), String::new(), Some(27)));
     for (args, words) in [
-        (&["-D", "publish", "topic-alias", "1"][..], "there are publish user-property"),
-        (&["-D", "publish", "user-property", "k"], "NAME and VALUE"),
-        (&["-x", "5"], "-x is for version 5"),
+        (&["-D", "publish", "will-delay-interval", "1"][..], "publish has content-type, correlation-data"),
+        (&["-D", "publish", "user-property", "k"], "a NAME and a VALUE"),
+        (&["-x", "-1"], "add -i ID"),
+        (&["-V", "311", "-D", "publish", "content-type", "x"], "add -V 5"),
     ] {
         let args = [&["-t", "a", "-m", "x"], args].concat();
         let mut command = Command::new(binary());
         command.args(["pub", "-p", &port.to_string()]);
         let out = run(command, &args, "");
         assert!(out.status.code() == Some(1) && text(&out.stderr).contains(words), "{args:?}: {}", text(&out.stderr));
+    }
+}
+
+/// What both are called with; `PORT` is that of the gateway.
+const CALLS: &[(&str, &[&str])] = &[
+    ("pub", &["-t", "a", "-m", "x", "-x", "10"]),
+    ("pub", &["-t", "a"]),
+    ("pub", &["-m", "x"]),
+    ("pub", &["-t", "a/#", "-m", "x"]),
+    ("pub", &["-t", "a", "-m", "x", "-q", "3"]),
+    ("pub", &["-t", "a", "-m", "x", "-V", "4"]),
+    ("pub", &["-t", "a", "-m", "x", "-k", "1"]),
+    ("pub", &["-t", "a", "-m", "x", "-c"]),
+    ("pub", &["-t", "a", "-m", "x", "-n"]),
+    ("pub", &["-t", "a", "-m", "x", "--nope"]),
+    ("pub", &["-t", "a", "-m", "x", "-h", "nowhere.invalid"]),
+    ("pub", &["-t", "a", "-m", "x", "--unix", "/nowhere"]),
+    ("pub", &["-t", "a", "-m", "x", "-D", "publish", "foo", "bar"]),
+    ("pub", &["-t", "a", "-m", "x", "-D", "connect", "will-delay-interval", "1"]),
+    ("pub", &["-t", "a", "-m", "x", "-V", "mqttv5", "-D", "PUBLISH", "Content-Type", "bar"]),
+    ("pub", &["-t", "a", "-m", "x", "-V", "mqttv5", "-D", "publish", "topic-alias", "1"]),
+    ("pub", &["-t", "a", "-m", "-5", "-M", "1", "-A", "127.0.0.1", "--nodelay"]),
+    ("pub", &["-L", "mqtt://127.0.0.1:PORT/l/x/y", "-m", "x"]),
+    ("pub", &["-L", "http://127.0.0.1/l", "-m", "x"]),
+    ("pub", &["-t", "a", "-f", "/nowhere"]),
+    ("sub", &["-W", "1"]),
+    ("sub", &["-t", "a/#/b", "-W", "1"]),
+    ("sub", &["-t", "a", "-U", "b", "-E"]),
+    ("sub", &["-t", "a", "-U", "b/#/c", "-E"]),
+    ("sub", &["-t", "a", "-C", "0"]),
+    ("sub", &["-t", "a", "-c"]),
+    ("sub", &["-t", "a", "-E", "-V", "mqttv5", "-x", "-1"]),
+    ("sub", &["-t", "a", "-W", "1", "-M", "1"]),
+    ("sub", &["-t", "p/x", "-W", "1", "-R"]),
+    ("sub", &["-t", "p/x", "-W", "1", "-R", "-V", "mqttv5"]),
+    ("sub", &["-t", "p/x", "-C", "1", "--nodelay", "-A", "127.0.0.1"]),
+    ("sub", &["-t", "p/x", "-C", "1", "--retain-as-published", "-V", "mqttv5", "-F", "%r"]),
+    ("sub", &["-L", "mqtt://127.0.0.1:PORT/p/x", "-C", "1", "-v"]),
+    ("sub", &["-t", "a", "-F", "%"]),
+    ("sub", &["-t", "a", "-F", "%5"]),
+    ("sub", &["-t", "a", "-F", "%y"]),
+    ("sub", &["-t", "a", "-F", "%+t"]),
+    ("sub", &["-t", "a", "-F", "@"]),
+    ("sub", &["-t", "a", "-F", "\\"]),
+    ("sub", &["-t", "a", "-F", "\\q"]),
+];
+
+/// Formats of a message with every property.
+const FORMATS: &[&str] = &[
+    "%t|%A|%C|%D|%E|%F|%P|%R|%S|%q|%r|%l",
+    "%10t|%-10t|%.2t|%10.2t|%-10.2t|%010t|",
+    "%05l|%5l|%-5l|%.1l|%3m|",
+    "%10p|%-60p|%10x|%X|%2X",
+    "%20C|%-8R|",
+    "@Y-@m-@d @H @@ %%",
+    "a\\ab\\ec\\vd\\te\\nf\\rg\\\\h",
+];
+
+#[test]
+fn every_call_ends_as_mosquittos_does() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let port = weir.mqtt.to_string();
+    let mut full = vec!["-t", "p/x", "-m", r#"{"a": 15, "b": [true, "é"]}"#, "-q", "1", "-r"];
+    for (name, value) in [
+        ("content-type", "text/x"),
+        ("correlation-data", "abc"),
+        ("message-expiry-interval", "1000"),
+        ("payload-format-indicator", "1"),
+        ("response-topic", "r/t"),
+    ] {
+        full.extend(["-D", "publish", name, value]);
+    }
+    full.extend(["-D", "publish", "user-property", "k", "v", "-D", "publish", "user-property", "k2", "v 2"]);
+    let both = |kind: &str, args: &[&str]| {
+        [true, false].map(|ours| {
+            let mut command = if ours { Command::new(binary()) } else { Command::new(format!("mosquitto_{kind}")) };
+            if ours {
+                command.arg(kind);
+            }
+            if !args.iter().any(|arg| matches!(*arg, "-L" | "--unix")) {
+                command.args(["-p", &port]);
+            }
+            let args: Vec<String> = args.iter().map(|arg| arg.replace("PORT", &port)).collect();
+            let out = command.args(&args).stdin(Stdio::null()).output().unwrap();
+            (out.status.code(), out.stdout, text(&out.stderr))
+        })
+    };
+    for ours in [true, false] {
+        let sent = run(client(ours, "pub", weir.mqtt, "5"), &full, "");
+        assert!(sent.status.success(), "{}", text(&sent.stderr));
+    }
+    for (kind, args) in CALLS {
+        let [mine, theirs] = both(kind, args);
+        // Their help goes to standard output when a call makes no sense.
+        let printed = if theirs.0 == Some(1) { Vec::new() } else { theirs.1 };
+        assert_eq!((mine.0, text(&mine.1)), (theirs.0, text(&printed)), "{kind} {args:?}: {} / {}", mine.2, theirs.2);
+    }
+    let asked = ["-t", "p/x", "-C", "1", "-q", "1", "-V", "mqttv5", "-D", "subscribe", "subscription-identifier", "5", "-F"];
+    for format in FORMATS {
+        let [mine, theirs] = both("sub", &[&asked[..], &[format]].concat());
+        assert_eq!(text(&mine.1), text(&theirs.1), "{format}: {} / {}", mine.2, theirs.2);
+    }
+    for args in [&["%j"][..], &["%J"], &["%j", "--pretty"], &["%J", "--pretty"]] {
+        let [mine, theirs] = both("sub", &[&asked[..], args].concat()).map(|out| {
+            let mut json: serde_json::Value = serde_json::from_slice(&out.1).unwrap_or_else(|e| panic!("{args:?}: {e}: {}", text(&out.1)));
+            assert!(json["tst"].take().is_string() && out.1.iter().filter(|b| **b == b'\n').count() > args.len() * 3 - 3);
+            json
+        });
+        assert_eq!(mine, theirs, "{args:?}");
+    }
+}
+
+/// A broker that hangs up, or breaks the protocol, at some point.
+#[test]
+fn a_connection_that_is_lost_has_a_code_of_its_own() {
+    let connack: &[u8] = &[0x20, 2, 0, 0];
+    for (answers, code) in [(&[][..], 7), (&[connack], 7), (&[&[0x20, 2, 0, 5]], 5), (&[connack, &[0xFF; 9]], 2), (&[&[0xFF; 9]], 2)] {
+        for ours in [true, false] {
+            let broker = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = broker.local_addr().unwrap().port();
+            let answers: Vec<Vec<u8>> = answers.iter().map(|a| a.to_vec()).collect();
+            let serve = std::thread::spawn(move || {
+                let (mut socket, _) = broker.accept().unwrap();
+                let mut bytes = [0; 65_536];
+                for answer in &answers {
+                    std::io::Read::read(&mut socket, &mut bytes).unwrap();
+                    socket.write_all(answer).unwrap();
+                }
+                std::io::Read::read(&mut socket, &mut bytes).unwrap_or(0)
+            });
+            let out = run(client(ours, "pub", port, "311"), &["-t", "a", "-m", "x", "-q", "1"], "");
+            serve.join().unwrap();
+            assert_eq!(out.status.code(), Some(code), "{ours}, {code}: {}", text(&out.stderr));
+        }
+    }
+}
+
+#[test]
+fn a_line_keeps_its_carriage_return_and_packets_are_traced() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let subscriber = ["-t", "cr/#", "-q", "1", "-c", "-i", "cr"];
+    run(client(true, "sub", weir.mqtt, "311"), &[&subscriber[..], &["-E"]].concat(), "");
+    for ours in [true, false] {
+        assert!(run(client(ours, "pub", weir.mqtt, "311"), &["-t", "cr/x", "-l", "-q", "1"], "a\r\nb\n").status.success());
+    }
+    let got = run(client(true, "sub", weir.mqtt, "311"), &[&subscriber[..], &["-C", "4"]].concat(), "");
+    assert_eq!(text(&got.stdout), "a\r\nb\na\r\nb\n");
+    // Half of two thousand, by chance: their client of 2.0.11 prints none.
+    let half = ["-t", "half", "-q", "1", "-c", "-i", "half"];
+    run(client(true, "sub", weir.mqtt, "311"), &[&half[..], &["-E"]].concat(), "");
+    run(client(true, "pub", weir.mqtt, "311"), &["-t", "half", "-m", "x", "--repeat", "2000", "-q", "1"], "");
+    let got = run(client(true, "sub", weir.mqtt, "311"), &[&half[..], &["-W", "2", "--random-filter", "50"]].concat(), "");
+    let printed = text(&got.stdout).lines().count();
+    assert!((700..1_300).contains(&printed), "{printed}");
+    for version in VERSIONS {
+        let out = run(client(true, "pub", weir.mqtt, version), &["-i", "tracer", "-t", "tr", "-m", "xyz", "-q", "2", "-d"], "");
+        let lines = text(&out.stderr);
+        let mut rest = &*lines;
+        for part in [
+            "Client tracer sending CONNECT",
+            "received CONNACK",
+            "sending PUBLISH (m1, q2, r0, 'tr', 3 bytes)",
+            "received PUBREC (m1",
+            "sending PUBREL (m1)",
+            "received PUBCOMP (m1",
+            "sending DISCONNECT",
+        ] {
+            rest = rest.split_once(part).unwrap_or_else(|| panic!("{part} in {lines}")).1;
+        }
     }
 }

@@ -9,10 +9,10 @@ use std::{
 };
 use support::{Guard, Weir, binary, dir, eventually, free_port};
 
-/// PORT, PORT of the gateway, directory, "client" if clients need a certificate.
+/// Address, PORT, PORT of the gateway, directory, "client" if clients need a certificate.
 const PROXY: &str = r#"
 import socket, ssl, sys, threading
-port, weir, where, wants = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+host, port, weir, where, wants = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(where + "/server.crt", where + "/server.key")
 if wants:
@@ -36,7 +36,7 @@ def serve(raw):
     server = socket.create_connection(("127.0.0.1", weir))
     threading.Thread(target=pump, args=(client, server), daemon=True).start()
     pump(server, client)
-listener = socket.create_server(("127.0.0.1", port))
+listener = socket.create_server((host, port))
 while True:
     raw, _ = listener.accept()
     threading.Thread(target=serve, args=(raw,), daemon=True).start()
@@ -58,11 +58,15 @@ fn certificates(at: &Path) {
 }
 
 fn proxy(at: &Path, weir: u16, wants: &[&str]) -> (Guard, u16) {
+    proxy_at(at, "127.0.0.1", weir, wants)
+}
+
+fn proxy_at(at: &Path, host: &str, weir: u16, wants: &[&str]) -> (Guard, u16) {
     let port = free_port();
     let mut python = Command::new("python3");
-    python.args(["-c", PROXY, &port.to_string(), &weir.to_string(), at.to_str().unwrap()]).args(wants).stdout(Stdio::null());
+    python.args(["-c", PROXY, host, &port.to_string(), &weir.to_string(), at.to_str().unwrap()]).args(wants).stdout(Stdio::null());
     let proxy = Guard(python.spawn().unwrap());
-    eventually("the proxy listens", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    eventually("the proxy listens", Duration::from_secs(10), || std::net::TcpStream::connect((host, port)).is_ok());
     (proxy, port)
 }
 
@@ -107,12 +111,40 @@ fn certificates_are_checked_on_both_sides() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&theirs.stdout), "over TLS in 5\n");
+    // A directory of authorities, one version, one cipher suite, a protocol by name.
+    let trusted = at.join("trusted");
+    std::fs::create_dir(&trusted).unwrap();
+    std::fs::copy(at.join("ca.crt"), trusted.join("ca.pem")).unwrap();
+    std::fs::write(trusted.join("README"), "no certificate").unwrap();
+    for args in [
+        &["--capath", "trusted"][..],
+        &["--cafile", "ca.crt", "--tls-version", "tlsv1.2", "--ciphers", "ECDHE-RSA-AES256-GCM-SHA384"],
+        &["--cafile", "ca.crt", "--tls-version", "tlsv1.3", "--ciphers", "TLS_AES_128_GCM_SHA256", "--tls-alpn", "mqtt"],
+    ] {
+        let out = ours("pub", at, port, &[&["-t", "x", "-m", "x", "-q", "1"], args].concat());
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    // The certificate is for 127.0.0.1 and localhost alone.
+    let elsewhere = ["-h", "127.0.0.2", "--cafile", "ca.crt", "-t", "x", "-m", "x", "-q", "1"];
+    let (_other, other) = proxy_at(at, "127.0.0.2", weir.mqtt, &[]);
+    assert_eq!(ours("pub", at, other, &elsewhere).status.code(), Some(1));
+    let insecure = ours("pub", at, other, &[&elsewhere[..], &["--insecure"]].concat());
+    assert!(insecure.status.success(), "{}", String::from_utf8_lossy(&insecure.stderr));
+    // Its issuer is compared all the same.
+    let other = ours("pub", at, port, &["--cafile", "other.crt", "--insecure", "-t", "x", "-m", "x", "-q", "1"]);
+    assert_eq!(other.status.code(), Some(1));
+    let with_url = ours("pub", at, port, &["-L", &format!("mqtts://127.0.0.1:{port}/x"), "--cafile", "ca.crt", "-m", "x", "-q", "1"]);
+    assert_eq!(with_url.status.code(), Some(1), "-p and -L are one or the other");
     for (port, args, words) in [
         (port, &["--cafile", "other.crt"][..], "certificate"),
         (asking, &["--cafile", "ca.crt"], ""),
         (port, &["--cafile", "nowhere.crt"], "nowhere.crt: "),
         (weir.mqtt, &["--cafile", "ca.crt"], ""),
         (port, &["--cert", "client.crt", "--key", "client.key"], "--cafile"),
+        (port, &["--insecure"], "--cafile"),
+        (port, &["--cafile", "ca.crt", "--ciphers", "RC4"], "ECDHE-RSA-AES256-GCM-SHA384"),
+        (port, &["--cafile", "ca.key"], "no certificate in PEM"),
+        (port, &["--tls-use-os-certs"], "certificate"),
     ] {
         let out = ours("pub", at, port, &[&["-t", "x", "-m", "x", "-q", "1"], args].concat());
         let said = String::from_utf8_lossy(&out.stderr).into_owned();

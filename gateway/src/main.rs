@@ -191,8 +191,20 @@ fn demo(flags: Flags) -> ExitCode {
     code
 }
 
+/// Reads the command line; a mistake ends the program, with mosquitto's code for its clients.
+fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|e| {
+        let is_client = std::env::args().nth(1).is_some_and(|command| matches!(&*command, "pub" | "sub"));
+        if e.use_stderr() && is_client {
+            let _stderr_is_gone = e.print();
+            std::process::exit(1);
+        }
+        e.exit()
+    })
+}
+
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match parse().command {
         Command::Run(flags) => run(&flags, |_| {}),
         Command::Demo { join: Some(gateway), .. } => ended(weir::demo::join(&gateway)),
         Command::Demo { flags, join: None } => demo(flags),

@@ -7,26 +7,27 @@ use super::{
     Connection, Failure, ProtocolVersion, block_on,
     link::{Heard, INFLIGHT, Link},
     parse_qos,
+    property::Properties,
 };
 use clap::{ArgGroup, Args};
-use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use std::{
     io::{BufRead, Read},
     path::PathBuf,
     time::Duration,
 };
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use weir_core::topic::topic_is_valid;
 
 #[derive(Args, Clone, Debug)]
-#[command(disable_help_flag = true, group = ArgGroup::new("what").required(true))]
+#[command(disable_help_flag = true, disable_version_flag = true, version = crate::version(), group = ArgGroup::new("what").required(true))]
 pub struct Publish {
     #[command(flatten)]
     connection: Connection,
     /// Topic to publish to.
-    #[arg(short, long)]
-    topic: String,
+    #[arg(short, long, required_unless_present = "url", allow_hyphen_values = true)]
+    topic: Option<String>,
     /// The message.
-    #[arg(short, long, group = "what")]
+    #[arg(short, long, group = "what", allow_hyphen_values = true)]
     message: Option<String>,
     /// The message is what this file holds.
     #[arg(short, long, group = "what", value_name = "FILE")]
@@ -40,9 +41,10 @@ pub struct Publish {
     /// A message of no bytes; with `-r` it deletes what is retained.
     #[arg(short, long, group = "what")]
     null_message: bool,
+    /// QoS of the messages.
     #[arg(short, long, default_value = "0", value_parser = parse_qos)]
     qos: u8,
-    /// Keep it for who subscribes later.
+    /// Keep it for those who subscribe later.
     #[arg(short, long)]
     retain: bool,
     /// Keep the session.
@@ -51,16 +53,16 @@ pub struct Publish {
     /// Publish it so many times.
     #[arg(long, default_value_t = 1, conflicts_with_all = ["stdin_line"], value_name = "COUNT")]
     repeat: u64,
-    /// A property of version 5: `publish` and user-property NAME VALUE, content-type VALUE, response-topic VALUE, or message-expiry-interval SECONDS; may be given
-    /// several times.
-    #[arg(short = 'D', long, num_args = 3..=4, action = clap::ArgAction::Append, value_names = ["COMMAND", "PROPERTY", "VALUE", "VALUE"])]
-    property: Vec<String>,
     /// Seconds between, as in 0.5.
     #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
     repeat_delay: f64,
 }
 
 impl Publish {
+    fn topic(&self) -> &str {
+        self.topic.as_deref().or(self.connection.topic()).unwrap_or_default()
+    }
+
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.connection.is_quiet()
@@ -69,6 +71,10 @@ impl Publish {
 
 /// Publishes, and ends.
 pub fn publish(p: &Publish) -> Result<(), Failure> {
+    let topic = p.topic();
+    if !topic_is_valid(topic) {
+        return Err(Failure::new(format!("-t {topic:?}: not a topic; it has 1 to 65535 bytes and neither # nor +")));
+    }
     let pause = Duration::try_from_secs_f64(p.repeat_delay).map_err(|e| Failure::new(format!("--repeat-delay: {e}")))?;
     let whole = whole(p)?;
     block_on(async {
@@ -111,51 +117,21 @@ async fn repeat(payload: Vec<u8>, times: u64, pause: Duration, tx: Sender<Result
 
 fn lines(tx: &Sender<Result<Vec<u8>, Failure>>) {
     for line in std::io::stdin().lock().split(b'\n') {
-        let line = line.map(|mut line| {
-            line.pop_if(|last| *last == b'\r');
-            line
-        });
         if tx.blocking_send(line.map_err(|e| Failure::new(format!("standard input: {e}")))).is_err() {
             return;
         }
     }
 }
 
-/// What `-D` says, the values of all of them in a row.
-fn properties(said: &[String]) -> Result<PublishProperties, Failure> {
-    let mut all = PublishProperties::default();
-    let mut rest = said.iter().map(String::as_str);
-    while let (Some(command), Some(property), Some(value)) = (rest.next(), rest.next(), rest.next()) {
-        match (command, property) {
-            ("publish", "user-property") => {
-                let named = rest.next().ok_or_else(|| Failure::new(format!("-D publish user-property {value}: NAME and VALUE")))?;
-                all.user_properties.push((value.into(), named.into()));
-            }
-            ("publish", "content-type") => all.content_type = Some(value.into()),
-            ("publish", "response-topic") => all.response_topic = Some(value.into()),
-            ("publish", "message-expiry-interval") => {
-                let seconds = value.parse().map_err(|e| Failure::new(format!("-D publish message-expiry-interval {value}: {e}")))?;
-                all.message_expiry_interval = Some(seconds);
-            }
-            _ => {
-                let known = "publish user-property, content-type, response-topic, message-expiry-interval";
-                return Err(Failure::new(format!("-D {command} {property}: there are {known}")));
-            }
-        }
-    }
-    Ok(all)
-}
-
 async fn send(p: &Publish, mut payloads: Receiver<Result<Vec<u8>, Failure>>) -> Result<(), Failure> {
-    let properties = properties(&p.property)?;
-    let version = p.connection.version(if p.property.is_empty() { ProtocolVersion::V311 } else { ProtocolVersion::V5 })?;
-    if version == ProtocolVersion::V311 && !p.property.is_empty() {
-        return Err(Failure::new("-D is for version 5: add -V 5"));
-    }
-    let mut link = Link::new(&p.connection, "pub", version, !p.disable_clean_session)?;
+    let properties = Properties::parse(&p.connection.property)?;
+    let version = p.connection.version(ProtocolVersion::V311)?;
+    let topic = p.topic();
+    let most = u64::from(p.connection.max_inflight());
+    let mut link = Link::new(&p.connection, "pub", version, !p.disable_clean_session, &properties)?;
     let (mut connected, mut more, mut sent, mut done, mut refused) = (false, true, 0u64, 0u64, 0u64);
     while more || done < sent {
-        let room = connected && more && sent - done < u64::from(INFLIGHT);
+        let room = connected && more && sent - done < most;
         tokio::select! {
             heard = link.hear() => match heard {
                 Ok(Heard::Connected) => connected = true,
@@ -164,13 +140,16 @@ async fn send(p: &Publish, mut payloads: Receiver<Result<Vec<u8>, Failure>>) -> 
                     refused += u64::from(reason >= 0x80);
                 }
                 Ok(_) => {}
-                Err(e) if done < sent => return Err(Failure::new(format!("{}; {} of {sent} messages were not acknowledged", e.words, sent - done))),
+                Err(e) if done < sent => {
+                    let words = format!("{}; {} of {sent} messages were not acknowledged", e.words, sent - done);
+                    return Err(Failure { words, ..e });
+                }
                 Err(e) if !connected => return Err(p.connection.unreachable(e)),
                 Err(e) => return Err(e),
             },
             payload = payloads.recv(), if room => match payload {
                 Some(payload) => {
-                    link.publish(&p.topic, p.qos, p.retain, payload?, &properties).await?;
+                    link.publish(topic, p.qos, p.retain, payload?, &properties.publish).await?;
                     sent += 1;
                 }
                 None => more = false,

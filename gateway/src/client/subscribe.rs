@@ -5,8 +5,9 @@
 
 use super::{
     Connection, Failure, ProtocolVersion, block_on, format,
-    link::{Heard, Link, Message},
+    link::{Heard, LOST, Link, Message, Wish},
     parse_qos,
+    property::Properties,
 };
 use clap::Args;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
@@ -24,16 +25,20 @@ const TIMED_OUT: u8 = 27;
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, disable_version_flag = true, version = crate::version())]
 pub struct Subscribe {
     #[command(flatten)]
     connection: Connection,
     /// What to subscribe to; may be given several times.
-    #[arg(short, long, required = true, value_name = "FILTER")]
+    #[arg(short, long, required_unless_present = "url", value_name = "FILTER", allow_hyphen_values = true)]
     topic: Vec<String>,
+    /// What to unsubscribe from, as soon as it is connected; may be given several times.
+    #[arg(short = 'U', long, value_name = "FILTER")]
+    unsubscribe: Vec<String>,
     /// What not to print; may be given several times.
     #[arg(short = 'T', long, value_name = "FILTER")]
     filter_out: Vec<String>,
+    /// The highest QoS that messages may have.
     #[arg(short, long, default_value = "0", value_parser = parse_qos)]
     qos: u8,
     /// End after so many messages.
@@ -45,10 +50,22 @@ pub struct Subscribe {
     /// Print the topic too.
     #[arg(short, long)]
     verbose: bool,
-    /// Print like this: %t topic, %p payload, %q QoS, %r retained, %l length, %j and %J JSON, %x and %X hex, %I and %U time, %P user properties, %m packet
-    /// id, %% a percent sign; \n, \t and \\.
+    /// Print like this: %t topic, %p payload, %q QoS, %r retained, %l length, %m packet id, %j and %J
+    /// JSON, %x and %X hex, %I and %U time; of version 5 %A topic alias, %C content type, %D
+    /// correlation data, %E expiry, %F payload format, %P user properties, %R response topic, %S
+    /// subscription identifier; %% a percent sign. %-10.5t has a width and a precision; @Y-@m-@d are
+    /// those of strftime(3), @N nanoseconds; \n \t \r \0 \a \e \v \\.
     #[arg(short = 'F', value_name = "FORMAT", conflicts_with = "verbose")]
     format: Option<String>,
+    /// JSON of %j and %J over several lines.
+    #[arg(long)]
+    pretty: bool,
+    /// Print about this percentage of the messages, by chance.
+    #[arg(long, value_name = "PERCENT", default_value_t = 100.0, hide_default_value = true)]
+    random_filter: f64,
+    /// Ask for retain flags as they were published; version 5.
+    #[arg(long)]
+    retain_as_published: bool,
     /// No line end after a message.
     #[arg(short = 'N')]
     no_line_end: bool,
@@ -107,11 +124,11 @@ struct Place<'a> {
 impl Place<'_> {
     fn came(&mut self, m: &Message) {
         if !self.s.connection.is_quiet() {
-            for (_, range) in m.user_properties.iter().filter(|(name, _)| name == "lost") {
+            for (_, range) in m.properties.user_properties.iter().filter(|(name, _)| name == "lost") {
                 eprintln!("weir: lost, by retention or damage: {}", words(range));
             }
         }
-        let offset = m.user_properties.iter().find(|(name, _)| name == "offset").and_then(|(_, at)| at.parse::<u64>().ok());
+        let offset = m.properties.user_properties.iter().find(|(name, _)| name == "offset").and_then(|(_, at)| at.parse::<u64>().ok());
         if let Some(offset) = offset.filter(|_| self.from.is_some() && !m.retain) {
             self.from = Some(format!("offset:{}", offset + 1));
         }
@@ -125,6 +142,15 @@ impl Place<'_> {
 }
 
 impl Subscribe {
+    /// Those of `-t` and that of the URL.
+    fn filters(&self) -> Vec<String> {
+        self.connection.topic().into_iter().map(str::to_owned).chain(self.topic.iter().cloned()).collect()
+    }
+
+    fn wish<'a>(&self, from: Option<&'a str>) -> Wish<'a> {
+        Wish { qos: self.qos, from, no_retained: self.no_retained, retain_as_published: self.retain_as_published }
+    }
+
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.connection.is_quiet()
@@ -139,16 +165,20 @@ enum Then {
 
 /// Prints what comes until there is enough.
 pub fn subscribe(s: &Subscribe) -> Result<(), Failure> {
-    for filter in s.topic.iter().chain(&s.filter_out) {
-        if !filter_is_valid(filter) {
-            return Err(Failure::new(format!("-t {filter}: not a topic filter; # stands alone at the end, + for one whole level")));
+    let filters = s.filters();
+    let named = |flag: &'static str| move |f: &String| (flag, f.clone());
+    let out = s.filter_out.iter().map(named("-T")).chain(s.unsubscribe.iter().map(named("-U")));
+    for (flag, filter) in filters.iter().map(named("-t")).chain(out) {
+        if !filter_is_valid(&filter) {
+            return Err(Failure::new(format!("{flag} {filter}: not a topic filter; # stands alone at the end, + for one whole level")));
         }
     }
-    let format = format::Format::parse(match (&s.format, s.verbose) {
+    let format = match (&s.format, s.verbose) {
         (Some(format), _) => format,
         (None, true) => "%t %p",
         (None, false) => "%p",
-    })?;
+    };
+    let format = format::Format::parse(format, s.pretty)?;
     block_on(async {
         let time = async {
             match s.wait {
@@ -168,17 +198,22 @@ pub fn subscribe(s: &Subscribe) -> Result<(), Failure> {
 
 async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
     let version = s.connection.version(if s.from.is_some() { ProtocolVersion::V5 } else { ProtocolVersion::V311 })?;
-    let mut link = Link::new(&s.connection, "sub", version, !s.disable_clean_session)?;
+    let properties = Properties::parse(&s.connection.property)?;
+    let filters = s.filters();
+    let mut link = Link::new(&s.connection, "sub", version, !s.disable_clean_session, &properties)?;
     let (mut count, mut was_connected) = (0, false);
     let mut place = Place { s, from: s.from.clone() };
     loop {
         match link.hear().await {
             Ok(Heard::Connected) => {
                 was_connected = true;
-                link.subscribe(&s.topic, s.qos, place.from.as_deref()).await?;
+                link.subscribe(&filters, s.wish(place.from.as_deref()), &properties).await?;
+                for filter in &s.unsubscribe {
+                    link.unsubscribe(filter, &properties).await?;
+                }
             }
             Ok(Heard::Subscribed(codes, words)) => {
-                subscribed(s, &codes, words)?;
+                subscribed(&filters, &codes, words)?;
                 place.subscribed();
                 if s.exit_subscribed {
                     link.goodbye().await?;
@@ -196,7 +231,7 @@ async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
                 }
             }
             Ok(_) => {}
-            Err(e) if was_connected && e.code == 1 => {
+            Err(e) if was_connected && matches!(e.code, 1 | LOST) => {
                 if !s.connection.is_quiet() {
                     eprintln!("weir: {}; it is tried again", e.words);
                 }
@@ -207,18 +242,16 @@ async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
     }
 }
 
-fn subscribed(s: &Subscribe, codes: &[u8], words: Option<String>) -> Result<(), Failure> {
+fn subscribed(filters: &[String], codes: &[u8], words: Option<String>) -> Result<(), Failure> {
     let words = words.map_or_else(String::new, |w| format!(": {w}"));
-    let refused: Vec<&str> = codes.iter().zip(&s.topic).filter(|(code, _)| **code >= 0x80).map(|(_, filter)| &**filter).collect();
+    let refused: Vec<&str> = codes.iter().zip(filters).filter(|(code, _)| **code >= 0x80).map(|(_, filter)| &**filter).collect();
     if refused.is_empty() {
-        if s.connection.debug {
-            eprintln!("subscribed: {codes:?}");
-        }
-    } else if refused.len() == codes.len() {
-        return Err(Failure::new(format!("all subscriptions were refused{words}")));
-    } else {
-        eprintln!("weir: refused: {}{words}", refused.join(", "));
+        return Ok(());
     }
+    if refused.len() == codes.len() {
+        return Err(Failure::new(format!("all subscriptions were refused{words}")));
+    }
+    eprintln!("weir: refused: {}{words}", refused.join(", "));
     Ok(())
 }
 
@@ -229,8 +262,11 @@ fn message(s: &Subscribe, format: &format::Format, m: &Message, count: &mut u64)
     if s.retained_only && !m.retain {
         return Ok(Then::Enough);
     }
+    if s.random_filter < 100.0 && fastrand::f64() * 100.0 >= s.random_filter {
+        return Ok(Then::More);
+    }
     let mut line = match (m.payload.is_empty() && s.format.is_none(), s.verbose) {
-        (false, _) => format.print(m, std::time::SystemTime::now()),
+        (false, _) => format.print(m, &jiff::ZonedDateTime::now()),
         // As mosquitto_sub prints what holds nothing.
         (true, true) => format!("{} (null)", m.topic).into_bytes(),
         (true, false) => Vec::new(),
