@@ -478,3 +478,49 @@ fn lists_say_that_there_are_more_and_top_is_json_too() {
     let top: serde_json::Value = serde_json::from_str(&weir_says(&weir, &["top", "--once", "-o", "json"]).1).unwrap();
     assert_eq!((top["clients"][0]["client_id"].as_str(), top["streams"][0]["end"].as_u64()), (Some("c"), Some(5)), "{top}");
 }
+
+/// The page's own origin, at the host by which the admin port was asked.
+#[test]
+fn the_gateways_own_page_may_change_what_no_other_page_may() {
+    let dir = support::dir();
+    let weir = Weir::start(dir.path());
+    let own = format!("Origin: http://127.0.0.1:{}\r\n", weir.http);
+    let ask = |method: &str, host: &str, origin: &str| {
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", weir.admin)).unwrap();
+        let request = format!(
+            "{method} /api/v1/retained?filter=a HTTP/1.1\r\nHost: {host}:{}\r\n{origin}Access-Control-Request-Method: DELETE\r\n\
+             Connection: close\r\n\r\n",
+            weir.admin
+        );
+        std::io::Write::write_all(&mut socket, request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut socket, &mut answer).unwrap();
+        answer.to_ascii_lowercase()
+    };
+    let allowed = format!("access-control-allow-origin: http://127.0.0.1:{}", weir.http);
+    for (method, status) in [("OPTIONS", "204"), ("DELETE", "200")] {
+        let answer = ask(method, "127.0.0.1", &own);
+        assert!(answer.starts_with(&format!("http/1.1 {status}")) && answer.contains(&allowed), "{method}: {answer}");
+    }
+    assert!(ask("OPTIONS", "127.0.0.1", &own).contains("access-control-allow-methods: delete, post"));
+    // The same page under another name, the admin port itself, another port, another page.
+    for (host, origin) in [
+        ("localhost", own.clone()),
+        ("127.0.0.1", format!("Origin: http://localhost:{}\r\n", weir.http)),
+        ("127.0.0.1", format!("Origin: http://127.0.0.1:{}\r\n", weir.admin)),
+        ("127.0.0.1", format!("Origin: https://127.0.0.1:{}\r\n", weir.http)),
+        ("127.0.0.1", "Origin: null\r\n".into()),
+    ] {
+        for method in ["OPTIONS", "DELETE"] {
+            let answer = ask(method, host, &origin);
+            assert!(answer.starts_with("http/1.1 403") && !answer.contains("allow-origin"), "{method} {host} {origin}: {answer}");
+        }
+    }
+    let page = support::http_get(weir.http, "/");
+    assert!(page.contains("data-act=\"publish\""), "the body alone");
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", weir.http)).unwrap();
+    std::io::Write::write_all(&mut socket, b"GET / HTTP/1.1\r\nHost: plant.local:8080\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut socket, &mut answer).unwrap();
+    assert!(answer.contains(&format!("; connect-src 'self' http://plant.local:{}", weir.admin)), "{}", &answer[..600]);
+}

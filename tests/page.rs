@@ -35,6 +35,11 @@ fn what_is_shown_is_what_the_log_says_now_and_at_any_moment() {
 }
 
 #[test]
+fn what_a_press_changes_is_changed_and_what_is_exported_is_in_the_log() {
+    scenario("changes");
+}
+
+#[test]
 fn the_first_message_and_one_by_hand() {
     scenario("first");
 }

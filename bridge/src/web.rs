@@ -30,15 +30,18 @@ files! {
     "/", HTML, "index.html";
     "/page.css", CSS, "page.css";
     "/icon.svg", SVG, "icon.svg";
+    "/admin.js", JS, "admin.js";
     "/app.js", JS, "app.js";
     "/banner.js", JS, "banner.js";
     "/charts.js", JS, "charts.js";
     "/client.js", JS, "client.js";
     "/clients.js", JS, "clients.js";
     "/draw.js", JS, "draw.js";
+    "/export.js", JS, "export.js";
     "/figures.js", JS, "figures.js";
     "/first.js", JS, "first.js";
     "/format.js", JS, "format.js";
+    "/groups.js", JS, "groups.js";
     "/keys.js", JS, "keys.js";
     "/life.js", JS, "life.js";
     "/logview.js", JS, "logview.js";
@@ -47,6 +50,7 @@ files! {
     "/payload.js", JS, "payload.js";
     "/publish.js", JS, "publish.js";
     "/refusals.js", JS, "refusals.js";
+    "/retained.js", JS, "retained.js";
     "/search.js", JS, "search.js";
     "/series.js", JS, "series.js";
     "/strip.js", JS, "strip.js";

@@ -1,9 +1,11 @@
 // The page: one playhead over the log, and every view a function of it.
 
+import { Admin } from './admin.js';
 import { Feed } from './client.js';
 import { Charts } from './charts.js';
 import { Clients } from './clients.js';
 import { themeChanged } from './draw.js';
+import { Export } from './export.js';
 import { Figures } from './figures.js';
 import { FirstRun } from './first.js';
 import { attr, set } from './format.js';
@@ -63,6 +65,8 @@ export class App {
     this.clients = new Map();
     /** @type {Map<string, string>} client ids by their hashes */
     this.origins = new Map();
+    /** @type {import('./groups.js').Group[]} */
+    this.groups = [];
     /** @type {any[]} */
     this.streams = [];
     /** @type {any} */
@@ -84,6 +88,8 @@ export class App {
     this.listeners = [];
 
     const $ = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
+    this.admin = new Admin(this);
+    this.export = new Export(this);
     this.figureBar = new Figures(this, $('figures'));
     this.banner = new Banner(this, $('banner'));
     this.strip = new Strip(this, $('strip'));
@@ -100,6 +106,8 @@ export class App {
     this.keys = new Keys(this);
     for (const b of document.querySelectorAll('nav [data-view]')) b.addEventListener('click', () => this.show(/** @type {View} */ (b.getAttribute('data-view'))));
     for (const b of document.querySelectorAll('[data-act=theme]')) b.addEventListener('click', () => this.nextTheme());
+    for (const b of document.querySelectorAll('[data-act=publish]')) b.addEventListener('click', () => this.publisher.open());
+    for (const b of document.querySelectorAll('[data-act=find]')) b.addEventListener('click', () => this.search.open());
     for (const b of document.querySelectorAll('[data-act=help]')) b.addEventListener('click', () => this.keys.help());
     this.#theme(localStorage.getItem('theme') ?? '');
     this.#listen();
@@ -541,6 +549,12 @@ export class App {
     }
   }
 
+  /** Something was changed: it is looked at once. */
+  pollNow() {
+    this.polls = 0;
+    this.#poll();
+  }
+
   async #poll() {
     if (document.hidden || this.away || this.polling) return;
     // What nobody looks at is asked seldom: there may be ten thousand pages.
@@ -562,6 +576,7 @@ export class App {
         this.clients = new Map(clients.map((/** @type {any} */ c) => [c.client_id, c]));
         for (const c of clients) this.origins.set(c.origin, c.client_id);
       }
+      if (this.view === 'clients') this.groups = (await this.get('groups')) ?? this.groups;
       if (this.view === 'log') await this.logView.poll();
     } finally {
       this.polling = false;

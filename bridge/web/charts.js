@@ -2,7 +2,7 @@
 
 import uPlot from './vendor/uplot.js';
 import { begin, hatch, SANS, ticks, tickText, token } from './draw.js';
-import { attr, h, set, value, values } from './format.js';
+import { attr, h, keyed, line, set, value, values } from './format.js';
 import { Series } from './series.js';
 
 /** @typedef {import('./app.js').App} App */
@@ -41,6 +41,14 @@ function over(app, from, to, x, c, top, height) {
   c.fillRect(Math.round(at) - 1, top, 2, height);
 }
 
+/** Beside the plots of all charts, px: one moment is at one place in all of them. */
+const LEFT = 62;
+const RIGHT = 2;
+/** States that are named above their bars. */
+const LEGEND_MAX = 8;
+/** Shades tell neighbours apart; the words say which is which. @param {number} i */
+const shade = (i) => ['bar2', 'bar', 'line2'][i % 3] ?? 'bar';
+
 export class LineChart {
   /**
    * @param {App} app @param {HTMLElement} root @param {Series[]} series at most four
@@ -77,12 +85,12 @@ export class LineChart {
       height: this.height,
       ms: 1,
       legend: { show: false },
-      padding: [8, 2, 0, 0],
+      padding: [8, RIGHT, 0, 0],
       // An axis has its room before there is anything to measure.
       scales: { x: { time: true, range: () => /** @type {[number, number]} */ (app.window()) }, y: { range: (_, low, high) => uPlot.rangeNum(low ?? 0, high ?? 1, 0.1, true) } },
       axes: [
         { ...axis, size: 22, gap: 2, splits: (_, __, low, high) => ticks(low, high, Math.max(2, this.box.clientWidth / 160)).all, values: (_, all) => { const step = (all[1] ?? 0) - (all[0] ?? 0); return all.map((t) => tickText(t, step)); } },
-        { ...axis, size: 46, gap: 4, values: (_, all) => values(all) },
+        { ...axis, size: LEFT, gap: 4, values: (_, all) => values(all) },
       ],
       series: [{}, ...this.series.map((_, i) => ({
         stroke: () => token(app.away ? 'ink3' : `s${(i % 4) + 1}`), width: 1.4, spanGaps: true,
@@ -155,19 +163,18 @@ export class StateChart {
     this.canvas = h('canvas', { class: 'states' });
     this.canvas.style.height = `${series.length * 39 + 24}px`;
     this.now = h('span', { class: 'quiet' });
+    this.legend = h('div', { class: 'state-keys quiet' });
     this.el = h('section', { class: 'chart', 'aria-label': `States of ${names.title}` },
-      h('div', { class: 'chart-head' }, h('h3', { text: names.title, title: names.title }), this.now), this.canvas);
+      h('div', { class: 'chart-head' }, h('h3', { text: names.title, title: names.title }), this.now), this.legend, this.canvas);
     root.append(this.el);
     this.canvas.addEventListener('click', (e) => {
       const [from, to] = app.window();
       const box = this.canvas.getBoundingClientRect();
-      const [left, width] = [this.#left(), box.width];
-      if (e.clientX - box.left >= left) app.seekFrom(from + ((e.clientX - box.left - left) / (width - left)) * (to - from));
+      const part = (e.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT);
+      if (part >= 0) app.seekFrom(from + Math.min(1, part) * (to - from));
     });
     this.drawn = '';
   }
-
-  #left() { return this.labels.length > 1 ? 62 : 46; }
 
   update() {
     for (const s of this.series) s.load();
@@ -186,10 +193,8 @@ export class StateChart {
     if (!canvas) return;
     this.drawn = key;
     const { c, width, height } = canvas;
-    const left = this.#left();
-    const x = (/** @type {number} */ t) => left + ((Math.min(to, Math.max(from, t)) - from) / (to - from)) * (width - left);
+    const x = (/** @type {number} */ t) => LEFT + ((Math.min(to, Math.max(from, t)) - from) / (to - from)) * (width - LEFT - RIGHT);
     // Two shades tell states apart; the words say which.
-    const shades = ['bar2', 'bar', 'line2'];
     /** @type {string[]} */
     const known = [];
     for (const [i, s] of this.series.entries()) {
@@ -201,7 +206,7 @@ export class StateChart {
         const [a, b] = [x(t), x(s.states[n + 1]?.[0] ?? to)];
         if (b <= a) continue;
         if (!known.includes(name)) known.push(name);
-        c.fillStyle = token(shades[known.indexOf(name) % shades.length] ?? 'bar');
+        c.fillStyle = token(shade(known.indexOf(name)));
         c.fillRect(a, top, Math.max(1, b - a - 0.5), 36);
         const w = c.measureText(name).width;
         if (w + 12 < b - a) {
@@ -210,10 +215,16 @@ export class StateChart {
         }
       }
     }
+    const named = known.slice(0, LEGEND_MAX).map((name, i) => ({ name, i }));
+    keyed(this.legend, named, (one) => one.name, ({ name }) => {
+      const swatch = h('i', { class: 'shade' });
+      const el = h('span', {}, swatch, line(name, 24));
+      return { el, update: (one) => { swatch.style.background = token(shade(one.i)); } };
+    });
     const tick = ticks(from, to, Math.max(2, width / 160));
     c.fillStyle = token('ink2');
     c.textAlign = 'center';
-    for (const t of tick.all) c.fillText(tickText(t, tick.step), Math.min(width - 18, Math.max(left + 18, x(t))), height - 6);
+    for (const t of tick.all) c.fillText(tickText(t, tick.step), Math.min(width - 18, Math.max(LEFT + 18, x(t))), height - 6);
     over(this.app, from, to, x, c, 0, height - 22);
   }
 

@@ -2,10 +2,9 @@
 
 import { begin, token } from './draw.js';
 import { attr, brief, count, h, line, set, span, when } from './format.js';
+import { quoted } from './admin.js';
 import { command } from './first.js';
-
-/** Where the command line asks by itself. */
-const ADMIN = '127.0.0.1:9464';
+import { Groups } from './groups.js';
 
 /** @typedef {import('./app.js').App} App */
 /** @typedef {import('./app.js').Session} Session */
@@ -27,12 +26,16 @@ export class Clients {
     this.chips = h('div', { class: 'pills', role: 'group', 'aria-label': 'Which clients' });
     this.inner = h('div', { class: 'inner' });
     this.rows = h('div', { class: 'rows', role: 'listbox', tabindex: '0', 'aria-label': 'Clients, most urgent first' }, this.inner);
-    const head = h('div', { class: 'crow thead' }, ...['Client', 'Protocol', 'In flight', 'Behind by'].map((t) => h('span', { text: t })),
+    this.head = h('div', { class: 'crow thead' }, ...['Client', 'Protocol', 'In flight', 'Behind by'].map((t) => h('span', { text: t })),
       h('span', { class: 'marks', 'aria-hidden': 'true' }, ...MARKS.map(([t]) => h('i', { text: t })), h('i', { text: 'now' })), h('span', { class: 'n', text: 'Loses data in' }));
     this.about = h('div');
     this.copy = command('');
-    this.panel = h('aside', { class: 'panel', 'aria-label': 'The chosen client' }, this.about, this.copy.el);
-    root.append(h('div', { class: 'list' }, h('div', { class: 'head' }, this.chips, h('span', { class: 'quiet', text: 'Most urgent first' })), head, this.rows), this.panel);
+    this.leave = h('button', { type: 'button', class: 'danger', text: 'Disconnect…', onclick: () => this.#disconnect() });
+    this.forget = h('button', { type: 'button', class: 'danger', text: 'End session…', onclick: () => this.#end() });
+    this.acts = h('div', { class: 'acts' }, this.leave, this.forget);
+    this.panel = h('aside', { class: 'panel', 'aria-label': 'The chosen client' }, this.about, this.copy.el, this.acts);
+    this.groups = new Groups(app);
+    root.append(h('div', { class: 'list' }, h('div', { class: 'head' }, this.chips, h('span', { class: 'quiet', text: 'Most urgent first' })), this.head, this.rows, this.groups.el), this.panel);
     /** @type {HTMLElement[]} */
     this.pool = [];
     /** @type {Line[]} */
@@ -86,15 +89,19 @@ export class Clients {
     const order = { behind: 0, offline: 1, live: 2, idle: 3 };
     all.sort((a, b) => a.loss - b.loss || (b.lag > 5000 || a.lag > 5000 ? b.lag - a.lag : 0) || order[a.state] - order[b.state] || (a.s.client_id < b.s.client_id ? -1 : 1));
     const counts = { all: all.length, live: all.filter((l) => l.state === 'live' || l.state === 'idle').length, behind: all.filter((l) => l.state === 'behind').length, offline: all.filter((l) => l.state === 'offline').length };
-    const wanted = /** @type {[string, string][]} */ ([['all', `All ${counts.all}`], ['live', `Live ${counts.live}`], ['behind', `Behind ${counts.behind}`], ['offline', `Offline ${counts.offline}`]]);
+    const wanted = /** @type {[string, string][]} */ ([['all', `All ${counts.all}`], ['live', `Live ${counts.live}`], ['behind', `Behind ${counts.behind}`], ['offline', `Offline ${counts.offline}`], ['groups', `Groups ${app.groups.length}`]]);
     if (this.chips.childElementCount === 0) this.chips.append(...wanted.map(([name]) => h('button', { type: 'button', 'data-filter': name, onclick: () => { this.filter = name; this.app.dirty(); } })));
     for (const [i, b] of [...this.chips.children].entries()) { set(b, wanted[i]?.[1] ?? ''); attr(b, 'aria-pressed', String(wanted[i]?.[0] === this.filter)); }
-    this.lines = all.filter((l) => this.filter === 'all' || l.state === this.filter || (this.filter === 'live' && l.state === 'idle'));
+    this.lines = all.filter((l) => this.filter === 'all' || this.filter === 'groups' || l.state === this.filter || (this.filter === 'live' && l.state === 'idle'));
     if (!this.chosen && this.lines[0]) this.chosen = this.lines[0].s.client_id;
   }
 
   update() {
     this.#sort();
+    const groups = this.filter === 'groups';
+    for (const el of [this.head, this.rows]) attr(el, 'hidden', groups);
+    attr(this.groups.el, 'hidden', !groups);
+    if (groups) this.groups.update();
     this.#rows();
     this.#explain();
   }
@@ -142,10 +149,36 @@ export class Clients {
     }
   }
 
+  #disconnect() {
+    const id = this.chosen;
+    this.app.admin.ask({
+      title: `Disconnect ${line(id, 60)}`,
+      text: 'Its connection ends; its session and what waits for it stay. Most clients connect again by themselves.',
+      word: 'Disconnect',
+      method: 'DELETE',
+      path: `clients/${encodeURIComponent(id)}`,
+      command: `weir clients --disconnect ${quoted(id)}`,
+      done: () => 'It is disconnected.',
+    });
+  }
+
+  #end() {
+    const id = this.chosen;
+    this.app.admin.ask({
+      title: `End the session of ${line(id, 60)}`,
+      text: 'Its subscriptions, its place in the log and its places in groups are forgotten, and its connection ends. What is in the log stays there, but this client is not sent what it has missed.',
+      word: 'End session',
+      method: 'DELETE',
+      path: `sessions/${encodeURIComponent(id)}`,
+      command: `weir sessions delete ${quoted(id)}`,
+      done: () => 'The session is ended.',
+    });
+  }
+
   #explain() {
     const { app } = this;
     const l = this.lines.find((one) => one.s.client_id === this.chosen);
-    attr(this.copy.el, 'hidden', !l);
+    for (const el of [this.copy.el, this.acts]) attr(el, 'hidden', !l);
     if (!l) { this.panel.dataset.key = ''; this.about.replaceChildren(h('p', { class: 'quiet', text: this.lines.length === 0 ? 'Nobody is here.' : 'Choose a client.' })); return; }
     const { s } = l;
     const c = app.clients.get(s.client_id);
@@ -155,9 +188,8 @@ export class Clients {
     const speed = a && b && seconds > 3 ? { reads: Math.max(0, (b.next - a.next) / seconds), written: (b.end - a.end) / seconds } : undefined;
     const life = s.expiry_s === null ? 'session kept for ever' : s.expiry_s === 0 ? 'session ends with it' : `session kept ${span(s.expiry_s * 1000)}`;
     const worst = s.places.filter((p) => p.loss_at_ms !== null).sort((x, y) => (x.loss_at_ms ?? 0) - (y.loss_at_ms ?? 0))[0];
-    const admin = this.app.about?.admin ?? ADMIN;
-    const name = /^[\w.-]+$/.test(s.client_id) ? s.client_id : `'${s.client_id.replace(/'/g, "'\\''")}'`;
-    set(this.copy.code, `weir explain ${name}${admin === ADMIN ? '' : ` --admin ${admin}`}`);
+    set(this.copy.code, `weir explain ${quoted(s.client_id)}${app.admin.option()}`);
+    attr(this.leave, 'disabled', !s.connected);
     const full = s.in_flight >= s.in_flight_max && s.in_flight > 0;
     const why = l.records === 0 ? (s.places.length === 0 ? 'It subscribes to nothing of its own.' : 'It is given what comes as it comes.')
       : !s.connected ? 'It is not connected: what it subscribes to waits in the log.'
@@ -173,7 +205,7 @@ export class Clients {
         h('p', { class: 'quiet', text: [c?.address ?? (s.connected ? 'websocket' : 'not connected'), `MQTT ${s.version}`, life].join(' · ') }),
         ...(warn && worst ? [h('div', { class: 'alarm', role: 'alert' }, h('b', { text: `Loses data in ${span((worst.loss_at_ms ?? 0) - app.now())}` }), ` unless it reads faster. Retention then deletes the segment it will be reading: ${worst.stream}/${worst.partition} · from ${count(worst.next)}.`)] : []),
         h('p', {}, ...(speed && l.records > 0 ? ['Reads ', h('b', { text: `${Math.round(speed.reads)}/s` }), '; the log grows by ', h('b', { text: `${Math.round(speed.written)}/s` }), '. '] : []), why),
-        ...(canvases ? [this.canvas, h('p', { class: 'label', text: 'minutes back' }), this.trend] : []),
+        ...(canvases ? [this.canvas, h('p', { class: 'label', text: 'how far back it reads' }), this.trend] : []),
         h('table', { class: 'listens' }, h('tbody', {},
           ...s.subscriptions.slice(0, 20).map((f, i) => row(i === 0 ? 'Subscribes to' : '', `${f.filter}  QoS ${f.qos}`, true)),
           ...(s.subscriptions.length > 20 ? [row('', `and ${s.subscriptions.length - 20} more`)] : []),
@@ -223,15 +255,15 @@ export class Clients {
     if (!canvas || !first || !last || t.length < 2) return;
     const { c, width, height } = canvas;
     const high = Math.max(...t.map((p) => p.lag)) * 1.15 + 1;
-    const x = (/** @type {number} */ at) => 36 + ((at - first.at) / Math.max(1, last.at - first.at)) * (width - 40);
+    const x = (/** @type {number} */ at) => 50 + ((at - first.at) / Math.max(1, last.at - first.at)) * (width - 54);
     const y = (/** @type {number} */ lag) => height - 14 - (lag / high) * (height - 20);
     c.fillStyle = token('ink2');
     c.textAlign = 'right';
     for (const part of [0, 0.5, 1]) {
       const v = (high / 1.15) * part;
-      c.fillText((v / 60_000).toFixed(v < 600_000 ? 1 : 0), 30, y(v) + 4);
+      c.fillText(v === 0 ? '0' : span(v), 44, y(v) + 4);
       c.fillStyle = token('line');
-      c.fillRect(36, Math.round(y(v)), width - 40, 1);
+      c.fillRect(50, Math.round(y(v)), width - 54, 1);
       c.fillStyle = token('ink2');
     }
     c.strokeStyle = token('behind');
@@ -240,7 +272,7 @@ export class Clients {
     for (const [i, p] of t.entries()) if (i === 0) c.moveTo(x(p.at), y(p.lag)); else c.lineTo(x(p.at), y(p.lag));
     c.stroke();
     c.textAlign = 'left';
-    c.fillText(`${span(last.at - first.at)} ago`, 36, height - 2);
+    c.fillText(`${span(last.at - first.at)} ago`, 50, height - 2);
     c.textAlign = 'right';
     c.fillText('now', width - 2, height - 2);
   }

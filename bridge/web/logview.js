@@ -2,11 +2,15 @@
 
 import uPlot from './vendor/uplot.js';
 import { begin, hatch, SANS, SANS_BOLD, ticks, tickText, token, triangle } from './draw.js';
-import { attr, brief, bytes, count, h, set, span } from './format.js';
+import { RetainedMessages } from './retained.js';
+import { attr, brief, bytes, count, h, set, span, value } from './format.js';
 
 /** @typedef {import('./app.js').App} App */
 
 const SIZES = ['≤ 1', '≤ 2', '≤ 4', '≤ 8', '≤ 16', '≤ 32', '≤ 64', '> 64'];
+
+/** @param {number | null} us */
+const ms = (us) => (us === null ? null : us / 1000);
 
 export class LogView {
   /** @param {App} app @param {HTMLElement} root */
@@ -15,10 +19,14 @@ export class LogView {
     this.list = h('div', { class: 'streams' });
     this.plot = h('div', { class: 'plot' });
     this.legend = h('span', { class: 'quiet' });
+    const key = (/** @type {string} */ colour) => { const el = h('i', { class: 'shade' }); el.style.background = `var(--${colour})`; return el; };
+    const [p50, p99] = [h('span', { class: 'quiet' }), h('span', { class: 'quiet' })];
+    this.percentiles = [p50, p99];
     this.sizes = h('canvas', { class: 'sizes' });
+    this.retained = new RetainedMessages(app);
     root.append(this.list, h('div', { class: 'below' },
-      h('section', { class: 'chart', 'aria-label': 'Time to disk' }, h('div', { class: 'chart-head' }, h('h3', { text: 'Time to disk, µs' }), this.legend), this.plot),
-      h('section', { class: 'chart', 'aria-label': 'Records per sync' }, h('div', { class: 'chart-head' }, h('h3', { text: 'Records per sync, last minute' })), this.sizes)));
+      h('section', { class: 'chart', 'aria-label': 'Time to disk' }, h('div', { class: 'chart-head' }, h('h3', { text: 'Time to disk, ms' }), h('span', {}, key('ink2'), p50), h('span', {}, key('s1'), p99), this.legend), this.plot),
+      h('section', { class: 'chart', 'aria-label': 'Records per sync' }, h('div', { class: 'chart-head' }, h('h3', { text: 'Records per sync, last minute' })), this.sizes)), this.retained.el);
     /** @type {Map<string, { el: HTMLElement, name: HTMLElement, size: HTMLElement, pace: HTMLElement, sync: HTMLElement, canvas: HTMLCanvasElement, ring: HTMLCanvasElement, next: HTMLElement }>} */
     this.rows = new Map();
     /** @type {any[]} */
@@ -34,12 +42,14 @@ export class LogView {
   async poll() {
     this.segments = (await this.app.get('segments')) ?? this.segments;
     this.rates = (await this.app.get('rates')) ?? this.rates;
+    await this.retained.poll();
   }
 
   update() {
     for (const s of this.app.streams) this.#stream(s);
     this.#times();
     this.#commits();
+    this.retained.update();
   }
 
   /** @param {any} s */
@@ -173,7 +183,7 @@ export class LogView {
       const axis = { stroke: () => token('ink2'), grid: { stroke: () => token('line'), width: 1 }, ticks: { show: false }, font: SANS };
       this.chart = new uPlot({
         width: this.plot.clientWidth, height: 170, ms: 1, legend: { show: false }, padding: [8, 2, 0, 0],
-        scales: { x: { time: true, range: () => /** @type {[number, number]} */ (app.window()) }, y: { range: (_, __, high) => [0, Math.max(100, high * 1.1)] } },
+        scales: { x: { time: true, range: () => /** @type {[number, number]} */ (app.window()) }, y: { distr: 3, range: (_, low, high) => uPlot.rangeLog(low ?? 0.1, high ?? 10, 10, true) } },
         axes: [{ ...axis, size: 22, gap: 2, splits: (_, __, low, high) => ticks(low, high, 6).all, values: (_, all) => all.map((t) => tickText(t, (all[1] ?? 0) - (all[0] ?? 0))) }, { ...axis, size: 62, gap: 4 }],
         series: [{}, { stroke: () => token('ink2'), width: 1.4, points: { show: false } }, { stroke: () => token('s1'), width: 1.4, points: { show: false } }],
         cursor: { sync: { key: 'weir' }, drag: { x: false, y: false }, y: false },
@@ -181,9 +191,13 @@ export class LogView {
       this.plot.addEventListener('click', () => { const left = this.chart?.cursor.left ?? -1; if (left >= 0 && this.chart) app.seekFrom(this.chart.posToVal(left, 'x')); });
       new ResizeObserver(() => this.chart?.setSize({ width: this.plot.clientWidth, height: 170 })).observe(this.plot);
     }
-    this.chart.setData(/** @type {any} */ ([steps.map((s) => s.at_ms), steps.map((s) => s.append_p50_us), steps.map((s) => s.append_p99_us)]));
+    this.chart.setData(/** @type {any} */ ([steps.map((s) => s.at_ms), steps.map((s) => ms(s.append_p50_us)), steps.map((s) => ms(s.append_p99_us))]));
     const last = steps.findLast((s) => s.append_p50_us !== null);
-    set(this.legend, last ? `p50 ${count(last.append_p50_us)} µs, p99 ${count(last.append_p99_us)} µs${app.range > 3600_000 || app.range === 0 ? ' · the last hour is kept' : ''}` : 'nothing written in this range');
+    for (const [i, [name, us]] of [['p50', last?.append_p50_us], ['p99', last?.append_p99_us]].entries()) {
+      const el = this.percentiles[i];
+      if (el) set(el, us === undefined || us === null ? String(name) : `${name} ${value(us / 1000)}`);
+    }
+    set(this.legend, !last ? 'nothing written in this range' : app.range > 3600_000 || app.range === 0 ? 'the last hour is kept' : '');
   }
 
   #commits() {

@@ -18,7 +18,7 @@ export class Search {
     this.at = 0;
     this.input.addEventListener('input', () => this.#find());
     this.input.addEventListener('focus', () => this.#find());
-    this.input.addEventListener('blur', () => this.#show([]));
+    this.input.addEventListener('blur', () => { this.#show([]); attr(document.body, 'data-finding', null); });
     this.input.addEventListener('keydown', (e) => {
       if (e.key === 'Escape') { this.input.value = ''; this.input.blur(); }
       else if (e.key === 'ArrowDown') this.#move(1);
@@ -27,6 +27,12 @@ export class Search {
       else return;
       e.preventDefault();
     });
+  }
+
+  /** On a phone the field is out of sight until it is wanted. */
+  open() {
+    attr(document.body, 'data-finding', document.body.dataset.finding === undefined);
+    this.input.focus();
   }
 
   #find() {

@@ -1,13 +1,15 @@
 // The log as a time axis: records per second, what was refused, who is behind, where the playhead is; below it the whole log.
 
 import { begin, hatch, SANS, SANS_BOLD, ticks, tickText, token, triangle } from './draw.js';
-import { attr, clock, clockMs, count, h, set, span } from './format.js';
+import { attr, clock, clockMs, count, h, line, set, span } from './format.js';
 
 /** @typedef {import('./app.js').App} App */
 
 const STEPS = 180;
 export const RANGES = /** @type {[string, number][]} */ ([['5m', 300_000], ['15m', 900_000], ['1h', 3600_000], ['24h', 86400_000], ['all', 0]]);
 const SPEEDS = [1, 4, 16, 60];
+/** Of a client id beside its mark. */
+const NAME_MAX = 32;
 
 export class Strip {
   /** @param {App} app @param {HTMLElement} root */
@@ -221,24 +223,26 @@ export class Strip {
     c.font = SANS_BOLD;
     let right = width - 14;
     let outside = 0;
+    // The ranges stand to the left of the names; on a phone above them.
+    const ranges = width > 600 ? 200 : 0;
     for (const r of app.readersBehind()) {
       const t = app.now() - r.behind_ms;
       if (t < from) {
         if (outside++ > 0) continue;
-        const text = `◂ ${r.client_id} reads ${span(r.behind_ms)} back`;
+        const text = `◂ ${line(r.client_id, NAME_MAX)} reads ${span(r.behind_ms)} back`;
         c.textAlign = 'left';
         c.fillStyle = token('behind');
-        c.fillText(text, 0, 9);
+        c.fillText(text, ranges, 9);
         continue;
       }
       const at = x(t);
       triangle(c, at, 12, 4, r.connected ? token('behind') : token('ink3'));
       c.fillRect(at - 0.5, 12, 1, base - 12);
-      const text = r.connected ? `${r.client_id} reads ${span(r.behind_ms)} back` : `${r.client_id} away ${span(r.behind_ms)}`;
+      const name = line(r.client_id, NAME_MAX);
+      const text = r.connected ? `${name} reads ${span(r.behind_ms)} back` : `${name} away ${span(r.behind_ms)}`;
       const w = c.measureText(text).width;
-      // The ranges stand to the left.
-      const leftward = at - w > 200;
-      const start = leftward ? Math.min(at + 2, right) - w : Math.max(at + 7, 200);
+      const leftward = at - w > ranges;
+      const start = leftward ? Math.min(at + 2, right) - w : Math.max(at + 7, ranges);
       if (start + w > right) continue;
       c.textAlign = 'left';
       c.fillText(text, start, 9);

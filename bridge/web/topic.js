@@ -22,6 +22,7 @@ export class TopicView {
     this.title = h('h2', { class: 'mono topic-name' });
     this.chips = h('span', { class: 'chips' });
     this.publish = h('button', { type: 'button', text: 'Publish', title: 'Publish by hand (P)', onclick: () => app.publisher.open() });
+    this.export = h('button', { type: 'button', text: 'Export', title: 'The history as a file', onclick: () => app.export.open() });
     this.back = h('button', { type: 'button', text: 'Charts', title: 'Back to the charts (Esc)', onclick: () => app.show('live') });
     this.chartBox = h('div', { class: 'field-chart' });
     this.payloadTitle = h('span', { class: 'quiet' });
@@ -35,7 +36,7 @@ export class TopicView {
     this.fieldRows = h('tbody');
     this.note = h('p', { class: 'quiet note' });
     root.append(
-      h('div', { class: 'head' }, this.title, this.chips, h('span', { class: 'acts' }, this.publish, this.back)),
+      h('div', { class: 'head' }, this.title, this.chips, h('span', { class: 'acts' }, this.publish, this.export, this.back)),
       h('div', { class: 'upper' }, this.chartBox, h('section', { class: 'payload-box' }, h('div', { class: 'chart-head' }, h('h3', { text: 'Payload' }), this.payloadTitle, this.choice), this.payload, this.more)),
       this.life.root,
       h('div', { class: 'lower' }, h('section', { class: 'history-box' }, this.head, this.rows, this.note),

@@ -1,4 +1,4 @@
-// The three most urgent lines: who loses data and when, who has stopped, who was refused. Always three places, so that nothing moves.
+// The three most urgent lines: who loses data and when, who has stopped, who was refused. A place that is there stays for a while.
 
 import { attr, h, line, set, span } from './format.js';
 
@@ -13,10 +13,15 @@ const doublings = (ms) => (Number.isFinite(ms) ? Math.floor(Math.log2(Math.max(1
 /** A refusal is news for so long. */
 const NEWS_MS = 600_000;
 
+/** A line that has gone leaves its place empty for so long: what stands below does not jump. */
+const HELD_MS = 60_000;
+
 export class Urgent {
   /** @param {App} app @param {HTMLElement} root */
   constructor(app, root) {
     this.app = app;
+    this.shown = 0;
+    this.since = 0;
     this.lines = Array.from({ length: LINES }, () => {
       const [mark, who, text, act] = [h('i', { class: 'disc' }), h('b'), h('span'), h('button', { type: 'button', class: 'link' })];
       const el = h('div', { class: 'urgent' }, mark, h('span', { class: 'said' }, who, ' ', text), act);
@@ -55,8 +60,13 @@ export class Urgent {
 
   update() {
     const found = this.#find();
+    if (found.length >= this.shown || performance.now() - this.since > HELD_MS) {
+      this.shown = found.length;
+      this.since = performance.now();
+    }
     for (const [i, one] of this.lines.entries()) {
       const data = found[i];
+      attr(one.el, 'hidden', i > 0 && i >= this.shown);
       attr(one.el, 'data-kind', data?.kind ?? (i === 0 ? 'durable' : 'none'));
       set(one.who, data ? line(data.who, 60) : i === 0 ? 'Nothing needs you:' : '');
       set(one.text, data?.text ?? (i === 0 ? 'nobody is behind, nothing was refused of late' : ''));

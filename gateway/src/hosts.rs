@@ -20,7 +20,7 @@ pub(crate) struct Hosts(pub Arc<Vec<String>>);
 const LOCAL: [&str; 4] = [".localhost", ".local", ".home.arpa", ".internal"];
 
 /// Without its port.
-fn name(host: &str) -> &str {
+pub(crate) fn name(host: &str) -> &str {
     match host.strip_prefix('[') {
         Some(v6) => v6.split_once(']').map_or(v6, |(v6, _)| v6),
         None => host.split_once(':').map_or(host, |(name, _)| name),

@@ -5,13 +5,13 @@
 
 use crate::{
     api::{
-        self,
+        self, OwnPage,
         heavy::{Heavy, few},
         process::Process,
         shared::{Answers, share},
     },
     gateway::Gateway,
-    hosts::{Hosts, ours},
+    hosts::{self, Hosts, ours},
     inbound::Meter,
     origins::{Origins, may_ask},
     sockets::{self, Browser, HttpSocket, Sockets},
@@ -23,7 +23,7 @@ use axum::{
     extract::{ConnectInfo, Request, State},
     http::{
         HeaderValue, StatusCode,
-        header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL, UPGRADE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS},
+        header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS},
     },
     middleware::{Next, from_fn, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
@@ -129,7 +129,9 @@ fn is_too_long(e: &axum::Error) -> bool {
 }
 
 /// The port for browsers.
-pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>, origins: Origins) -> Router {
+///
+/// `admin`: the port that the page asks when it changes something.
+pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>, origins: Origins, admin: u16) -> Router {
     let reading = api::reading().layer(from_fn_with_state(Answers::default(), share)).layer(from_fn_with_state(Heavy::default(), few));
     let mqtt = get(mqtt);
     Router::new()
@@ -137,9 +139,24 @@ pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>, origins: Origins) -
         .route("/mqtt/", mqtt)
         .merge(reading)
         .with_state(gateway.clone())
-        .merge(web::router(feed))
+        .merge(web::router(feed).layer(from_fn_with_state(admin, may_ask_admin)))
         .layer(from_fn_with_state(gateway.clone(), by_subprotocol))
         .layer(from_fn_with_state((origins, gateway), may_ask))
+}
+
+/// Lets the page ask the admin port of the same host, beside its own port (CSP Level 3, 6.1.2).
+async fn may_ask_admin(State(admin): State<u16>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(hosts::name);
+    let is_plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
+    let source = host.filter(|name| is_plain(name)).map(|name| format!("; connect-src 'self' http://{name}:{admin}"));
+    let mut response = next.run(request).await;
+    if let Some(source) = source
+        && let Some(policy) = response.headers().get(CONTENT_SECURITY_POLICY)
+        && let Ok(policy) = HeaderValue::from_bytes(&[policy.as_bytes(), source.as_bytes()].concat())
+    {
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
 }
 
 fn offers_mqtt(request: &Request) -> bool {
@@ -175,13 +192,15 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension
 }
 
 /// The port for those who run it.
-pub(crate) fn admin(gateway: Arc<Gateway>, process: Arc<Process>) -> Router {
+///
+/// `page`: the port of the page that may change something here.
+pub(crate) fn admin(gateway: Arc<Gateway>, process: Arc<Process>, page: u16) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(gateway.clone())
-        .merge(api::running(gateway, process))
+        .merge(api::running(gateway, process, OwnPage(page)))
 }
 
 /// In the text format of Prometheus.

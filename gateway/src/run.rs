@@ -173,11 +173,11 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     vital::spawn("the writer of figures", figures::run(gateway.clone(), feed.clone()));
     metrics.feed(feed.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
-    let public = http::public(gateway.clone(), feed, Origins(Arc::new(options.origins.clone())));
+    let public = http::public(gateway.clone(), feed, Origins(Arc::new(options.origins.clone())), options.admin.port());
     let hosts = Hosts(Arc::new(options.hosts.clone()));
     vital::spawn("the HTTP listener", http::serve(http, "http", gateway.sockets.clone(), public, hosts.clone(), Some(gateway.clone())));
     let process = Arc::new(Process { settings: RwLock::new(options.settings.clone()), level: hooks.level });
-    let admin_routes = http::admin(gateway.clone(), process.clone());
+    let admin_routes = http::admin(gateway.clone(), process.clone(), options.http.port());
     vital::spawn("the admin listener", http::serve(admin, "admin", Sockets::of_admin(), admin_routes, hosts, None));
     vital::spawn("the keeper of the metrics", async move {
         loop {

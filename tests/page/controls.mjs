@@ -22,6 +22,18 @@ const all = (page) => page.click('.pills [data-filter=all]');
 const branch = changes(() => globalThis.weir.tree.rows.length);
 /** What was read whole is forgotten. */
 const again = async (page) => { await reset(page, '#view=live'); await sleep(300); await reset(page, BIG); };
+/** On a phone the field is behind a button. */
+const find = async (page) => { if (!(await page.isVisible('#search input'))) await page.click('[data-act=find]'); };
+const asks = (page) => page.isVisible('dialog.ask');
+/** Another client each time: one that was disconnected takes a while to come back. */
+let asked = 0;
+const ask = (css) => async (page) => {
+  await all(page);
+  asked += 1;
+  await page.evaluate((n) => { const { lines } = globalThis.weir.clientsView; globalThis.weir.clientsView.choose(lines.filter((l) => l.s.connected && /^sensor|^room|^truck|^door/.test(l.s.client_id))[n].s.client_id); }, asked);
+  await page.click(css); 
+  await until('it asks', () => asks(page));
+};
 const charts = changes(() => globalThis.weir.charts.length);
 
 const TOPIC = '#view=topic&topic=site/faro/room-1/climate';
@@ -37,18 +49,20 @@ const CONTROLS = [
   { at: '#view=clients', css: 'a.brand', then: shows('live') },
   ...['live', 'clients', 'log', 'refusals'].map((view) => ({ at: view === 'log' ? '#view=live' : '#view=log', css: `nav [data-view=${view}]`, then: shows(view) })),
   ...['live', 'clients', 'log', 'log', 'log', 'clients', 'clients', 'refusals'].map((view, i) => ({ at: view === 'live' ? '#view=log' : TOPIC, css: `.figure:nth-child(${i + 1})`, then: shows(view) })),
-  { at: '#view=live', css: '#search input', by: POINTED, then: focused('#search input'), wide: true },
-  { at: '#view=live', css: '#found li', by: POINTED, then: shows('topic'), wide: true, first: async (page) => { await page.click('#search input'); await page.keyboard.type('room-7'); } },
+  { at: '#view=live', css: '[data-act=find]', phone: true, then: focused('#search input') },
+  { at: '#view=live', css: '#search input', by: POINTED, then: focused('#search input'), first: find },
+  { at: '#view=live', css: '#found li', by: POINTED, then: shows('topic'), first: async (page) => { await find(page); await page.click('#search input'); await page.keyboard.type('room-7'); } },
+  { at: '#view=live', css: '[data-act=publish]', then: opens('publish') },
   { at: '#view=live', css: '[data-act=theme]', then: changes(() => document.documentElement.dataset.theme) },
-  { at: '#view=live', css: '[data-act=help]', then: opens('help'), wide: true },
+  { at: '#view=live', css: '[data-act=help]', then: opens('help') },
   { at: '#view=live', css: 'dialog.help button', then: closes('help'), first: (page) => page.keyboard.press('?') },
   { at: '#view=live', css: '.buttons .icon:nth-child(1)', then: isPast },
   { at: '#view=live', css: '.buttons .icon:nth-child(2)', then: isPast },
   { at: '#view=live', css: '.buttons .icon:nth-child(3)', then: changes(() => globalThis.weir.playhead.time), first: pause },
   { at: '#view=live', css: '.buttons .speed', wide: true, then: changes(() => document.querySelector('.speed').textContent) },
   { at: '#view=live', css: '.buttons .live', then: async (page) => (await modeOf(page)) === 'live', first: pause },
-  ...[1, 2, 3].map((n) => ({ at: '#view=live', css: `.ranges button:nth-child(${n})`, wide: true, then: has(`.ranges button:nth-child(${n})`, 'aria-pressed', 'true') })),
-  { at: '#view=live', css: '.ranges button', by: [], wide: true },
+  ...[1, 2, 3].map((n) => ({ at: '#view=live', css: `.ranges button:nth-child(${n})`, then: has(`.ranges button:nth-child(${n})`, 'aria-pressed', 'true') })),
+  { at: '#view=live', css: '.ranges button', by: [] },
   { at: '#view=live', css: '.slider', by: POINTED, then: isPast },
   { at: '#view=live', css: '.whole', by: POINTED, then: isPast },
   { at: '#view=live', css: '.row:not([data-branch])', by: POINTED, then: shows('topic') },
@@ -63,7 +77,11 @@ const CONTROLS = [
   { at: '#view=live', css: '.chart .plot', by: POINTED, then: isPast, first: (page) => page.evaluate(() => { document.body.dataset.part = 'charts'; globalThis.weir.dirty(); }) },
   { at: '#view=live', css: '.chart .states', by: POINTED, then: isPast, first: (page) => page.evaluate(() => { document.body.dataset.part = 'charts'; globalThis.weir.dirty(); }) },
   { at: TOPIC, css: '.topic-view .acts button:nth-child(1)', then: opens('publish') },
-  { at: TOPIC, css: '.topic-view .acts button:nth-child(2)', then: shows('live') },
+  { at: TOPIC, css: '.topic-view .acts button:nth-child(2)', then: opens('export') },
+  { at: TOPIC, css: '.topic-view .acts button:nth-child(3)', then: shows('live') },
+  ...['CSV', 'JSON lines'].map((name) => ({ at: TOPIC, css: `dialog.export button:text-is("${name}")`, then: reads('dialog.export .said', /records in site_faro_room-1_climate\.(csv|jsonl)/), first: (page) => page.click('.topic-view .acts button:nth-child(2)') })),
+  { at: TOPIC, css: 'dialog.export .acts button:nth-child(1)', then: closes('export'), first: (page) => page.click('.topic-view .acts button:nth-child(2)') },
+  { at: TOPIC, css: 'dialog.export .acts button', by: [] },
   { at: TOPIC, css: '.payload-box .choice button:text-is("Text")', then: has('.payload-box .choice button:text-is("Text")', 'aria-pressed', 'true') },
   { at: TOPIC, css: '.payload-box .choice button', by: [] },
   { at: TOPIC, css: 'pre.payload', by: EVERYWHERE, then: focused('pre.payload') },
@@ -79,6 +97,16 @@ const CONTROLS = [
   { at: '#view=clients', css: '.crow[role=option]', by: [] },
   { at: '#view=clients', css: '.list .rows', by: ['keys'], then: async (page) => { await page.keyboard.press('ArrowDown'); return page.evaluate(() => location.hash.includes('client=')); }, first: all },
   { at: '#view=clients', css: '.panel .command button', then: reads('.panel .command button', /Copied|Selected/) },
+  { at: '#view=clients', css: '.pills [data-filter=groups]', then: (page) => page.isVisible('.groups') },
+  { at: '#view=clients', css: '.groups', by: ['keys'], then: focused('.groups'), first: (page) => page.click('.pills [data-filter=groups]') },
+  ...[1, 2].map((n) => ({ at: '#view=clients', css: `.panel .acts button:nth-child(${n})`, then: asks, first: all })),
+  { at: '#view=clients', css: '.panel .acts button', by: [] },
+  { at: '#view=clients', css: 'dialog.ask .command button', then: reads('dialog.ask .command button', /Copied|Selected/), first: ask('.panel .acts button:nth-child(1)') },
+  { at: '#view=clients', css: 'dialog.ask .acts button:not(.primary)', then: closes('ask'), first: ask('.panel .acts button:nth-child(1)') },
+  { at: '#view=clients', css: 'dialog.ask .primary', then: reads('dialog.ask .said', /^It is disconnected\.$/), first: ask('.panel .acts button:nth-child(1)') },
+  { at: '#view=log', css: '.retained input', then: focused('.retained input') },
+  { at: '#view=log', css: '.retained .acts button', then: asks },
+  { at: '#view=log', css: '.retained .link', then: shows('topic') },
   { at: '#view=log', css: '.log-view .plot', by: POINTED, then: isPast },
   { at: '#view=refusals', css: '.events tr', then: isPast },
   { at: '#view=refusals', css: '.events .scroll', by: ['keys'], then: focused('.events .scroll') },

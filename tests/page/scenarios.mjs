@@ -1,8 +1,9 @@
 // The page in a real browser: node scenarios.mjs NAME. What it is to show stands in docs/page.md.
 
-import { mkdirSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { controls } from './controls.mjs';
-import { assert, faint, launch, load, open, rows, shots, sleep, until, watchCanvases, Weir } from './lib.mjs';
+import { assert, binary, faint, launch, load, open, rows, shots, sleep, until, watchCanvases, Weir } from './lib.mjs';
 
 mkdirSync(shots, { recursive: true });
 
@@ -161,6 +162,81 @@ const scenarios = {
   async controls(browser) {
     const weir = await Weir.start('demo');
     try { await controls(browser, weir); } finally { await weir.stop(); }
+  },
+
+  /** What is changed by a press is changed in the gateway; what is exported is what the log has. */
+  async changes(browser) {
+    const weir = await Weir.start();
+    try {
+      const sub = (...args) => execFileSync(binary, ['sub', '-p', String(weir.mqtt), '-E', '-q', '1', '-c', ...args]);
+      sub('-t', 'kept/#', '-i', 'keeper');
+      sub('-t', '$share/workers/jobs/#', '-i', 'worker');
+      const payloads = ['1.50', '{"a": "x, \\"y\\""}', 'two\nlines', Buffer.from([0xFF, 0x00]), 'z'.repeat(10_000)];
+      for (const payload of payloads) weir.publish('out/x', Buffer.from(payload));
+      weir.publish('r/one', '1', '-r');
+      weir.publish('r/two', '2', '-r');
+      for (const width of [1280, 390]) {
+        const page = await open(browser, `${weir.url}#view=topic&topic=out/x`, { width, touch: width === 390 });
+        const press = (css) => (width === 390 ? page.tap(css) : page.click(css));
+        await until('the history', () => page.isVisible('.history .trow'));
+        for (const [name, ending] of [['CSV', 'csv'], ['JSON lines', 'jsonl']]) {
+          await press('.topic-view .acts button:text-is("Export")');
+          const [download] = await Promise.all([page.waitForEvent('download'), press(`dialog.export button:text-is("${name}")`)]);
+          assert.equal(download.suggestedFilename(), `out_x.${ending}`);
+          const text = readFileSync(await download.path(), 'utf8');
+          if (ending === 'jsonl') {
+            const all = text.trimEnd().split('\n').map((line) => JSON.parse(line));
+            assert.deepEqual(all.map((r) => Buffer.from(r.base64 ?? r.payload, r.base64 ? 'base64' : 'utf8')), payloads.map((p) => Buffer.from(p)));
+            assert.deepEqual(all.map((r) => [r.topic, r.qos, r.position.startsWith('default/0:')]), payloads.map(() => ['out/x', 1, true]));
+          } else {
+            assert.ok(text.startsWith('time,topic,position,qos,retain,payload,base64\r\n'));
+            assert.ok(text.includes(',"{""a"": ""x, \\""y\\""""}",') && text.includes(',"two\nlines",') && text.includes(',/wA=\r\n'), text.slice(0, 600));
+          }
+          await press('dialog.export button:text-is("Close")');
+        }
+        await page.goto(`${weir.url}#view=clients`);
+        await until('the clients', () => page.isVisible('.crow[role=option]'));
+        await press('.pills [data-filter=groups]');
+        await until('the group', async () => /workers.*jobs\/#.*nobody is connected/.test(await page.textContent('.groups')));
+        await page.screenshot({ path: `${shots}/groups-light-${width}.png` });
+        await press('.pills [data-filter=all]');
+        await page.evaluate(() => globalThis.weir.clientsView.choose('keeper'));
+        await press('.panel .acts button:text-is("End session…")');
+        assert.ok((await page.textContent('dialog.ask .command code')).startsWith('weir sessions delete keeper --admin '));
+        assert.equal((await weir.api('sessions')).sessions.length, 2, 'nothing has happened yet');
+        await page.screenshot({ path: `${shots}/ask-light-${width}.png` });
+        assert.deepEqual(await faint(page), []);
+        await press('dialog.ask .primary');
+        await until('it is ended', async () => (await page.textContent('dialog.ask .said')) === 'The session is ended.');
+        // Pages share answers for a moment.
+        await until('it is gone', async () => (await weir.api('sessions')).sessions.map((s) => s.client_id).join() === 'worker');
+        await press('dialog.ask button:text-is("Close")');
+        sub('-t', 'kept/#', '-i', 'keeper');
+        await press('nav [data-view=log]');
+        await until('what is retained', async () => (await page.$$('.retained tbody tr')).length === 2);
+        await page.fill('.retained input', 'r/#/x');
+        await until('no filter', async () => /not a topic filter/.test(await page.textContent('.retained .note')));
+        await page.fill('.retained input', 'r/one');
+        await until('one', async () => (await page.$$('.retained tbody tr')).length === 1);
+        await press('.retained .acts button');
+        await press('dialog.ask .primary');
+        await until('it is cleared', async () => (await page.textContent('dialog.ask .said')) === '1 cleared.');
+        await until('one is left', async () => (await weir.api('retained?filter=%23')).retained.map((r) => r.topic).join() === 'r/two');
+        weir.publish('r/one', '1', '-r');
+        // The error in words is an answer of 400, which the console tells too.
+        assert.deepEqual(page.problems.filter((p) => !p.includes('400')), []);
+        await page.close();
+      }
+      // Where the admin port is out of reach nothing is done, and it is said what does it.
+      const page = await open(browser, `${weir.url}#view=clients`, { allow: ['ERR_'] });
+      await until('the clients', () => page.isVisible('.crow[role=option]'));
+      await page.route(`**://127.0.0.1:${weir.admin}/**`, (route) => route.abort());
+      await page.click('.panel .acts button:text-is("End session…")');
+      await page.click('dialog.ask .primary');
+      await until('it says so', async () => /cannot be reached from this browser/.test(await page.textContent('dialog.ask .said')));
+      assert.equal((await weir.api('sessions')).sessions.length, 2);
+      assert.deepEqual(page.problems, []);
+    } finally { await weir.stop(); }
   },
 
   /** From nothing: the commands tick themselves off; publish by hand. */

@@ -1,10 +1,10 @@
 //! What an operator changes: a message by hand, a session that nobody needs, retained messages.
 //!
-//! Invariant: each goes the way that a client's packets go and is refused from a page; what ends or clears something is in
+//! Invariant: each goes the way that a client's packets go and may be asked for by no page but the gateway's own; what ends or clears something is in
 //! the events.
 //! Must not know: sessions, the log.
 
-use super::{Part, from_a_page, merged, unavailable};
+use super::{Part, merged, unavailable};
 use crate::{
     gateway::{Gateway, session_key},
     visitor::{AT_ONCE, Refused, Visitor, Went},
@@ -12,7 +12,7 @@ use crate::{
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -77,12 +77,9 @@ async fn done<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static)
 /// Publishes with QoS 1; answered when the message is on disk. Admin port only.
 #[utoipa::path(post, path = "/api/v1/publish", request_body = MessageToPublish,
     responses((status = 200, body = PublishedInfo), (status = 400, description = "Not a topic, or a payload that is none."),
-        (status = 403, description = "It comes from a page in a browser."), (status = 409, description = "It is refused as a client's would be."),
+        (status = 403, description = "It comes from a page that is not the gateway's own."), (status = 409, description = "It is refused as a client's would be."),
         (status = 503, description = "The log did not take it in time.")))]
-pub(crate) async fn publish(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Json(m): Json<MessageToPublish>) -> Response {
-    if let Some(refused) = from_a_page(&headers) {
-        return refused;
-    }
+pub(crate) async fn publish(State(gateway): State<Arc<Gateway>>, Json(m): Json<MessageToPublish>) -> Response {
     if !topic_is_valid(&m.topic) {
         return wrong(format_args!("{}: not a topic to publish to", m.topic));
     }
@@ -113,12 +110,9 @@ pub(crate) async fn publish(State(gateway): State<Arc<Gateway>>, headers: Header
 /// Ends a session, connected or not: what waits for it is forgotten, its filters and its places in groups are gone. A client
 /// of version 5 that is connected gets DISCONNECT 0x8E. Admin port only.
 #[utoipa::path(delete, path = "/api/v1/sessions/{client_id}", params(("client_id" = String, Path)),
-    responses((status = 204, description = "There is no session of this client any more."), (status = 403, description = "It comes from a page in a browser."),
+    responses((status = 204, description = "There is no session of this client any more."), (status = 403, description = "It comes from a page that is not the gateway's own."),
         (status = 404, description = "There is no such session."), (status = 503, description = "Its connection did not end in time.")))]
-pub(crate) async fn forget(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<String>, headers: HeaderMap) -> Response {
-    if let Some(refused) = from_a_page(&headers) {
-        return refused;
-    }
+pub(crate) async fn forget(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<String>) -> Response {
     let (tx, rx) = oneshot::channel();
     gateway.engine.state().get(&session_key(&client_id), Box::new(move |entry| drop(tx.send(entry))));
     let is_stored = matches!(rx.await, Ok(Ok(Some(_))));
@@ -206,12 +200,9 @@ pub struct ClearedInfo {
 /// Clears retained messages, up to 1,000: an empty retained message is published to each topic, as a client would. Admin
 /// port only.
 #[utoipa::path(delete, path = "/api/v1/retained", params(Matching),
-    responses((status = 200, body = ClearedInfo), (status = 400, description = "Not a topic filter."), (status = 403, description = "It comes from a page in a browser."),
+    responses((status = 200, body = ClearedInfo), (status = 400, description = "Not a topic filter."), (status = 403, description = "It comes from a page that is not the gateway's own."),
         (status = 409, description = "It is refused as a client's would be."), (status = 503, description = "The log did not take it in time.")))]
-pub(crate) async fn clear(State(gateway): State<Arc<Gateway>>, Query(which): Query<Matching>, headers: HeaderMap) -> Response {
-    if let Some(refused) = from_a_page(&headers) {
-        return refused;
-    }
+pub(crate) async fn clear(State(gateway): State<Arc<Gateway>>, Query(which): Query<Matching>) -> Response {
     if !filter_is_valid(&which.filter) {
         return wrong(format_args!("{}: not a topic filter", which.filter));
     }

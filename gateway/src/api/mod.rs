@@ -1,7 +1,8 @@
 //! The admin API: what is connected, what sessions wait for, what the log holds, how the process runs; and what changes something: the end of a connection or
 //! of a session, a message by hand, retained messages, the log level.
 //!
-//! Invariant: what reads is on the page's origin too, what changes or reveals the configuration on the admin port only, and what changes is refused from a page.
+//! Invariant: what reads is on the page's origin too. What changes something or reveals the
+//! configuration is on the admin port only, and of all pages only the gateway's own may ask for it.
 //! Must not know: sockets, the command line.
 
 pub mod change;
@@ -9,6 +10,7 @@ pub mod clients;
 pub mod groups;
 pub(crate) mod heavy;
 pub mod log;
+mod own_page;
 pub mod past;
 pub mod process;
 mod refusal;
@@ -18,12 +20,14 @@ pub(crate) mod shared;
 use crate::gateway::Gateway;
 use axum::{
     Json, Router,
-    http::{HeaderMap, StatusCode, header::ORIGIN},
+    http::StatusCode,
     middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
 use heavy::{Heavy, few};
+pub(crate) use own_page::OwnPage;
+use own_page::{own_page, preflight};
 use process::Process;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -81,17 +85,18 @@ pub(crate) fn reading() -> Router<Arc<Gateway>> {
 }
 
 /// What is for those who run it, beside that.
-pub(crate) fn running(gateway: Arc<Gateway>, process: Arc<Process>) -> Router {
+pub(crate) fn running(gateway: Arc<Gateway>, process: Arc<Process>, page: OwnPage) -> Router {
     let process = Router::new()
         .route("/api/v1/config", get(process::config))
         .route("/api/v1/log-level", get(process::log_level).put(process::set_log_level))
         .with_state(process);
     let clients = Router::new()
-        .route("/api/v1/clients/{client_id}", delete(clients::disconnect))
-        .route("/api/v1/sessions/{client_id}", delete(change::forget))
-        .route("/api/v1/retained", delete(change::clear))
-        .route("/api/v1/publish", post(change::publish));
-    let changing = clients.with_state(gateway.clone()).merge(process).layer(from_fn(refusal::in_json));
+        .route("/api/v1/clients/{client_id}", delete(clients::disconnect).options(preflight))
+        .route("/api/v1/sessions/{client_id}", delete(change::forget).options(preflight))
+        .route("/api/v1/retained", delete(change::clear).options(preflight))
+        .route("/api/v1/publish", post(change::publish).options(preflight));
+    let changing = clients.with_state(gateway.clone()).merge(process).layer(from_fn_with_state(page, own_page));
+    let changing = changing.layer(from_fn(refusal::in_json));
     reading().with_state(gateway).merge(changing).layer(from_fn_with_state(Heavy::default(), few))
 }
 
@@ -120,11 +125,6 @@ pub(crate) fn merged<T>(mut all: Vec<T>, upto: Option<String>, limit: usize, top
     all.truncate(limit);
     let after = all.last().map(|one| topic(one).to_owned()).filter(|_| more).or(upto);
     (all, after)
-}
-
-/// Somebody else's page in the browser of whoever may reach this port.
-fn from_a_page(headers: &HeaderMap) -> Option<Response> {
-    headers.contains_key(ORIGIN).then(|| (StatusCode::FORBIDDEN, "not from a browser\n").into_response())
 }
 
 fn unavailable(words: impl std::fmt::Display) -> Response {

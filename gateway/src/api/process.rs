@@ -3,12 +3,11 @@
 //! Invariant: the configuration is shown as it was taken, secrets excepted: there are none in it.
 //! Must not know: how the configuration is read.
 
-use super::from_a_page;
 use crate::{gateway::Gateway, rates::RateInfo};
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use parking_lot::RwLock;
@@ -69,11 +68,8 @@ pub(crate) async fn log_level(State(process): State<Arc<Process>>) -> Json<LogLe
 /// Sets it until the next SIGHUP or restart. Admin port only.
 #[utoipa::path(put, path = "/api/v1/log-level", request_body = LogLevelInfo,
     responses((status = 204, description = "It is set."), (status = 400, description = "Not a level."),
-        (status = 403, description = "It comes from a page in a browser.")))]
-pub(crate) async fn set_log_level(State(process): State<Arc<Process>>, headers: HeaderMap, Json(wanted): Json<LogLevelInfo>) -> Response {
-    if let Some(refused) = from_a_page(&headers) {
-        return refused;
-    }
+        (status = 403, description = "It comes from a page that is not the gateway's own.")))]
+pub(crate) async fn set_log_level(State(process): State<Arc<Process>>, Json(wanted): Json<LogLevelInfo>) -> Response {
     match (process.level.set)(&wanted.level) {
         Ok(()) => {
             tracing::warn!("the log level is {} now, by the admin API", wanted.level);
