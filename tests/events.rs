@@ -155,7 +155,62 @@ fn the_broker_topics_have_mosquittos_names() {
         p.expect_ack(PUBACK, n);
     }
     eventually("it counts", Duration::from_secs(5), || one("$SYS/broker/publish/messages/received") == "50");
+    assert_eq!(one("$SYS/broker/publish/bytes/received"), "50");
+    // The log is the message store.
+    assert_eq!(one("$SYS/broker/store/messages/count"), "50");
     assert!(one("$SYS/broker/load/publish/received/1min").parse::<f64>().unwrap() > 0.0);
     // Who asks may be there when they are counted, and is so once in a while.
     eventually("one is connected", Duration::from_secs(10), || one("$SYS/broker/clients/connected") == "1");
+}
+
+/// Every name that mosquitto writes, and after the same traffic the numbers that it has.
+#[test]
+fn the_broker_topics_count_what_mosquittos_count() {
+    let dir = dir();
+    let ports = [free_port(), free_port(), free_port()];
+    let config = dir.path().join("weir.toml");
+    std::fs::write(&config, "[events]\nsys_interval = \"1s\"\n").unwrap();
+    let mut ours = command(std::path::Path::new(binary().as_path()), &dir.path().join("data"), ports);
+    ours.arg("-c").arg(&config);
+    let weir = Weir::spawn(ours, ports);
+    let port = free_port();
+    let config = dir.path().join("mosquitto.conf");
+    std::fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\nsys_interval 1\n")).unwrap();
+    let mut theirs = std::process::Command::new("mosquitto");
+    theirs.arg("-c").arg(&config).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let _mosquitto = support::Guard(theirs.spawn().unwrap());
+    let both = [weir.mqtt, port];
+    let listens = |port| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+    eventually("mosquitto listens", Duration::from_secs(10), || listens(port));
+    for port in both {
+        for (id, filter) in [("waits", "t/#"), ("shares", "$share/g/s/#")] {
+            Raw::connect_with(port, Version::V311, id, false, &[]).subscribe(filter, 1);
+        }
+        let mut p = Raw::connect_with(port, Version::V311, "p", true, &[]);
+        for n in 1..=20 {
+            p.publish(1, n % 2 == 0, n, "t/x", "12345");
+            p.expect_ack(PUBACK, n);
+        }
+    }
+    let topics = |port| -> std::collections::BTreeMap<String, String> {
+        let lines = mosquitto_sub(port, &["-t", "$SYS/broker/#", "-F", "%t=%p", "-W", "3"]).rest();
+        lines.iter().filter_map(|l| l.split_once('=')).map(|(t, p)| (t.into(), p.into())).collect()
+    };
+    let counted = |port| topics(port).get("$SYS/broker/publish/messages/received").is_some_and(|n| n == "20");
+    eventually("both have counted", Duration::from_secs(20), || both.into_iter().all(counted));
+    let [mine, theirs] = both.map(topics);
+    let missing: Vec<_> = theirs.keys().filter(|name| !mine.contains_key(*name)).collect();
+    assert!(theirs.len() > 40 && missing.is_empty(), "{missing:?}");
+    for name in ["publish/messages/received", "publish/bytes/received", "clients/disconnected", "clients/inactive", "clients/expired"] {
+        let name = format!("$SYS/broker/{name}");
+        assert_eq!(mine[&name], theirs[&name], "{name}");
+    }
+    let number = |of: &std::collections::BTreeMap<String, String>, name: &str| of[&format!("$SYS/broker/{name}")].parse::<f64>().unwrap();
+    assert_eq!(number(&mine, "shared_subscriptions/count"), 1.0);
+    // Those who ask are counted too, by either at its own pace: they differ by a few.
+    for name in ["messages/received", "messages/sent", "load/connections/1min", "load/sockets/1min", "load/messages/received/1min"] {
+        let (a, b) = (number(&mine, name), number(&theirs, name));
+        assert!(a > 0.0 && b > 0.0 && (a - b).abs() <= 12.0 + b * 0.5, "{name}: {a} beside {b}");
+    }
+    assert!(number(&mine, "heap/current") > 1e6 && number(&mine, "heap/maximum") >= number(&mine, "heap/current"));
 }

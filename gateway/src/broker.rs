@@ -1,21 +1,27 @@
 //! `$SYS/broker/…` under mosquitto's names, for the dashboards and scripts that know them: retained, and written again when they have changed.
 //!
-//! Invariant: a number that is not measured is not there (packets that are no PUBLISH are not counted, so `messages/received` is missing).
-//! Must not know: who reads.
+//! Invariant: every name of mosquitto 2.0 is there, and its number is measured. Where a thing has no
+//! counterpart here, the nearest one is written: the message store is the log, the heap is what of the
+//! process is in memory.
 
 use crate::{
     events,
     gateway::Gateway,
     metrics::{CONNECTIONS, DROPPED, RECEIVED, SENT, Total},
+    process_memory,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use weir_core::topic::SYSTEM_STREAM;
 
 /// Rates per minute over so many minutes, as mosquitto has them.
 const LOADS: [(&str, f64); 3] = [("1min", 60.0), ("5min", 300.0), ("15min", 900.0)];
 
 /// What has a load.
-const LOADED: [(&str, &[Total]); 6] = [
-    ("connections", CONNECTIONS),
+const LOADED: [(&str, &[Total]); 9] = [
+    ("connections", &[Total::Connects]),
+    ("sockets", CONNECTIONS),
+    ("messages/received", &[Total::PacketsIn]),
+    ("messages/sent", &[Total::PacketsOut]),
     ("bytes/received", &[Total::BytesIn]),
     ("bytes/sent", &[Total::BytesOut]),
     ("publish/received", RECEIVED),
@@ -40,6 +46,16 @@ impl Load {
     }
 }
 
+/// Records that clients' streams keep, and the bytes of their files.
+fn stored(gateway: &Gateway) -> (u64, u64) {
+    let clients = gateway.engine.partitions().iter().filter(|p| p.stream != SYSTEM_STREAM);
+    clients.fold((0, 0), |(records, bytes), p| {
+        let span = gateway.engine.span(p.id);
+        let files = gateway.engine.segments(p.id).unwrap_or_default();
+        (records + (span.durable.0 - span.start.0), bytes + files.iter().map(|s| s.bytes).sum::<u64>())
+    })
+}
+
 #[derive(Default)]
 struct Broker {
     loads: [Load; LOADED.len()],
@@ -51,22 +67,40 @@ struct Broker {
 impl Broker {
     fn values(&mut self, gateway: &Gateway, seconds: f64) -> Vec<(String, String)> {
         let sum = |totals: &[Total]| gateway.totals.sum(totals);
-        let (connected, ..) = gateway.connected();
-        let total = connected.max(gateway.sessions());
+        let all = gateway.connected();
+        let connected = all.connections;
+        // A session may be put or end meanwhile.
+        let disconnected = gateway.sessions().saturating_sub(all.stored);
+        let total = connected + disconnected;
         self.most_clients = self.most_clients.max(total);
+        let (records, bytes) = stored(gateway);
+        let memory = process_memory::read();
         let mut all: Vec<(String, String)> = Vec::new();
         let mut say = |name: &str, value: String| all.push((format!("$SYS/broker/{name}"), value));
         say("version", format!("weir version {}", env!("CARGO_PKG_VERSION")));
         say("uptime", format!("{} seconds", gateway.now().monotonic_ms / 1_000));
         for (name, value) in [
             ("clients/connected", connected),
-            ("clients/disconnected", total - connected),
+            ("clients/disconnected", disconnected),
+            ("clients/active", connected),
+            ("clients/inactive", disconnected),
+            ("clients/expired", sum(&[Total::SessionsExpired])),
             ("clients/total", total),
             ("clients/maximum", self.most_clients),
             ("subscriptions/count", gateway.interests.len()),
+            ("shared_subscriptions/count", gateway.interests.shared()),
+            ("messages/received", sum(&[Total::PacketsIn])),
+            ("messages/sent", sum(&[Total::PacketsOut])),
+            ("messages/stored", records),
+            ("store/messages/count", records),
+            ("store/messages/bytes", bytes),
+            ("heap/current", memory.now),
+            ("heap/maximum", memory.most),
             ("retained messages/count", gateway.retained.iter().map(|view| view.read().len() as u64).sum()),
             ("bytes/received", sum(&[Total::BytesIn])),
             ("bytes/sent", sum(&[Total::BytesOut])),
+            ("publish/bytes/received", sum(&[Total::PayloadIn])),
+            ("publish/bytes/sent", sum(&[Total::PayloadOut])),
             ("publish/messages/received", sum(RECEIVED)),
             ("publish/messages/sent", sum(SENT)),
             ("publish/messages/dropped", sum(DROPPED)),

@@ -4,7 +4,7 @@
 //! Must not know: sockets.
 
 use crate::{
-    gateway::Gateway,
+    gateway::{Connected, Gateway},
     metrics::{DROPPED, RECEIVED, SENT, Total},
 };
 use serde::Serialize;
@@ -71,7 +71,7 @@ fn look(gateway: &Gateway, feed: &Feed, samples: &mut VecDeque<Sample>) -> Figur
     let seconds = (now.0 - since).as_secs_f64().max(0.001);
     let [received, delivered] = std::array::from_fn(|i| ((now.1[i] - before[i]) as f64 / seconds * 10.0).round() / 10.0);
     let ends = gateway.ends();
-    let (connections, behind, lag_max) = gateway.connected();
+    let Connected { connections, behind, lag_max, .. } = gateway.connected();
     let mut urgent: Vec<_> =
         gateway.peers.iter().filter_map(|p| Some(Behind { records: p.lag(&ends)?, client: p.identity()?.client_id.to_string() })).collect();
     urgent.sort_by_key(|b| Reverse(b.records));

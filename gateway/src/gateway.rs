@@ -44,6 +44,18 @@ use weir_core::{
 };
 use weir_log::{Engine, Kind, Record, Records, SegmentInfo, Watermark, record::PushError};
 
+/// Connections at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Connected {
+    pub connections: u64,
+    /// Those whose sessions outlive them.
+    pub stored: u64,
+    /// Those that read from the log.
+    pub behind: u64,
+    /// Records that the slowest of them is behind.
+    pub lag_max: u64,
+}
+
 pub(crate) struct Gateway {
     pub engine: Arc<dyn Engine>,
     /// In the order of the engine, with their ids.
@@ -342,18 +354,19 @@ impl Gateway {
         failed.or_else(|| self.engine.stalled().first().map(|(_, stall)| stall.to_string()))
     }
 
-    /// Connections, how many of them are behind, and the most records that one of them is behind.
-    pub fn connected(&self) -> (u64, u64, u64) {
+    /// Looks at all connections.
+    pub fn connected(&self) -> Connected {
         let ends = self.ends();
-        let (mut connections, mut behind, mut most) = (0, 0, 0);
+        let mut all = Connected::default();
         for peer in &self.peers {
-            connections += u64::from(peer.is_connected());
+            all.connections += u64::from(peer.is_connected());
+            all.stored += u64::from(peer.is_connected() && peer.is_stored());
             if let Some(lag) = peer.lag(&ends) {
-                behind += 1;
-                most = lag.max(most);
+                all.behind += 1;
+                all.lag_max = lag.max(all.lag_max);
             }
         }
-        (connections, behind, most)
+        all
     }
 
     pub fn is_draining(&self) -> bool {

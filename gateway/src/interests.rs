@@ -50,6 +50,11 @@ impl Interests {
         self.counts.read().len()
     }
 
+    /// Those of them that are shared.
+    pub fn shared(&self) -> u64 {
+        self.counts.read().shared()
+    }
+
     pub fn any(&self, topic: &str, asked: &mut Asked) -> bool {
         let changes = self.changes.load(Ordering::Acquire);
         if asked.changes != changes || asked.topic != topic {

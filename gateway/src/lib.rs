@@ -38,6 +38,7 @@ mod offline;
 mod origins;
 mod peer;
 pub mod pressure;
+mod process_memory;
 mod rates;
 pub(crate) mod refusals;
 mod retention;

@@ -4,7 +4,7 @@
 //! Invariant: whatever is dropped, refused or lost has a counter with a reason; labels are few and never a client id or a topic.
 //! Must not know: when anything happens.
 
-use crate::gateway::Gateway;
+use crate::gateway::{Connected, Gateway};
 use crate::lives::Lives;
 use crate::refusals::short;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
@@ -60,6 +60,10 @@ macro_rules! names {
 names! {
     Messages Counter "weir_messages_total" "MQTT messages, from clients (in) and to clients (out), by QoS.";
     Bytes Counter "weir_bytes_total" "Bytes of MQTT packets, from clients (in) and to clients (out).";
+    Packets Counter "weir_packets_total" "MQTT control packets of every type, from clients (in) and to clients (out).";
+    PayloadBytes Counter "weir_payload_bytes_total" "Bytes of the payloads of messages, from clients (in) and to clients (out).";
+    Connects Counter "weir_connects_total" "CONNECT packets that were received.";
+    SessionsExpired Counter "weir_sessions_expired_total" "Sessions that ended because nobody came back within their expiry interval.";
     ConnectionsTotal Counter "weir_connections_total" "Connections that were accepted.";
     Connections Gauge "weir_connections" "Connections now.";
     Sockets Gauge "weir_sockets" "Sockets that are open, of all ports but the admin port, and one that each listener keeps for the next; at their limit others wait to be accepted.";
@@ -145,6 +149,12 @@ totals! {
     Out2 Messages "direction" "out" "qos" "2";
     BytesIn Bytes "direction" "in";
     BytesOut Bytes "direction" "out";
+    PacketsIn Packets "direction" "in";
+    PacketsOut Packets "direction" "out";
+    PayloadIn PayloadBytes "direction" "in";
+    PayloadOut PayloadBytes "direction" "out";
+    Connects Connects;
+    SessionsExpired SessionsExpired;
     ConnectionsTcp ConnectionsTotal "listener" "mqtt";
     ConnectionsWebsocket ConnectionsTotal "listener" "websocket";
     Behind Dropped "reason" "behind";
@@ -239,6 +249,9 @@ impl Totals {
             (Total::Out0, out_0),
             (Total::Out1, out_1),
             (Total::Out2, out_2),
+            (Total::PacketsOut, out_0 + out_1 + out_2 + c.answers),
+            (Total::PayloadIn, c.received_payload),
+            (Total::PayloadOut, c.sent_payload),
             (Total::Behind, c.dropped_behind),
             (Total::TooLarge, c.dropped_too_large),
             (Total::Expired, c.dropped_expired),
@@ -426,7 +439,7 @@ impl Metrics {
         ] {
             self.recorder.register_counter(&Key::from_name(name.name()), &METADATA).absolute(value);
         }
-        let (connections, behind, lag) = gateway.connected();
+        let Connected { connections, behind, lag_max: lag, .. } = gateway.connected();
         set(Name::Connections, connections);
         set(Name::SessionsBehind, behind);
         set(Name::LagMax, lag);

@@ -75,6 +75,8 @@ pub(crate) struct Peer {
     pub inboxes: Box<[Mutex<Inbox>]>,
     /// It has a socket.
     connected: AtomicBool,
+    /// Its session is in the state store.
+    stored: AtomicBool,
     /// Bytes of the messages that it published, since they were taken last.
     published: AtomicU64,
     /// Per partition: what it reads next while it is behind, else `LIVE`.
@@ -98,6 +100,7 @@ impl Peer {
             mail: Mutex::default(),
             inboxes: (0..partitions).map(|_| Mutex::default()).collect(),
             connected: AtomicBool::new(false),
+            stored: AtomicBool::new(false),
             published: AtomicU64::new(0),
             behind: (0..partitions).map(|_| AtomicU64::new(LIVE)).collect(),
         }
@@ -126,6 +129,14 @@ impl Peer {
 
     pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
+    }
+
+    pub fn set_stored(&self, stored: bool) {
+        self.stored.store(stored, Ordering::Relaxed);
+    }
+
+    pub fn is_stored(&self) -> bool {
+        self.stored.load(Ordering::Relaxed)
     }
 
     pub fn add_published(&self, bytes: u64) {

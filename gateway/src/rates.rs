@@ -81,7 +81,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>) {
         let now = totals();
         let [messages_in, messages_out, bytes_in, bytes_out, dropped, connects] =
             std::array::from_fn(|i| (now[i] - before[i]) / STEP.as_secs());
-        let (at_ms, (connections, ..)) = (gateway.now().wall_ms, gateway.connected());
+        let (at_ms, connections) = (gateway.now().wall_ms, gateway.connected().connections);
         let commits: Commits = gateway.metrics.take_commits();
         gateway.rates.push(RateInfo {
             at_ms,

@@ -71,6 +71,8 @@ impl Shape {
 pub struct Interest {
     filters: HashMap<u32, u32, RandomState>,
     shapes: HashMap<Option<Shape>, u32>,
+    /// How many of them are shared.
+    shared: u64,
 }
 
 fn short_hash(filter: &str) -> u32 {
@@ -95,15 +97,19 @@ fn remove<K: Hash + Eq>(counts: &mut HashMap<K, u32, impl BuildHasher>, key: &K)
 impl Interest {
     /// A session subscribes to this filter, shared or not.
     pub fn add(&mut self, filter: &str) {
-        let filter = shared(filter).map_or(filter, |(_, filter)| filter);
+        let group = shared(filter);
+        self.shared += u64::from(group.is_some());
+        let filter = group.map_or(filter, |(_, filter)| filter);
         add(&mut self.filters, short_hash(filter));
         add(&mut self.shapes, Shape::of(filter));
     }
 
     /// It does no more.
     pub fn remove(&mut self, filter: &str) {
-        let filter = shared(filter).map_or(filter, |(_, filter)| filter);
+        let group = shared(filter);
+        let filter = group.map_or(filter, |(_, filter)| filter);
         if remove(&mut self.filters, &short_hash(filter)) {
+            self.shared = self.shared.saturating_sub(u64::from(group.is_some()));
             remove(&mut self.shapes, &Shape::of(filter));
         }
     }
@@ -112,6 +118,12 @@ impl Interest {
     #[must_use]
     pub fn len(&self) -> u64 {
         self.shapes.values().map(|n| u64::from(*n)).sum()
+    }
+
+    /// Those of them that are shared.
+    #[must_use]
+    pub fn shared(&self) -> u64 {
+        self.shared
     }
 
     #[must_use]
@@ -170,10 +182,10 @@ mod tests {
         interest.add("$share/g/a/+");
         interest.add("a/+");
         interest.remove("a/+");
-        assert!(interest.any("a/b") && !interest.any("b") && interest.len() == 1);
+        assert!(interest.any("a/b") && !interest.any("b") && (interest.len(), interest.shared()) == (1, 1));
         interest.remove("$share/g/a/+");
         interest.remove("never/there");
-        assert!(!interest.any("a/b") && interest.is_empty() && interest.shapes.is_empty());
+        assert!(!interest.any("a/b") && interest.is_empty() && interest.shapes.is_empty() && interest.shared() == 0);
         interest.add("#");
         assert!(interest.any("b/c") && !interest.any("$x"));
         interest.remove("#");

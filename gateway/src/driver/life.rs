@@ -51,6 +51,7 @@ impl Driver {
             Ok(session) => session,
         };
         self.stored = session.is_some();
+        self.peer.set_stored(self.stored);
         self.counted = self.gateway.counted(|p| session.as_ref()?.needs(p));
         match std::mem::replace(&mut self.phase, Phase::Left) {
             Phase::Loading(request, _) => self.loaded_for(now, request, session),
@@ -69,6 +70,7 @@ impl Driver {
         let Some(mut session) = session else { return self.run(now, &request, None, false) };
         let ended = self.ended(now, &session);
         let alive = session.expires_at(ended).is_none_or(|at| at > now.steady_ms);
+        self.gateway.totals.add(Total::SessionsExpired, u64::from(!alive));
         if session.has_will() && request.clean_start {
             // Its session ends, and its will does not wait for longer [MQTT-3.1.3-9].
             session.expire();
@@ -89,6 +91,7 @@ impl Driver {
         };
         let ended = self.ended(now, &session);
         if session.expires_at(ended).is_some_and(|at| at <= now.steady_ms) {
+            self.gateway.totals.add(Total::SessionsExpired, 1);
             session.expire();
         }
         if session.due_at(ended).is_some_and(|at| at <= now.steady_ms) {

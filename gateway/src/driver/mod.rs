@@ -132,6 +132,7 @@ pub(crate) struct Driver {
     pub address: Option<SocketAddr>,
     /// Not counted yet.
     bytes_in: u64,
+    packets_in: u64,
     /// The store has a value of its session.
     stored: bool,
     /// What that value says of how far it has come.
@@ -220,6 +221,7 @@ impl Driver {
             asked: Asked::default(),
             address: None,
             bytes_in: 0,
+            packets_in: 0,
             stored: false,
             counted: Counted::default(),
             pass: None,
@@ -463,6 +465,7 @@ impl Driver {
                         break;
                     }
                     used += n;
+                    self.packets_in += 1;
                     if matches!(packet, Packet::Publish(_)) {
                         self.keep_pace(now, n);
                     }
@@ -557,6 +560,7 @@ impl Driver {
             return self.leave();
         };
         self.version = c.version;
+        self.gateway.totals.add(Total::Connects, 1);
         match ConnectRequest::read(&c, &self.gateway.client_limits()) {
             Err(refusal) => {
                 if let Some(limit) = refusal.limit {
@@ -583,6 +587,7 @@ impl Driver {
         let client_id = self.name();
         self.gateway.events.refused(&self.gateway, client_id, self.address.map(|a| a.to_string()), reason);
         tracing::info!(client = client_id, address = self.from(), %reason, "{statement}");
+        self.gateway.totals.add(Total::PacketsOut, 1);
         refuse(Refusal { version: self.version, reason, limit: None }, self.out.end());
         self.close = Some(Cause::Violation(Violation { reason, statement }));
         self.leave();
@@ -639,11 +644,12 @@ impl Driver {
 
     /// What others may know of it.
     fn tell(&mut self) {
+        self.gateway.totals.add(Total::BytesIn, std::mem::take(&mut self.bytes_in));
+        self.gateway.totals.add(Total::PacketsIn, std::mem::take(&mut self.packets_in));
         let Some(session) = self.phase.session() else { return };
         let counts = session.take_counts();
         self.gateway.totals.add_counts(&counts);
         self.gateway.events.dropped(&self.gateway, session.client_id(), &counts);
-        self.gateway.totals.add(Total::BytesIn, std::mem::take(&mut self.bytes_in));
         (0..self.gateway.partitions.len()).for_each(|nth| self.peer.set_behind(nth, session.behind(nth)));
     }
 

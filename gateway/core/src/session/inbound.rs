@@ -187,6 +187,7 @@ impl Session {
     #[inline]
     pub(super) fn publish<'a>(&mut self, now: Now, p: &Publish<'a>, out: &mut Vec<u8>) -> Result<Option<Append<'a>>, Violation> {
         self.counts.received[p.qos as usize] += 1;
+        self.counts.received_payload += p.payload.len() as u64;
         let mut topic = Topic::Borrowed(p.topic);
         for property in p.properties.iter() {
             match property {

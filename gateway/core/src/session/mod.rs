@@ -236,6 +236,11 @@ pub struct Counts {
     /// By QoS.
     pub received: [u64; 3],
     pub sent: [u64; 3],
+    /// Bytes of the payloads of those messages.
+    pub received_payload: u64,
+    pub sent_payload: u64,
+    /// Packets to the client that are no PUBLISH.
+    pub answers: u64,
 }
 
 #[derive(Debug)]
@@ -525,7 +530,8 @@ impl Session {
         }
     }
 
-    fn reply(&self, packet: &Packet<'_>, out: &mut Vec<u8>) {
+    fn reply(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) {
+        self.counts.answers += 1;
         encode(packet, self.version, out);
     }
 
@@ -611,15 +617,20 @@ impl Session {
                 }
                 Reply::Connect(bytes) => {
                     self.connack_sent = true;
+                    self.counts.answers += 1;
                     out.extend_from_slice(&bytes);
                     // Who only subscribes needs none from here on.
                     self.inbound.shrink();
                 }
                 Reply::Subscribe(s) => {
+                    self.counts.answers += 1;
                     out.extend_from_slice(&s.bytes);
                     self.paging.extend(s.retained);
                 }
-                Reply::Unsubscribe(bytes) => out.extend_from_slice(&bytes),
+                Reply::Unsubscribe(bytes) => {
+                    self.counts.answers += 1;
+                    out.extend_from_slice(&bytes);
+                }
             }
         }
     }

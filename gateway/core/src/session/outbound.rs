@@ -8,7 +8,7 @@
 
 use super::{Action, INFLIGHT_MAX, Paging, Session, Violation, bare, copies::Copies, subscriptions::Granted};
 use crate::{
-    codec::{encode, publish_head},
+    codec::publish_head,
     fanout::{Inbox, Step},
     ids::{Now, Offset, PartitionId, SubscribeId},
     message::Stored,
@@ -215,7 +215,7 @@ impl Session {
     }
 
     fn pubrel(&mut self, id: PacketId, news: bool, out: &mut Vec<u8>) {
-        self.emit(news, out, |s, out| encode(&Packet::PubRel(bare(id)), s.version, out));
+        self.emit(news, out, |s, out| s.reply(&Packet::PubRel(bare(id)), out));
     }
 
     /// Writes to `out`, or behind what waits for the value: when the value has news that must be durable first, or others wait already.
@@ -490,6 +490,7 @@ impl Session {
             self.told(ordinal, told);
         }
         self.counts.sent[flags.1 as usize] += 1;
+        self.counts.sent_payload += r.payload.len() as u64;
         true
     }
 
