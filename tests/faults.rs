@@ -77,7 +77,7 @@ fn p7_a_damaged_record_is_told_and_the_others_are_served() {
             assert_eq!(drain(&mut past), ["message-1", "message-3", "message-5"]);
         }
         let lost = "00000000000000000000.log is damaged at byte 1";
-        let range = format!("records {0} to {0} are lost", damaged - 1);
+        let range = format!("records [{}, {damaged}) are lost", damaged - 1);
         eventually("words for the operator", Duration::from_secs(5), || {
             let words = std::fs::read_to_string(&said).unwrap();
             words.contains(lost) && words.contains(&range) && words.contains("restore the file from a copy")

@@ -56,7 +56,7 @@ fn a_log_is_verified_printed_and_left_as_it_was() {
     let whole = log(&["verify"], &data);
     assert!(whole.status.success(), "{}", text(&whole.stderr));
     assert!(
-        text(&whole.stdout).lines().any(|l| l.starts_with("default/0: files 1, ") && l.ends_with("records 100, records 0 to 99")),
+        text(&whole.stdout).lines().any(|l| l.starts_with("default/0: files 1, ") && l.ends_with("records 100, records [0, 100)")),
         "{}",
         text(&whole.stdout)
     );
@@ -87,13 +87,23 @@ fn a_log_is_verified_printed_and_left_as_it_was() {
     let damaged = log(&["verify"], &data);
     assert_eq!(damaged.status.code(), Some(1));
     assert!(
-        text(&damaged.stdout).contains("records 40 to 40 are lost") && text(&damaged.stderr).contains("in places: 1;"),
+        text(&damaged.stdout).contains("records [40, 41) are lost") && text(&damaged.stderr).contains("in places: 1;"),
         "{}{}",
         text(&damaged.stdout),
         text(&damaged.stderr)
     );
     let rest = log(&["cat"], &data);
-    assert!(text(&rest.stdout).lines().count() == 99 && text(&rest.stderr).contains("records 40 to 40"));
+    assert!(text(&rest.stdout).lines().count() == 99 && text(&rest.stderr).contains("records [40, 41)"));
+    // The same for programs.
+    let json = log(&["verify", "-o", "json"], &data);
+    let sums: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let of = |name: &str| sums.as_array().unwrap().iter().find(|s| s["name"] == name).unwrap().clone();
+    let (stream, state) = (of("default/0"), of("state"));
+    assert_eq!(json.status.code(), Some(1));
+    assert_eq!((&stream["records"], &stream["from"], &stream["to"]), (&99.into(), &0.into(), &100.into()));
+    let problem = &stream["problems"][0];
+    assert_eq!((&problem["kind"], &problem["from"], &problem["to"]), (&"damage".into(), &40.into(), &41.into()));
+    assert_eq!(state["problems"], serde_json::json!([]));
 
     let nowhere = log(&["verify"], dir.path());
     assert!(nowhere.status.code() == Some(1) && text(&nowhere.stderr).contains("there is no log here"), "{}", text(&nowhere.stderr));
@@ -122,7 +132,7 @@ fn a_ring_is_whole() {
     let out = log(&["verify"], &data);
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
     let line = text(&out.stdout).lines().find(|l| l.starts_with("default/0")).unwrap().to_owned();
-    assert!(line.ends_with(" to 149") && !line.contains("records 0 to"), "{line}");
+    assert!(line.ends_with(", 150)") && !line.contains("[0, "), "{line}");
 }
 
 #[test]
@@ -151,4 +161,46 @@ fn a_log_of_another_version_is_named_as_that() {
         .output()
         .unwrap();
     assert!(run.status.code() == Some(1) && text(&run.stderr).contains(words), "{}", text(&run.stderr));
+}
+
+/// The same lines from the files and from the gateway that runs on them.
+#[test]
+fn a_running_gateway_prints_what_its_files_hold() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let mut publish = |n: u16, topic: &str, payload: &str| {
+        p.publish(1, n.is_multiple_of(3), n, topic, payload);
+        p.expect_ack(PUBACK, n);
+    };
+    let mut bytes = Command::new(binary());
+    bytes.args(["pub", "-p", &weir.mqtt.to_string(), "-t", "bytes", "-q", "1", "-s"]).stdin(std::process::Stdio::piped());
+    let mut bytes = bytes.spawn().unwrap();
+    bytes.stdin.take().unwrap().write_all(&[0xFF, 0, b'\n']).unwrap();
+    assert!(bytes.wait().unwrap().success());
+    publish(2, "empty", "");
+    publish(3, "long", &"x".repeat(1_200_000));
+    (4..2_500).for_each(|n| publish(n, if n % 2 == 0 { "even/x" } else { "odd" }, &n.to_string()));
+    let admin = format!("127.0.0.1:{}", weir.admin);
+    let data = dir.path().to_str().unwrap().to_owned();
+    let cat = |source: [&str; 2], args: &[&str]| {
+        let out = Command::new(binary()).args(["log", "cat"]).args(source).args(args).output().unwrap();
+        (out.status.code(), out.stdout, String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let calls: [&[&str]; 6] =
+        [&[], &["-j"], &["-t", "even/#", "-j"], &["--from", "10", "--until", "2000"], &["-t", "nothing"], &["--from", "9999"]];
+    let live: Vec<_> = calls.iter().map(|args| cat(["--admin", &admin], args)).collect();
+    // Its events and numbers too, which go on.
+    let events = cat(["--admin", &admin], &["-t", "$SYS/events/connected/#"]);
+    assert!(events.0 == Some(0) && String::from_utf8_lossy(&events.1).contains("$SYS/events/connected/p"), "{events:?}");
+    let locked = cat(["--data", &data], &[]);
+    assert!(locked.0 == Some(1) && locked.2.contains("--admin"), "{}", locked.2);
+    drop(p);
+    assert_eq!(weir.terminate(), Some(0));
+    for (args, live) in calls.iter().zip(live) {
+        let files = cat(["--data", &data], args);
+        assert_eq!((live.0, live.2.as_str(), live.1.len()), (files.0, files.2.as_str(), files.1.len()), "{args:?}");
+        assert!(live.1 == files.1, "{args:?}: other lines");
+    }
+    assert_eq!(cat(["--admin", "127.0.0.1:1"], &[]).0, Some(1));
 }

@@ -64,7 +64,7 @@ export class Banner {
 
   /** Retention or damage took what the page was still to be told. @param {import('./client.js').Lost} lost @param {Where} where */
   lost(lost, where) {
-    this.say('bad', `${count(lost.to - lost.from)} offsets are lost`, `${where.name} ${count(lost.from)} → ${count(lost.to)}: ${lost.reason} took them before this page had read them.`);
+    this.say('bad', `${count(lost.to - lost.from)} offsets are lost`, `${where.name} [${count(lost.from)}, ${count(lost.to)}): ${lost.reason} took them before this page had read them.`);
   }
 
   /** @param {string} kind @param {string} title @param {string} text */
@@ -131,7 +131,7 @@ export class Banner {
       set(this.title, `Back after ${gone}: nothing was missed`);
       set(this.text, `${ran} ${count(told)} records told in order, no gap, no repeat.`);
     }
-    const parts = all.map(([name, r]) => (r.lost ? `${name} lost ${count(r.lost.from)} → ${count(r.lost.to)} (${r.lost.reason})` : `${name} ${count(r.from)} → ${count(r.to)}  ${count(r.to - r.from)}`));
+    const parts = all.map(([name, r]) => (r.lost ? `${name} lost [${count(r.lost.from)}, ${count(r.lost.to)}) (${r.lost.reason})` : `${name} [${count(r.from)}, ${count(r.to)})  ${count(r.to - r.from)}`));
     set(this.detail, parts.join('   '));
   }
 }

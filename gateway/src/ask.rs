@@ -166,7 +166,7 @@ struct Refusal {
 }
 
 /// A path segment of any client id.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.bytes().fold(String::new(), |mut url, b| {
         if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
             url.push(char::from(b));
@@ -178,6 +178,11 @@ fn escaped(text: &str) -> String {
 }
 
 impl Admin {
+    /// The gateway at this address and port.
+    pub(crate) fn at(address: &str) -> Self {
+        Self { admin: address.into(), output: Output::Json }
+    }
+
     fn agent(&self) -> ureq::Agent {
         ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build().into()
     }
@@ -201,7 +206,7 @@ impl Admin {
         Err(said.map_or_else(|_| format!("{}: {}", self.admin, answer.status()), |said| said.error))
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
         self.answer(self.agent().get(self.url(path)).call(), |body| body.read_json())
     }
 
@@ -547,9 +552,8 @@ fn explain(s: &SessionInfo) -> String {
 fn whereabouts(p: &PlaceInfo) -> String {
     if p.next < p.start {
         return format!(
-            "records {} to {} are lost for it, retention has taken them; it goes on at {}, {} behind",
-            p.next,
-            p.start - 1,
+            "{} are lost for it, retention has taken them; it goes on at {}, {} behind",
+            weir_log::records(&(weir_log::Offset(p.next)..weir_log::Offset(p.start))),
             p.start,
             p.end - p.start
         );

@@ -45,9 +45,9 @@ fn partition(engine: &dyn Engine, p: &Partition, base: Base, facts: &mut Facts) 
     let span = engine.span(p.id);
     if span.start > base.folded {
         // Retention stays below the last checkpoint: they are missing, or the checkpoint is.
-        let (from, to) = (base.folded, span.start);
+        let gone = weir_log::records(&(base.folded..span.start));
         tracing::warn!(
-            "records {from} to {to} of {}/{} are not there: what was retained or released in them is known as far as the state store says it",
+            "{gone} of {}/{} are not there: what was retained or released in them is known as far as the state store says it",
             p.stream,
             p.number
         );

@@ -1,24 +1,15 @@
-//! `weir log`: a data directory that no gateway runs on, verified, printed and repaired.
+//! `weir log`: a data directory that no gateway runs on, verified and repaired.
 //!
 //! Invariant: only `repair` changes anything but the lock that it takes; exit code 1 of `verify` means that something acknowledged cannot be read.
 //! Must not know: a gateway.
 
-use crate::gateway::stored;
-use crate::terminal::shown;
-use clap::{Args, Subcommand};
+use crate::cat::Cat;
+use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
-use std::{
-    io::{ErrorKind, Write},
-    path::PathBuf,
-    time::{Duration, UNIX_EPOCH},
-};
-use weir_core::{
-    message::Stored,
-    topic::{filter_is_valid, filter_matches, is_system},
-};
+use serde::Serialize;
+use std::path::PathBuf;
 use weir_log::{
-    Record,
+    Offset,
     offline::{Found, Offline, Source, behind},
 };
 
@@ -44,22 +35,15 @@ pub struct Verify {
     /// The data directory; no gateway may run on it.
     #[arg(long, value_name = "DIR", default_value = "weir-data")]
     data: PathBuf,
+    /// How the result is printed.
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
 }
 
-#[derive(Args, Clone, Debug)]
-pub struct Cat {
-    /// The data directory; no gateway may run on it.
-    #[arg(long, value_name = "DIR", default_value = "weir-data")]
-    data: PathBuf,
-    /// Only topics that match; without it all but those of the gateway's own ($SYS/…).
-    #[arg(short, long, value_name = "FILTER")]
-    topic: Option<String>,
-    /// From this record on, in each partition.
-    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
-    from: u64,
-    /// A line of JSON per message: offset, time, topic, QoS, retain, payload (base64 in `payload64` where it is no text).
-    #[arg(short, long)]
-    json: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
 impl Log {
@@ -91,14 +75,46 @@ impl Repair {
     }
 }
 
+/// Something that is not as it should be.
+#[derive(Clone, Debug, Serialize)]
+struct Problem {
+    /// `damage`, `missing`, `behind`, or, where nothing that was acknowledged is lost, `head`, `torn`.
+    kind: &'static str,
+    /// For people: the file, the byte, the records, and what helps.
+    words: String,
+    /// Records that are lost, where they are known; `to` is one past the last.
+    from: Option<u64>,
+    to: Option<u64>,
+}
+
+impl Problem {
+    fn new(kind: &'static str, words: impl ToString) -> Self {
+        Self { kind, words: words.to_string(), from: None, to: None }
+    }
+
+    fn is_loss(&self) -> bool {
+        !matches!(self.kind, "head" | "torn")
+    }
+}
+
 /// What one source holds.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize)]
 struct Sum {
+    /// STREAM/PARTITION, or `state`.
+    name: String,
     files: u64,
     batches: u64,
     records: u64,
-    ends: Option<(u64, u64)>,
-    damaged: u64,
+    /// The first record, and one past the last; missing: there is none.
+    from: Option<u64>,
+    to: Option<u64>,
+    problems: Vec<Problem>,
+}
+
+impl Sum {
+    fn losses(&self) -> usize {
+        self.problems.iter().filter(|p| p.is_loss()).count()
+    }
 }
 
 impl Verify {
@@ -107,143 +123,85 @@ impl Verify {
         let bar = ProgressBar::new(log.sources.iter().map(|s| s.bytes).sum());
         let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}").map_err(|e| e.to_string())?;
         bar.set_style(style);
-        let mut damaged = 0;
-        for source in log.sources.iter().filter(|s| s.name != "state") {
-            damaged += verify(source, &bar)?;
+        let mut sums = Vec::new();
+        // The state store is the last.
+        for is_state in [false, true] {
+            for source in log.sources.iter().filter(|s| (s.name == "state") == is_state) {
+                sums.push(verify(source, &bar, self.output)?);
+            }
         }
         bar.finish_and_clear();
-        let mut state = log.sources.iter().find(|s| s.name == "state").map_or(Ok(0), |s| verify(s, &bar))?;
+        let damaged: usize = sums.iter().filter(|s| s.name != "state").map(Sum::losses).sum();
+        let state = sums.iter().filter(|s| s.name == "state").map(Sum::losses).sum::<usize>() + log.unknown.len();
         for stream in &log.unknown {
-            state += 1;
-            println!(
+            let words = format!(
                 "the state store does not know the stream {stream}, which has records: its files are missing, or of another data directory"
             );
+            match self.output {
+                Output::Text => println!("{words}"),
+                Output::Json => sums.push(Sum { name: stream.clone(), problems: vec![Problem::new("unknown", words)], ..Sum::default() }),
+            }
+        }
+        if self.output == Output::Json {
+            println!("{}", serde_json::to_string_pretty(&sums).map_err(|e| e.to_string())?);
         }
         match (damaged, state) {
             (0, 0) => Ok(()),
-            (0, _) => Err("the state store is damaged, and the gateway does not start on it: restore its files from a copy, or keep what can be read with weir log repair".into()),
+            (0, _) => Err(STATE_IS_DAMAGED.into()),
             (n, 0) => Err(format!("acknowledged records cannot be read in places: {n}; the gateway serves the others")),
-            (n, _) => Err(format!(
-                "acknowledged records of streams cannot be read in places: {n}; and the state store is damaged, and the gateway does not start on it: restore its files from a copy, or keep what can be read with weir log repair"
-            )),
+            (n, _) => Err(format!("acknowledged records of streams cannot be read in places: {n}; and {STATE_IS_DAMAGED}")),
         }
     }
 }
 
-/// Gives the number of damaged places.
-fn verify(source: &Source, bar: &ProgressBar) -> Result<u64, String> {
-    let mut sum = Sum::default();
+const STATE_IS_DAMAGED: &str = "the state store is damaged, and the gateway does not start on it: restore its files from a copy, \
+     or keep what can be read with weir log repair";
+
+fn verify(source: &Source, bar: &ProgressBar, output: Output) -> Result<Sum, String> {
+    let mut sum = Sum { name: source.name.clone(), ..Sum::default() };
     // The bar stands below what is said.
-    let say = |line: String| bar.suspend(|| println!("{line}"));
+    let say = |line: &str| {
+        if output == Output::Text {
+            bar.suspend(|| println!("{line}"));
+        }
+    };
     let mut each = |found: Found| {
-        match found {
+        let problem = match found {
             Found::File { bytes, .. } => {
                 sum.files += 1;
                 bar.inc(bytes);
+                return true;
             }
             Found::Batch(b) => {
                 sum.batches += 1;
                 sum.records += b.len() as u64;
-                let start = sum.ends.map_or(b.first().0, |(start, _)| start);
-                sum.ends = Some((start, b.end().0));
+                sum.from = sum.from.or(Some(b.first().0));
+                sum.to = Some(b.end().0);
+                return true;
             }
-            Found::Head { name, why } => say(format!("{name}: {why}")),
+            Found::Head { name, why } => Problem::new("head", format_args!("{name}: {why}")),
             Found::Missing { name } => {
-                sum.damaged += 1;
-                say(format!("{name} is missing: restore the file from a copy to have its records back"));
+                Problem::new("missing", format_args!("{name} is missing: restore the file from a copy to have its records back"))
             }
             Found::Damage(d) => {
-                sum.damaged += 1;
-                say(d.to_string());
+                let (from, to) = (Some(d.range.start.0), Some(d.range.end.0));
+                Problem { from, to, ..Problem::new("damage", d) }
             }
-            Found::Behind { name, at, from } => {
-                sum.damaged += 1;
-                say(behind(&name, at, from));
-            }
+            Found::Behind { name, at, from } => Problem::new("behind", behind(&name, at, from)),
             Found::Torn { name, at, bytes } => {
-                say(format!("{name}: {bytes} bytes at {at} were begun and never acknowledged; the next start cuts them"));
+                let words = format!("{name}: {bytes} bytes at {at} were begun and never acknowledged; the next start cuts them");
+                Problem::new("torn", words)
             }
-        }
+        };
+        say(&problem.words);
+        sum.problems.push(problem);
         true
     };
     source.read(&mut each).map_err(|e| e.to_string())?;
-    let range = sum.ends.map_or_else(|| "empty".into(), |(start, end)| format!("records {start} to {}", end.saturating_sub(1)));
-    say(format!("{}: files {}, batches {}, records {}, {range}", source.name, sum.files, sum.batches, sum.records));
-    Ok(sum.damaged)
-}
-
-impl Cat {
-    fn run(&self) -> Result<(), String> {
-        if let Some(filter) = self.topic.as_ref().filter(|f| !filter_is_valid(f)) {
-            return Err(format!("-t {filter}: not a topic filter; # stands alone at the end, + for one whole level"));
-        }
-        let log = Offline::open(&self.data).map_err(|e| e.to_string())?;
-        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        let (mut failed, mut lost) = (None, false);
-        for source in log.sources.iter().filter(|s| s.name != "state") {
-            let mut each = |found: Found| match found {
-                Found::Batch(batch) => batch.iter().filter(|r| r.offset.0 >= self.from).all(|r| match self.print(source, &r, &mut out) {
-                    Ok(()) => true,
-                    Err(e) => {
-                        failed = Some(e);
-                        false
-                    }
-                }),
-                Found::Head { name, why } => {
-                    eprintln!("weir: {name}: {why}");
-                    true
-                }
-                Found::Damage(d) => {
-                    lost = true;
-                    eprintln!("weir: {d}");
-                    true
-                }
-                Found::Missing { name } => {
-                    lost = true;
-                    eprintln!("weir: {name} is missing: restore the file from a copy to have its records back");
-                    true
-                }
-                Found::Behind { name, at, from } => {
-                    lost = true;
-                    eprintln!("weir: {}", behind(&name, at, from));
-                    true
-                }
-                Found::File { .. } | Found::Torn { .. } => true,
-            };
-            source.read(&mut each).map_err(|e| e.to_string())?;
-        }
-        match failed.map_or_else(|| out.flush(), Err) {
-            // Whoever read it has enough.
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-            Ok(()) if lost => Err("acknowledged records cannot be read; what is above is not all".into()),
-            other => other.map_err(|e| format!("standard output: {e}")),
-        }
-    }
-
-    fn print(&self, source: &Source, r: &Record<'_>, out: &mut impl Write) -> std::io::Result<()> {
-        // Notes are the log's own.
-        let Some(m) = stored(r) else { return Ok(()) };
-        let topic = String::from_utf8_lossy(m.topic);
-        if !self.topic.as_ref().map_or_else(|| !is_system(&topic), |f| filter_matches(f, &topic)) {
-            return Ok(());
-        }
-        let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(r.time_ms));
-        if self.json {
-            return writeln!(out, "{}", as_json(source, &m, &topic, &time.to_string()));
-        }
-        write!(out, "{}:{} {time} ", source.name, m.offset)?;
-        out.write_all(&shown(&[topic.as_bytes(), b" ", m.payload].concat()))?;
-        out.write_all(b"\n")
-    }
-}
-
-fn as_json(source: &Source, m: &Stored<'_>, topic: &str, time: &str) -> serde_json::Value {
-    let mut line = json!({
-        "stream": source.name, "offset": m.offset.0, "time": time, "topic": topic, "qos": m.qos as u8, "retain": m.retain,
-    });
-    match std::str::from_utf8(m.payload) {
-        Ok(text) => line["payload"] = text.into(),
-        Err(_) => line["payload64"] = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, m.payload).into(),
-    }
-    line
+    let range = match (sum.from, sum.to) {
+        (Some(from), Some(to)) => weir_log::records(&(Offset(from)..Offset(to))),
+        _ => "empty".into(),
+    };
+    say(&format!("{}: files {}, batches {}, records {}, {range}", source.name, sum.files, sum.batches, sum.records));
+    Ok(sum)
 }

@@ -11,6 +11,7 @@ pub mod bench;
 mod boot;
 mod broker;
 mod burial;
+pub mod cat;
 mod checkpoint;
 pub mod client;
 mod clock;

@@ -60,9 +60,8 @@ impl Gateway {
         if is_due(&self.pressure.said) {
             tracing::warn!(
                 client = short(&client_id),
-                "retention took records {} to {} before all had come to them (sessions and groups: {readers}); most since room was made last is of this client, {bytes} bytes",
-                range.start,
-                range.end.0 - 1
+                "retention took {} before all had come to them (sessions and groups: {readers}); most since room was made last is of this client, {bytes} bytes",
+                weir_log::records(&(weir_log::Offset(range.start.0)..weir_log::Offset(range.end.0)))
             );
         }
     }

@@ -315,7 +315,7 @@ const scenarios = {
       // Up to where the log was when it came back, which may be before the second hundred.
       await until('it says that nothing was missed', async () => {
         const t = await page.textContent('#banner');
-        const [, from, to] = t.match(/default\/0 (\d+) → (\d+)/) ?? [];
+        const [, from, to] = t.match(/default\/0 \[(\d+), (\d+)\)/) ?? [];
         return t.includes('nothing was missed') && t.includes('restarted') && Number(from) <= 100 && Number(to) >= 100;
       });
       await sleep(500);
@@ -364,7 +364,7 @@ const scenarios = {
       });
       await weir.again();
       weir.lines('count', ['3', '4']);
-      const [, from, to] = await until('it says what is lost', async () => (await page.textContent('#banner')).match(/default\/0 lost (\d+) → ([\d,]+) \(retention\)/));
+      const [, from, to] = await until('it says what is lost', async () => (await page.textContent('#banner')).match(/default\/0 lost \[(\d+), ([\d,]+)\) \(retention\)/));
       const start = (await weir.api('segments')).filter((g) => g.stream === 'default')[0].base;
       assert.deepEqual([Number(from), Number(to.replaceAll(',', ''))], [3, start], 'exactly what is missing');
       assert.match(await page.textContent('#banner'), /a range is lost/);

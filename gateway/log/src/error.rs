@@ -67,10 +67,11 @@ pub struct Damage {
     pub range: Range<Offset>,
 }
 
-/// A range for people: its last offset is the last that is in it.
+/// A range in words: `records [5, 10)` are five, from offset 5 on. Every range that Weir prints has
+/// this form; its end is one past the last, as on the wire.
 #[must_use]
 pub fn records(range: &Range<Offset>) -> String {
-    format!("records {} to {}", range.start, range.end.0.saturating_sub(1).max(range.start.0))
+    format!("records [{}, {})", range.start, range.end)
 }
 
 impl fmt::Display for Damage {

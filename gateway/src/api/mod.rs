@@ -13,6 +13,7 @@ pub mod log;
 mod own_page;
 pub mod past;
 pub mod process;
+pub mod records;
 mod refusal;
 pub mod sessions;
 pub(crate) mod shared;
@@ -55,6 +56,7 @@ use utoipa::{IntoParams, OpenApi};
         past::about,
         past::history,
         past::record,
+        records::records,
         past::trace,
         process::rates,
         process::config,
@@ -77,6 +79,7 @@ pub(crate) fn reading() -> Router<Arc<Gateway>> {
         .route("/api/v1/topics", get(log::topics))
         .route("/api/v1/history", get(past::history))
         .route("/api/v1/gateway", get(past::about))
+        .route("/api/v1/records/{stream}/{partition}", get(records::records))
         .route("/api/v1/records/{stream}/{partition}/{offset}", get(past::record))
         .route("/api/v1/records/{stream}/{partition}/{offset}/trace", get(past::trace))
         .route("/api/v1/rates", get(process::rates))

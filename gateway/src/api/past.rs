@@ -137,7 +137,7 @@ pub(crate) async fn record(State(gateway): State<Arc<Gateway>>, Path((stream, pa
     }
 }
 
-fn named_so<'a>(gateway: &'a Gateway, stream: &str, number: u32) -> Option<&'a Partition> {
+pub(super) fn named_so<'a>(gateway: &'a Gateway, stream: &str, number: u32) -> Option<&'a Partition> {
     gateway.engine.partitions().iter().find(|p| p.stream == stream && p.number == number)
 }
 

@@ -8,7 +8,7 @@ use super::Api;
 use axum::{
     Json,
     body::to_bytes,
-    extract::Request,
+    extract::{MatchedPath, Request},
     http::{
         StatusCode,
         header::{CONTENT_LENGTH, CONTENT_TYPE},
@@ -29,7 +29,7 @@ use utoipa::{
 /// Words are short.
 const WORDS_BYTES_MAX: usize = 64 * 1024;
 
-/// Query parameters by path, as the document has them. A path with a variable part has none.
+/// Query parameters by path, as the document has them.
 static KNOWN: LazyLock<HashMap<String, BTreeSet<String>>> = LazyLock::new(|| {
     let of = |item: PathItem| {
         let operations = [item.get, item.put, item.post, item.delete].into_iter().flatten();
@@ -41,7 +41,9 @@ static KNOWN: LazyLock<HashMap<String, BTreeSet<String>>> = LazyLock::new(|| {
 
 fn unknown(request: &Request) -> Option<String> {
     let query = request.uri().query()?;
-    let known: Vec<&str> = KNOWN.get(request.uri().path()).into_iter().flatten().map(String::as_str).collect();
+    let matched = request.extensions().get::<MatchedPath>();
+    let path = matched.map_or(request.uri().path(), MatchedPath::as_str);
+    let known: Vec<&str> = KNOWN.get(path).into_iter().flatten().map(String::as_str).collect();
     let names = query.split('&').filter_map(|pair| pair.split('=').next());
     let name = names.filter(|name| !name.is_empty()).find(|name| !known.contains(name))?;
     let there_are = if known.is_empty() { "it has none".into() } else { format!("there are {}", known.join(", ")) };
