@@ -178,16 +178,20 @@ fn completions_and_manual_pages_know_every_command() {
     let commands: Vec<&str> = commands.into_iter().filter(|c| c.starts_with(|c: char| c.is_ascii_lowercase())).collect();
     assert!(commands.contains(&"run") && commands.contains(&"explain"), "{help}");
     let script = run(&["completions", "bash"]);
-    let syntax = Command::new("bash").args(["-n", "-c", &text(&script.stdout)]).status().unwrap();
-    assert!(script.status.success() && syntax.success());
     let dir = dir();
+    std::fs::write(dir.path().join("completions"), &script.stdout).unwrap();
+    let syntax = Command::new("bash").arg("-n").arg(dir.path().join("completions")).status().unwrap();
+    assert!(script.status.success() && syntax.success());
     let man = run(&["man", dir.path().to_str().unwrap()]);
     assert!(man.status.success(), "{}", text(&man.stderr));
     for command in commands.iter().filter(|c| **c != "help") {
         assert!(text(&script.stdout).contains(&format!("weir,{command})")), "{command} is not completed");
         let page = std::fs::read_to_string(dir.path().join(format!("weir-{command}.1"))).unwrap();
         assert!(page.contains(".SH NAME") && page.contains(command), "{command}");
+        assert!(page.contains(".SH EXAMPLES") && page.contains(".SH \"EXIT STATUS\""), "{command}");
     }
+    let keys = std::fs::read_to_string(dir.path().join("weir.toml.5")).unwrap();
+    assert!(keys.contains(".TH weir.toml 5") && keys.contains("retention_bytes"));
     assert_eq!(run(&["man", "/proc/nowhere"]).status.code(), Some(1));
 }
 

@@ -30,6 +30,7 @@ pub struct Admin {
     /// The admin port of the gateway.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464", env = "WEIR_ADMIN")]
     admin: String,
+    /// How the answer is printed.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }
@@ -103,6 +104,7 @@ pub enum Groups {
     },
     /// The groups of this name: where they are, and what each member has.
     Describe {
+        /// Its name, as in $share/GROUP/FILTER.
         group: String,
         #[command(flatten)]
         admin: Admin,

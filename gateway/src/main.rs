@@ -2,6 +2,8 @@
 //!
 //! Must not know: how anything is done.
 
+mod manual;
+
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{
     cell::RefCell,
@@ -70,9 +72,15 @@ enum Command {
     #[command(subcommand)]
     Bench(weir::bench::Bench),
     /// Print completions for a shell.
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Write the manual pages, one per command, into a directory.
-    Man { directory: PathBuf },
+    Man {
+        /// Where they are written; it is made.
+        directory: PathBuf,
+    },
 }
 
 /// What is said about a run beside its answers can be changed while it runs.
@@ -227,7 +235,7 @@ fn main() -> ExitCode {
             ended(print(&script))
         }
         Command::Man { directory } => {
-            let pages = std::fs::create_dir_all(&directory).and_then(|()| clap_mangen::generate_to(Cli::command(), &directory));
+            let pages = manual::write(&directory, Cli::command());
             ended(pages.map_err(|e| format!("{}: {e}", directory.display())))
         }
     }

@@ -31,11 +31,13 @@ pub struct Load {
     /// Host of the broker.
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     host: String,
+    /// Port of the broker.
     #[arg(short, long, default_value_t = 1883)]
     port: u16,
     /// Version of the protocol: 311 or 5.
     #[arg(short = 'V', long, default_value = "311", value_parser = version)]
     protocol_version: Version,
+    /// QoS of publishers and subscribers.
     #[arg(short, long, default_value = "1", value_parser = qos)]
     qos: Qos,
     /// Messages with QoS 1 and 2 on the way of one publisher.
@@ -71,6 +73,7 @@ pub struct Load {
 pub enum Bench {
     /// Many publishers, one subscriber of everything.
     FanIn {
+        /// Publishers.
         #[arg(long, default_value_t = 10)]
         publishers: u32,
         #[command(flatten)]
@@ -78,6 +81,7 @@ pub enum Bench {
     },
     /// Publishers with a subscriber each.
     Pairs {
+        /// Pairs of a publisher and a subscriber.
         #[arg(long, default_value_t = 10)]
         pairs: u32,
         #[command(flatten)]
@@ -85,8 +89,10 @@ pub enum Bench {
     },
     /// One publisher or some, many subscribers of everything.
     FanOut {
+        /// Publishers.
         #[arg(long, default_value_t = 1)]
         publishers: u32,
+        /// Subscribers.
         #[arg(long, default_value_t = 100)]
         subscribers: u32,
         #[command(flatten)]
@@ -94,11 +100,13 @@ pub enum Bench {
     },
     /// Many publishers, one shared subscription of many members or several: each message goes to one of them.
     Shared {
+        /// Publishers.
         #[arg(long, default_value_t = 10)]
         publishers: u32,
         /// Of all groups together.
         #[arg(long, default_value_t = 10)]
         members: u32,
+        /// Groups; each gets every message once.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         groups: u32,
         #[command(flatten)]
@@ -106,8 +114,10 @@ pub enum Bench {
     },
     /// Fan-in beside many subscriptions of others, none of which matches.
     Filters {
+        /// Filters that match nothing.
         #[arg(long, default_value_t = 100_000)]
         filters: u32,
+        /// Publishers.
         #[arg(long, default_value_t = 10)]
         publishers: u32,
         #[command(flatten)]
@@ -128,6 +138,7 @@ pub enum Bench {
     },
     /// Connections that say nothing: what each costs the process named by --pid.
     Idle {
+        /// Connections.
         #[arg(long, default_value_t = 1_000)]
         connections: u32,
         #[command(flatten)]
@@ -135,6 +146,7 @@ pub enum Bench {
     },
     /// Sessions whose clients have gone, with a subscription each: what each costs the process named by --pid.
     Sessions {
+        /// Sessions.
         #[arg(long, default_value_t = 10_000)]
         sessions: u32,
         #[command(flatten)]
@@ -142,6 +154,7 @@ pub enum Bench {
     },
     /// A session comes back to messages that wait for it.
     Backlog {
+        /// Messages.
         #[arg(long, default_value_t = 100_000)]
         messages: u64,
         #[command(flatten)]
@@ -149,6 +162,7 @@ pub enum Bench {
     },
     /// Sessions with one topic of many each come back after many messages.
     Resume {
+        /// Messages.
         #[arg(long, default_value_t = 100_000)]
         messages: u64,
         /// One session each.
@@ -159,8 +173,10 @@ pub enum Bench {
     },
     /// Subscribers come to many retained messages.
     Retained {
+        /// Topics.
         #[arg(long, default_value_t = 10_000)]
         topics: u32,
+        /// Subscribers.
         #[arg(long, default_value_t = 10)]
         subscribers: u32,
         #[command(flatten)]
@@ -168,11 +184,13 @@ pub enum Bench {
     },
     /// Browsers on Weir's dashboard feed.
     Feed {
+        /// Browsers.
         #[arg(long, default_value_t = 10)]
         browsers: u32,
         /// Where the feed is.
         #[arg(long, default_value = "ws://127.0.0.1:8080/ws")]
         url: String,
+        /// Publishers.
         #[arg(long, default_value_t = 1)]
         publishers: u32,
         #[command(flatten)]
@@ -180,6 +198,7 @@ pub enum Bench {
     },
     /// Many browsers on Weir's dashboard feed that take only the newest of each topic, some frames a second: everything is told or counted as thinned
     Browsers {
+        /// Browsers.
         #[arg(long, default_value_t = 1_000)]
         browsers: u32,
         /// Where the feed is.
@@ -199,13 +218,16 @@ pub enum Bench {
         /// A file that does not exist yet, on the disk in question; it is removed.
         #[arg(long, default_value = "weir-bench-disk")]
         file: PathBuf,
+        /// Syncs.
         #[arg(long, default_value_t = 3_000)]
         count: u64,
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
     /// How fast the load generator itself is: pairs against a pipe in this process instead of a broker.
     Generator {
+        /// Pairs of a publisher and a subscriber.
         #[arg(long, default_value_t = 2)]
         pairs: u32,
         #[command(flatten)]
