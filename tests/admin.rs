@@ -100,6 +100,7 @@ fn the_document_is_true() {
         let path_of = path.replace("{client_id}", "a%20client%2Fwith%3A%20odd%20%C3%9Cnicode");
         let path_of = path_of
             .replace("{stream}/{partition}/{offset}", "default/0/0")
+            .replace("{stream}/{partition}", "default/0?filter=x/%23&limit=1")
             .replace("retained", "retained?filter=%23")
             .replace("history", "history?from_ms=0&step_ms=1000000000000&steps=3");
         if let Some(get) = methods.get("get") {
@@ -130,7 +131,7 @@ fn the_document_is_true() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 19);
+    assert_eq!(seen, 20);
     // What reads is on the port that browsers reach, what changes something or shows the configuration is not.
     assert_eq!(json(weir.http, "/api/v1/streams")[0]["stream"], "default");
     for (method, path) in [
@@ -523,4 +524,36 @@ fn the_gateways_own_page_may_change_what_no_other_page_may() {
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut socket, &mut answer).unwrap();
     assert!(answer.contains(&format!("; connect-src 'self' http://plant.local:{}", weir.admin)), "{}", &answer[..600]);
+}
+
+/// A client that closes its connection whenever it is sent a message that it cannot take.
+#[test]
+fn a_client_that_leaves_at_the_same_record_again_and_again_is_explained() {
+    let dir = support::dir();
+    let weir = Weir::start(dir.path());
+    let connect = || Raw::connect_with(weir.mqtt, Version::V311, "small", false, &[]);
+    connect().subscribe("large/#", 1);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V311, "p", true, &[]);
+    for n in 1..=3 {
+        p.publish(1, false, n, "large/x", &"x".repeat(12_000));
+        p.expect_ack(PUBACK, n);
+    }
+    let explained = |times: u32| {
+        let words = said(&ask(weir.admin, &["explain", "small"]));
+        let told = format!("it has left {times} times in a row with record 0 of default/0 unacknowledged, 12000 bytes on topic large/x");
+        (words.contains(&told), words)
+    };
+    for times in 1..=3 {
+        connect().expect_publish();
+        eventually("it has left", Duration::from_secs(5), || json(weir.admin, "/api/v1/sessions/small")["left_there"] == times);
+    }
+    let (told, words) = explained(3);
+    assert!(told, "{words}");
+    // It takes that one at last, and leaves at the next.
+    let mut c = connect();
+    let m = c.expect_publish();
+    c.ack(PUBACK, m.id);
+    drop(c);
+    eventually("it has left", Duration::from_secs(5), || json(weir.admin, "/api/v1/sessions/small")["left_there"] == 1);
+    assert!(!said(&ask(weir.admin, &["explain", "small"])).contains("it has left"));
 }

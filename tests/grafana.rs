@@ -28,6 +28,8 @@ fn of_panels(name: &str, panels: &Value, into: &mut Vec<Expression>) {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let expr = target["expr"].as_str().unwrap();
             let expr = expr.replace("$__rate_interval", "30s").replace("\"$instance\"", "\".*\"");
+            // What is not foreseen is 0, and not shown; here it is to have an answer all the same.
+            let expr = expr.replace(" > 0)", " >= 0)");
             assert!(!expr.contains('$'), "{name}, {title}: {expr}");
             into.push((format!("{name}, {title}"), expr));
         }
@@ -47,13 +49,23 @@ fn dashboards() -> Vec<Expression> {
     all
 }
 
+/// `EXPRESSION > NUMBER` and the like.
+fn without_threshold(expr: &str) -> &str {
+    let (left, number) = expr.rsplit_once(' ').unwrap_or((expr, ""));
+    let signs = [" >", " <", " =="];
+    let compared = signs.iter().find_map(|sign| left.strip_suffix(sign)).filter(|_| number.parse::<f64>().is_ok());
+    compared.unwrap_or(expr)
+}
+
 /// Expressions of the rules without their thresholds: a rule that does not fire has no answer.
 fn rules() -> Vec<Expression> {
     let text = std::fs::read_to_string(grafana().join("prometheus/rules/weir.yml")).unwrap();
     let exprs = text.lines().filter_map(|l| l.trim().strip_prefix("expr: "));
-    let all: Vec<_> = exprs.map(|e| [" > ", " == "].iter().fold(e, |e, sign| e.rsplit_once(sign).map_or(e, |(left, _)| left))).collect();
+    let all: Vec<_> = exprs.map(without_threshold).collect();
     assert!(all.len() > 8);
-    all.into_iter().map(|e| (format!("rule {e}"), e.replace("[5m]", "[30s]").replace("[15m]", "[30s]"))).collect()
+    all.into_iter()
+        .map(|e| (format!("rule {e}"), e.replace("[5m]", "[30s]").replace("[15m]", "[30s]").replace(" > 0)", " >= 0)")))
+        .collect()
 }
 
 /// Names that begin with `weir_`, without what Prometheus adds to histograms.

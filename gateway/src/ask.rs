@@ -9,6 +9,7 @@ use crate::{
         clients::ClientInfo,
         groups::GroupInfo,
         log::{MessageInfo, PartitionInfo, SegmentInfo, TopicsInfo},
+        past::RecordInfo,
         sessions::{PlaceInfo, SessionInfo, SessionsInfo},
     },
     rates::RateInfo,
@@ -510,10 +511,27 @@ impl Top {
 }
 
 impl Explain {
+    /// The oldest record that the client was sent and has not acknowledged.
+    fn oldest(&self, s: &SessionInfo) -> Option<RecordInfo> {
+        let (partition, at) = (s.oldest_in_flight_in.as_ref()?, s.oldest_in_flight?);
+        self.admin.get(&format!("records/{partition}/{at}")).ok()
+    }
+
     pub fn ask(&self) -> Result<String, String> {
         let session: SessionInfo = self.admin.get(&format!("sessions/{}", escaped(&self.client)))?;
-        self.admin.print(&session, explain)
+        let record = if session.left_there > 1 { self.oldest(&session) } else { None };
+        self.admin.print(&session, |s| explain(s) + &record.map_or_else(String::new, |r| cannot_take(s, &r)))
     }
+}
+
+/// Why a client may leave again and again.
+fn cannot_take(s: &SessionInfo, r: &RecordInfo) -> String {
+    let m = &r.message;
+    format!(
+        "  it has left {} times in a row with record {} of {}/{} unacknowledged, {} bytes on topic {}: it may not be able to take it \
+         (a maximum packet size of its library, or a payload that it cannot read)\n",
+        s.left_there, m.offset, m.stream, m.partition, m.bytes, m.topic
+    )
 }
 
 fn explain(s: &SessionInfo) -> String {

@@ -145,7 +145,7 @@ impl Printer<'_> {
                     return Ok(());
                 }
             }
-            if let Some(lost) = part.lost {
+            for lost in part.lost {
                 self.missing(format_args!(
                     "{partition}: {} are lost: {}",
                     weir_log::records(&(Offset(lost.from)..Offset(lost.to))),

@@ -10,6 +10,7 @@ use crate::{
     boot::Boots,
     clock::Clock,
     cursors::{Counted, Cursors},
+    departures::Departures,
     directory::Directory,
     driver::LARGE_FETCHES,
     events::Events,
@@ -72,6 +73,7 @@ pub(crate) struct Gateway {
     pub retained: Vec<Arc<RwLock<Retained>>>,
     /// Per partition; nothing in the one of the gateway itself.
     pub cursors: Vec<Cursors>,
+    pub departures: Departures,
     /// Per partition.
     pub growth: Vec<Growth>,
     pub pressure: Pressure,
@@ -188,6 +190,7 @@ impl Gateway {
             passed: p.passed,
             retained: p.retained,
             cursors,
+            departures: Departures::default(),
             growth,
             pressure: Pressure::default(),
             hold: AtomicU8::new(Hold::Nobody as u8),

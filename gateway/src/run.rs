@@ -11,6 +11,7 @@ use crate::{
     clock::wall_ms,
     events, figures,
     fleet::quarter_of_disk,
+    foresight,
     gateway::{Gateway, Limits},
     hosts::Hosts,
     http,
@@ -185,6 +186,7 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
             metrics.upkeep();
         }
     });
+    vital::spawn("the watch over groups", foresight::run(gateway.clone()));
     vital::spawn("the counter of rates", rates::run(gateway.clone()));
     vital::spawn("the writer of events", events::run(gateway.clone()));
     if let Some(every) = options.sys_interval {

@@ -60,21 +60,17 @@ fn info(gateway: &Gateway, d: Description) -> GroupInfo {
         let (stream, number) = gateway.streams.get(nth)?;
         Some(GroupPlaceInfo { stream: stream.to_string(), partition: *number, next: next.0, end: *ends.get(nth)? })
     };
-    let (group, filter) = d.name.split_once('/').unwrap_or((&d.name, ""));
-    let reads: Vec<_> = gateway.read_by(filter).map(|nth| gateway.partitions[nth]).collect();
-    let places: Vec<_> = d.next.into_iter().filter(|(p, _)| reads.contains(p)).filter_map(place).collect();
-    let (to_redeliver, dead_lettering) = (d.to_redeliver, d.dead_lettering);
-    let pending = d.members.iter().map(|(_, pending)| pending).sum();
-    let unread: u64 = places.iter().map(|p| p.end.saturating_sub(p.next)).sum();
+    let (lag, pending) = (d.lag(gateway), d.pending());
+    let places = d.places(gateway).into_iter().filter_map(place).collect();
     GroupInfo {
-        group: group.into(),
-        filter: filter.into(),
+        group: d.name.split_once('/').map_or(&*d.name, |(group, _)| group).into(),
+        filter: d.filter().into(),
         subscribers: d.subscribers,
         members: d.members.into_iter().map(|(client_id, pending)| MemberInfo { client_id, pending }).collect(),
         pending,
-        to_redeliver,
-        dead_lettering,
-        lag: unread + (pending + to_redeliver + dead_lettering) as u64,
+        to_redeliver: d.to_redeliver,
+        dead_lettering: d.dead_lettering,
+        lag,
         places,
     }
 }

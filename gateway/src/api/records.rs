@@ -50,7 +50,8 @@ pub struct RecordsPart {
     pub next: u64,
     /// One past the newest durable record.
     pub end: u64,
-    pub lost: Option<LostInfo>,
+    /// One range at most; more are found behind `next`.
+    pub lost: Vec<LostInfo>,
 }
 
 /// Records of one partition, whole, in the order of their offsets. A part may be empty and still not
@@ -84,12 +85,12 @@ pub(crate) async fn records(
         Ok(found) => found,
         Err(e) => return unavailable(e),
     };
-    let lost = (!found.lost.is_empty()).then(|| LostInfo {
+    let lost = Some(&found.lost).filter(|range| !range.is_empty()).map(|_| LostInfo {
         from: found.lost.start.0,
         to: found.lost.end.0,
         reason: found.damage.as_ref().map_or_else(|| "retention".into(), ToString::to_string),
     });
     let info = |m: &weir_core::message::Stored<'_>| MessageInfo::of(m, &p.stream, p.number, usize::MAX);
     let records = tokio::task::block_in_place(|| found.batch.iter().filter_map(|r| stored(&r).map(|m| info(&m))).collect());
-    json(&RecordsPart { records, next: found.next.0, end: span.durable.0, lost })
+    json(&RecordsPart { records, next: found.next.0, end: span.durable.0, lost: lost.into_iter().collect() })
 }

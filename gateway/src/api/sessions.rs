@@ -76,6 +76,11 @@ pub struct SessionInfo {
     pub in_flight_max: usize,
     /// Offset of the oldest of them.
     pub oldest_in_flight: Option<u64>,
+    /// STREAM/PARTITION of that one.
+    pub oldest_in_flight_in: Option<String>,
+    /// How often in a row it has left with that one unacknowledged, since the gateway was started: it may
+    /// not be able to take it.
+    pub left_there: u32,
     /// What it published and is not acknowledged yet, for the disk has not answered.
     pub unacknowledged: usize,
     /// Messages with QoS 2 that it published and has not released.
@@ -231,6 +236,9 @@ fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connec
             loss_at_ms: waits.then(loss_at).flatten(),
         })
     };
+    let partition = d.oldest_in_flight.and_then(|(p, _)| gateway.partitions.iter().position(|q| *q == p));
+    let oldest_in = partition.and_then(|nth| gateway.streams.get(nth));
+    let left_there = gateway.departures.of(&client_id, d.oldest_in_flight).map_or(0, |d| d.times);
     SessionInfo {
         client_id,
         connected,
@@ -243,6 +251,8 @@ fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connec
         in_flight: d.in_flight,
         in_flight_max: d.in_flight_max,
         oldest_in_flight: d.oldest_in_flight.map(|(_, at)| at.0),
+        oldest_in_flight_in: oldest_in.map(|(stream, number)| format!("{stream}/{number}")),
+        left_there,
         unacknowledged: d.unacknowledged,
         unreleased: d.unreleased,
     }

@@ -181,6 +181,9 @@ impl Driver {
 
     /// The session has ended here; the store has it, if anybody has.
     pub(super) fn hand_over(&mut self) {
+        if let Phase::Running(s) = &self.phase {
+            self.gateway.departures.note(s.client_id(), s.oldest_in_flight().filter(|_| s.is_stored()));
+        }
         if let Phase::Running(s) | Phase::Offline(Some(s)) = &mut self.phase {
             let counts = s.take_counts();
             self.gateway.totals.add_counts(&counts);

@@ -21,6 +21,32 @@ pub(crate) struct Description {
     pub next: Vec<(PartitionId, Offset)>,
 }
 
+impl Description {
+    /// The filter that it reads.
+    pub fn filter(&self) -> &str {
+        self.name.split_once('/').map_or("", |(_, filter)| filter)
+    }
+
+    /// Records of the partitions that its filter reads, with the offset that it looks at next in each.
+    pub fn places(&self, gateway: &Gateway) -> Vec<(PartitionId, Offset)> {
+        let reads: Vec<_> = gateway.read_by(self.filter()).map(|nth| gateway.partitions[nth]).collect();
+        self.next.iter().filter(|(p, _)| reads.contains(p)).copied().collect()
+    }
+
+    /// Records that members have and have not acknowledged.
+    pub fn pending(&self) -> usize {
+        self.members.iter().map(|(_, pending)| pending).sum()
+    }
+
+    /// Records between it and the end of the log, matching or not, and what is pending or to be delivered again.
+    pub fn lag(&self, gateway: &Gateway) -> u64 {
+        let ends = gateway.ends();
+        let end = |p| gateway.partitions.iter().position(|q| *q == p).and_then(|nth| ends.get(nth).copied());
+        let unread: u64 = self.places(gateway).into_iter().map(|(p, next)| end(p).unwrap_or(0).saturating_sub(next.0)).sum();
+        unread + (self.pending() + self.to_redeliver + self.dead_lettering) as u64
+    }
+}
+
 impl Groups {
     /// All groups, by name; one that ends meanwhile is left out.
     pub async fn describe(gateway: &Gateway) -> Vec<Description> {

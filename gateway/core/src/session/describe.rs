@@ -49,6 +49,12 @@ pub struct Description {
 }
 
 impl Session {
+    /// The oldest message that was sent to the client and is not acknowledged.
+    #[must_use]
+    pub fn oldest_in_flight(&self) -> Option<(PartitionId, Offset)> {
+        self.outbound.window.front().map(|f| (f.partition, f.offset))
+    }
+
     /// Was it sent, and is it not acknowledged yet?
     #[must_use]
     pub fn is_in_flight(&self, p: PartitionId, at: Offset) -> bool {
@@ -68,7 +74,7 @@ impl Session {
             places: places.collect(),
             in_flight: self.outbound.window.len(),
             in_flight_max: self.outbound.window_max,
-            oldest_in_flight: self.outbound.window.front().map(|f| (f.partition, f.offset)),
+            oldest_in_flight: self.oldest_in_flight(),
             unacknowledged: self.inbound.waiting(),
             unreleased: self.exchanges.len(),
         }
