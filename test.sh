@@ -60,6 +60,10 @@ else
   step "build" cargo build --locked -p weir
   step "examples" cargo build --locked -p weir-tests -p weir-core --examples
   step "system tests" cargo test --locked -p weir-tests --tests --no-fail-fast -- --test-threads 2
+  if [ "$mode" = nightly ]; then
+    step "programs of others" ./tests/peers/install.sh
+    step "tests with them" cargo test --locked -p weir-tests --test peers -- --ignored --test-threads 1
+  fi
 fi
 printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" -eq 0 ]

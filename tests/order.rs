@@ -462,3 +462,23 @@ fn a_burst_of_qos_1_beyond_the_receive_maximum_is_acknowledged_in_order() {
         assert!(acks.iter().copied().eq(1..=BURST), "in order");
     }
 }
+
+/// A client whose socket gathers small packets (RFC 896): its acknowledgement of a delivery is not
+/// answered, and its next PUBLISH is held until TCP acknowledges that. Base: 45 ms a round.
+#[test]
+fn a_client_that_acknowledges_and_then_publishes_waits_for_no_timer_of_tcp() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut c = Raw::connect(weir.mqtt, Version::V311, "both");
+    c.gather_small_packets();
+    c.subscribe("own/x", 1);
+    let begun = std::time::Instant::now();
+    for n in 1..=50 {
+        c.publish(1, false, n, "own/x", "x");
+        c.expect_ack(PUBACK, n);
+        let m = c.expect_publish();
+        c.ack(PUBACK, m.id);
+    }
+    let each = begun.elapsed() / 50;
+    assert!(each < Duration::from_millis(20), "{each:?} a round");
+}

@@ -133,6 +133,10 @@ pub(crate) struct Driver {
     /// Not counted yet.
     bytes_in: u64,
     packets_in: u64,
+    /// It has published on this connection.
+    publishes: bool,
+    /// Of the bytes that were received last: nothing in them is answered.
+    unanswered: bool,
     /// The store has a value of its session.
     stored: bool,
     /// What that value says of how far it has come.
@@ -222,6 +226,8 @@ impl Driver {
             address: None,
             bytes_in: 0,
             packets_in: 0,
+            publishes: false,
+            unanswered: false,
             stored: false,
             counted: Counted::default(),
             pass: None,
@@ -356,9 +362,16 @@ impl Driver {
         }
     }
 
+    /// Is the peer to be told at once, by TCP alone, that its last bytes have come? A client that also
+    /// publishes may hold its next small packet until then (RFC 896), and no answer tells it.
+    pub fn waits_for_tcp(&self) -> bool {
+        self.unanswered && self.publishes && self.out.is_empty()
+    }
+
     /// Bytes from the peer.
     pub fn received(&mut self, bytes: &[u8]) {
         let now = self.gateway.now();
+        self.unanswered = true;
         self.bytes_in += bytes.len() as u64;
         // Of a packet that takes longer than the keep-alive, too.
         self.heard(now);
@@ -466,7 +479,9 @@ impl Driver {
                     }
                     used += n;
                     self.packets_in += 1;
+                    self.unanswered &= matches!(packet, Packet::PubAck(_) | Packet::PubComp(_));
                     if matches!(packet, Packet::Publish(_)) {
+                        self.publishes = true;
                         self.keep_pace(now, n);
                     }
                     self.packet(now, packet);
