@@ -75,6 +75,15 @@ fn p9_bytes_that_are_not_mqtt_end_their_connection_only() {
     let mut connack = [0; 4];
     old.read_exact(&mut connack).unwrap();
     assert_eq!(connack, [0x20, 2, 0, 0]);
+    // QoS 2, and a PUBREL that is repeated with DUP: MQTT 3.1, 2.1.
+    old.write_all(b"\x34\x06\x00\x01a\x00\x05x").unwrap();
+    old.read_exact(&mut connack).unwrap();
+    assert_eq!(connack, [0x50, 2, 0, 5]);
+    for head in [0x62, 0x6A] {
+        old.write_all(&[head, 2, 0, 5]).unwrap();
+        old.read_exact(&mut connack).unwrap();
+        assert_eq!(connack, [0x70, 2, 0, 5], "{head:02x}");
+    }
     // A bridge of mosquitto with its defaults says so in its protocol level; version 5 has no such bit.
     let mut bridge = connect(&weir, b"\x10\x0D\x00\x04MQTT\x84\x02\x00\x00\x00\x01B");
     bridge.read_exact(&mut connack).unwrap();

@@ -39,7 +39,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use trace::Traces;
 use weir_bridge::filters::Filters;
 use weir_core::{
-    codec::{Decoded, decode},
+    codec::{Decoded, decode, decode_31},
     ids::{Now, Offset, PartitionId, Receipt, Source, Watermark},
     packet::{Packet, ReasonCode, Version},
     session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
@@ -135,6 +135,8 @@ pub(crate) struct Driver {
     packets_in: u64,
     /// It has published on this connection.
     publishes: bool,
+    /// It speaks MQTT 3.1.
+    is_31: bool,
     /// Of the bytes that were received last: nothing in them is answered.
     unanswered: bool,
     /// The store has a value of its session.
@@ -227,6 +229,7 @@ impl Driver {
             bytes_in: 0,
             packets_in: 0,
             publishes: false,
+            is_31: false,
             unanswered: false,
             stored: false,
             counted: Counted::default(),
@@ -463,7 +466,8 @@ impl Driver {
             }
             let is_first = matches!(self.phase, Phase::FirstPacket { .. });
             let max = if is_first { self.gateway.client_limits().will_bytes + FIRST_PACKET_MORE } else { PACKET_BYTES_MAX };
-            match decode(bytes.get(used..).unwrap_or_default(), self.version, max) {
+            let rest = bytes.get(used..).unwrap_or_default();
+            match if self.is_31 { decode_31(rest, max) } else { decode(rest, self.version, max) } {
                 Ok(Decoded::Incomplete(needs)) => {
                     self.needs = needs;
                     break;
@@ -575,6 +579,7 @@ impl Driver {
             return self.leave();
         };
         self.version = c.version;
+        self.is_31 = c.is_31;
         self.gateway.totals.add(Total::Connects, 1);
         match ConnectRequest::read(&c, &self.gateway.client_limits()) {
             Err(refusal) => {
