@@ -523,7 +523,11 @@ fn the_gateways_own_page_may_change_what_no_other_page_may() {
     std::io::Write::write_all(&mut socket, b"GET / HTTP/1.1\r\nHost: plant.local:8080\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut socket, &mut answer).unwrap();
-    assert!(answer.contains(&format!("; connect-src 'self' http://plant.local:{}", weir.admin)), "{}", &answer[..600]);
+    assert!(
+        answer.contains(&format!("; connect-src 'self' ws://plant.local:8080 wss://plant.local:8080 http://plant.local:{}", weir.admin)),
+        "{}",
+        &answer[..600]
+    );
 }
 
 /// A client that closes its connection whenever it is sent a message that it cannot take.

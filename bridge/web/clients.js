@@ -136,7 +136,8 @@ export class Clients {
       const bar = /** @type {HTMLElement} */ (flight.children[0]?.children[0]);
       bar.style.width = `${Math.round(full * 100)}%`;
       attr(bar, 'data-kind', full >= 1 ? 'behind' : null);
-      set(/** @type {Element} */ (flight.children[1]), `${count(s.in_flight)} of ${brief(s.in_flight_max)}`);
+      // Its window is agreed on when it connects.
+      set(/** @type {Element} */ (flight.children[1]), s.connected ? `${count(s.in_flight)} of ${brief(s.in_flight_max)}` : count(s.in_flight));
       const nothing = s.places.length === 0;
       set(behind, nothing ? '–' : l.records === 0 ? (s.connected ? 'live' : 'nothing waits') : `${span(l.lag)}  ${brief(l.records)}`);
       attr(behind, 'data-kind', l.records === 0 ? (s.connected && !nothing ? 'durable' : 'quiet') : s.connected ? 'behind' : null);
@@ -211,7 +212,7 @@ export class Clients {
           ...(s.subscriptions.length > 20 ? [row('', `and ${s.subscriptions.length - 20} more`)] : []),
           ...s.places.map((p) => row(`${p.stream}/${p.partition}`, p.behind_ms === null && p.live ? `live at ${count(p.end)}` : `${count(p.next)} of ${count(p.end)}`, true)),
           ...(c ? [row('Connected', `since ${when(c.connected_ms, app.now())}`)] : []),
-          row('In flight', `${count(s.in_flight)} of ${count(s.in_flight_max)}${s.oldest_in_flight === null ? '' : `, oldest ${count(s.oldest_in_flight)}`}`),
+          row('In flight', `${count(s.in_flight)}${s.connected ? ` of ${count(s.in_flight_max)}` : ''}${s.oldest_in_flight === null ? '' : `, oldest ${count(s.oldest_in_flight)}`}`),
           ...(s.has_will ? [row('Will', 'yes')] : []))));
     }
     if (canvases) { this.#cursor(l); this.#trend(t); }

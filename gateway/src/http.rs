@@ -144,11 +144,15 @@ pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>, origins: Origins, a
         .layer(from_fn_with_state((origins, gateway), may_ask))
 }
 
-/// Lets the page ask the admin port of the same host, beside its own port (CSP Level 3, 6.1.2).
+/// Lets the page ask the admin port of the same host, beside its own port (CSP Level 3, 6.1.2). Not every
+/// browser takes a websocket of the page's own origin for `'self'`.
 async fn may_ask_admin(State(admin): State<u16>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(hosts::name);
-    let is_plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
-    let source = host.filter(|name| is_plain(name)).map(|name| format!("; connect-src 'self' http://{name}:{admin}"));
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let is_plain = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':'));
+    let source = host.filter(|host| is_plain(host)).map(|host| {
+        let name = hosts::name(host);
+        format!("; connect-src 'self' ws://{host} wss://{host} http://{name}:{admin}")
+    });
     let mut response = next.run(request).await;
     if let Some(source) = source
         && let Some(policy) = response.headers().get(CONTENT_SECURITY_POLICY)
