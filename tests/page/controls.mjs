@@ -26,12 +26,16 @@ const again = async (page) => { await reset(page, '#view=live'); await sleep(300
 const find = async (page) => { if (!(await page.isVisible('#search input'))) await page.click('[data-act=find]'); };
 const asks = (page) => page.isVisible('dialog.ask');
 /** Another client each time: one that was disconnected takes a while to come back. */
-let asked = 0;
+const asked = [];
 const ask = (css) => async (page) => {
   await all(page);
-  asked += 1;
-  await page.evaluate((n) => { const { lines } = globalThis.weir.clientsView; globalThis.weir.clientsView.choose(lines.filter((l) => l.s.connected && /^sensor|^room|^truck|^door/.test(l.s.client_id))[n].s.client_id); }, asked);
-  await page.click(css); 
+  const fresh = () => page.evaluate((used) => globalThis.weir.clientsView.lines.find((l) => l.s.connected && /^(door|truck|thermometer)-/.test(l.s.client_id) && !used.includes(l.s.client_id))?.s.client_id, asked);
+  const id = await until('a client that was not asked about', fresh);
+  asked.push(id);
+  await page.evaluate((chosen) => globalThis.weir.clientsView.choose(chosen), id);
+  // The panel and its buttons are those of this one.
+  await until('it is chosen', async () => (await page.textContent('.panel h2')) === id);
+  await page.click(css);
   await until('it asks', () => asks(page));
 };
 const charts = changes(() => globalThis.weir.charts.length);
