@@ -6,7 +6,7 @@
 use crate::{gateway::Gateway, group::Groups, metrics::Name};
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 use weir_core::ids::PartitionId;
-use weir_log::Offset;
+use weir_log::{Offset, SegmentInfo};
 
 /// Groups describe themselves; ten thousand of them take a while.
 const GROUPS_EVERY: Duration = Duration::from_secs(15);
@@ -26,12 +26,11 @@ fn seconds(ms: Option<u64>) -> f64 {
     ms.map_or(0.0, |ms| ms as f64 / 1_000.0)
 }
 
-/// Looks at the nth partition. `None`: its directory cannot be listed.
-pub(crate) fn of_partition(gateway: &Gateway, nth: usize) -> Option<Foreseen> {
+/// Looks at the nth partition, which has these files.
+pub(crate) fn of_partition(gateway: &Gateway, nth: usize, segments: &[SegmentInfo]) -> Option<Foreseen> {
     let p = gateway.engine.partitions().get(nth)?;
-    let segments = gateway.engine.segments(p.id).ok()?;
     let span = gateway.engine.span(p.id);
-    let leaves = |next: Offset| gateway.loss_at(PartitionId(p.id.0), &segments, next);
+    let leaves = |next: Offset| gateway.loss_at(PartitionId(p.id.0), segments, next);
     let unread = gateway.cursors.get(nth).and_then(|cursors| cursors.unread(weir_core::ids::Offset(span.durable.0)));
     Some(Foreseen {
         oldest_s: seconds(segments.first().filter(|_| span.durable > span.start).map(|s| s.created_ms)),

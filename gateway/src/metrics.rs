@@ -491,11 +491,6 @@ impl Metrics {
         self.gauge(Name::BuildInfo, &[Label::from_static_parts("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         foresight::gauges(gateway, |name, value| self.gauge(name, &[]).set(value));
         for (nth, (p, labels)) in self.labels.get().into_iter().flatten().enumerate() {
-            if let Some(foreseen) = foresight::of_partition(gateway, nth) {
-                self.gauge(Name::LogOldest, labels).set(foreseen.oldest_s);
-                self.gauge(Name::LogLeaves, labels).set(foreseen.leaves_s);
-                self.gauge(Name::LossAt, labels).set(foreseen.loss_s);
-            }
             let span = gateway.engine.span(*p);
             let set = |name: Name, value: u64| self.gauge(name, labels).set(value as f64);
             set(Name::LogStart, span.start.0);
@@ -508,6 +503,11 @@ impl Metrics {
             set(Name::LogFailed, u64::from(matches!(gateway.engine.appended(*p), Watermark::Failed(_))));
             // A directory that cannot be listed keeps its last numbers.
             if let Ok(segments) = gateway.engine.segments(*p) {
+                if let Some(foreseen) = foresight::of_partition(gateway, nth, &segments) {
+                    self.gauge(Name::LogOldest, labels).set(foreseen.oldest_s);
+                    self.gauge(Name::LogLeaves, labels).set(foreseen.leaves_s);
+                    self.gauge(Name::LossAt, labels).set(foreseen.loss_s);
+                }
                 set(Name::LogSegments, segments.len() as u64);
                 set(Name::LogBytes, segments.iter().map(|s| s.bytes).sum());
             }

@@ -131,8 +131,9 @@ impl Peer {
         self.connected.load(Ordering::Relaxed)
     }
 
-    pub fn set_stored(&self, stored: bool) {
-        self.stored.store(stored, Ordering::Relaxed);
+    /// Gives what it was before.
+    pub fn set_stored(&self, stored: bool) -> bool {
+        self.stored.swap(stored, Ordering::Relaxed)
     }
 
     pub fn is_stored(&self) -> bool {

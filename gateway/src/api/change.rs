@@ -1,7 +1,7 @@
 //! What an operator changes: a message by hand, a session that nobody needs, retained messages.
 //!
-//! Invariant: each goes the way that a client's packets go and may be asked for by no page but the gateway's own; what ends or clears something is in
-//! the events.
+//! Invariant: each goes the way that a client's packets go, and no page but the gateway's own may ask for it.
+//! What ends or clears something is in the events.
 //! Must not know: sessions, the log.
 
 use super::{Part, merged, unavailable};

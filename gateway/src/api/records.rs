@@ -85,7 +85,7 @@ pub(crate) async fn records(
         Ok(found) => found,
         Err(e) => return unavailable(e),
     };
-    let lost = Some(&found.lost).filter(|range| !range.is_empty()).map(|_| LostInfo {
+    let lost = (!found.lost.is_empty()).then(|| LostInfo {
         from: found.lost.start.0,
         to: found.lost.end.0,
         reason: found.damage.as_ref().map_or_else(|| "retention".into(), ToString::to_string),

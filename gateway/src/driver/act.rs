@@ -128,8 +128,7 @@ impl Driver {
                 let is_put = value.is_some();
                 session.saved();
                 self.gateway.count(&mut self.counted, |p| session.needs(p).filter(|_| is_put));
-                self.peer.set_stored(value.is_some());
-                if std::mem::replace(&mut self.stored, value.is_some()) != value.is_some() {
+                if self.peer.set_stored(value.is_some()) != value.is_some() {
                     self.gateway.stored(value.is_some());
                 }
                 self.event(now, Event::PutSubmitted(Receipt(receipt.0)));

@@ -50,8 +50,7 @@ impl Driver {
             }
             Ok(session) => session,
         };
-        self.stored = session.is_some();
-        self.peer.set_stored(self.stored);
+        self.peer.set_stored(session.is_some());
         self.counted = self.gateway.counted(|p| session.as_ref()?.needs(p));
         match std::mem::replace(&mut self.phase, Phase::Left) {
             Phase::Loading(request, _) => self.loaded_for(now, request, session),
@@ -181,8 +180,11 @@ impl Driver {
 
     /// The session has ended here; the store has it, if anybody has.
     pub(super) fn hand_over(&mut self) {
-        if let Phase::Running(s) = &self.phase {
-            self.gateway.departures.note(s.client_id(), s.oldest_in_flight().filter(|_| s.is_stored()));
+        match &self.phase {
+            Phase::Running(s) => self.gateway.departures.note(s.client_id(), s.oldest_in_flight().filter(|_| s.is_stored())),
+            // Its time is over: nobody comes back for it.
+            Phase::Offline(Some(s)) if !s.is_stored() => self.gateway.departures.note(s.client_id(), None),
+            _ => {}
         }
         if let Phase::Running(s) | Phase::Offline(Some(s)) = &mut self.phase {
             let counts = s.take_counts();

@@ -139,9 +139,7 @@ pub(crate) struct Driver {
     is_31: bool,
     /// Of the bytes that were received last: nothing in them is answered.
     unanswered: bool,
-    /// The store has a value of its session.
-    stored: bool,
-    /// What that value says of how far it has come.
+    /// What the value of its session in the store says of how far it has come.
     counted: Counted,
     /// What it appends.
     pass: Option<Box<Pass>>,
@@ -231,7 +229,6 @@ impl Driver {
             publishes: false,
             is_31: false,
             unanswered: false,
-            stored: false,
             counted: Counted::default(),
             pass: None,
             registered: Registration::default(),
@@ -365,8 +362,8 @@ impl Driver {
         }
     }
 
-    /// Is the peer to be told at once, by TCP alone, that its last bytes have come? A client that also
-    /// publishes may hold its next small packet until then (RFC 896), and no answer tells it.
+    /// Should TCP acknowledge the last bytes at once? A client that also publishes may hold its next small
+    /// packet until then (RFC 896), and no answer carries the acknowledgement.
     pub fn waits_for_tcp(&self) -> bool {
         self.unanswered && self.publishes && self.out.is_empty()
     }
