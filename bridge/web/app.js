@@ -555,6 +555,16 @@ export class App {
     this.#poll();
   }
 
+  /**
+   * One record with all of its payload; `undefined`: it is not there any more.
+   * @param {string} name STREAM/PARTITION
+   * @param {number} offset
+   */
+  record(name, offset) {
+    const at = name.lastIndexOf('/');
+    return this.get(`records/${encodeURIComponent(name.slice(0, at))}/${name.slice(at + 1)}/${offset}`);
+  }
+
   async #poll() {
     if (document.hidden || this.away || this.polling) return;
     // What nobody looks at is asked seldom: there may be ten thousand pages.

@@ -1,6 +1,7 @@
 // A topic's history as a file: CSV or a line of JSON per record, from the oldest record that is kept up to the playhead.
 
 import { attr, bytes, count, h, set } from './format.js';
+import { bytesOf } from './payload.js';
 
 /** @typedef {import('./app.js').App} App */
 /** @typedef {import('./client.js').FeedRecord & { name: string }} Row */
@@ -107,10 +108,8 @@ export class Export {
 
   /** The feed cuts long payloads: the log has them whole. @param {Row} r @returns {Promise<boolean>} */
   async #complete(r) {
-    const held = r.text !== undefined ? new TextEncoder().encode(r.text).length : Math.floor(((r.base64 ?? '').replace(/=+$/, '').length * 3) / 4);
-    if (held >= r.bytes) return true;
-    const [stream, partition] = [r.name.slice(0, r.name.lastIndexOf('/')), r.name.slice(r.name.lastIndexOf('/') + 1)];
-    const whole = await this.app.get(`records/${encodeURIComponent(stream)}/${partition}/${r.offset}`);
+    if (bytesOf(r).length >= r.bytes) return true;
+    const whole = await this.app.record(r.name, r.offset);
     if (!whole) return false;
     [r.text, r.base64] = [whole.text ?? undefined, whole.base64 ?? undefined];
     return true;

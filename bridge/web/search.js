@@ -63,7 +63,7 @@ export class Search {
 
   /** @param {any} s @param {number} offset */
   async #offset(s, offset) {
-    const r = await this.app.get(`records/${encodeURIComponent(s.stream)}/${s.partition}/${offset}`);
+    const r = await this.app.record(`${s.stream}/${s.partition}`, offset);
     if (!r) return;
     this.app.openTopic(r.topic);
     this.app.seekFrom(r.time_ms + 1);

@@ -209,7 +209,7 @@ export class TopicView {
     const all = [...new Set(['JSON', 'Text', ...fit])];
     this.#choices(all);
     set(this.payloadTitle, bytes(r.bytes));
-    const held = r.text !== undefined ? new TextEncoder().encode(r.text).length : bytesOf(r).length;
+    const held = bytesOf(r).length;
     if (held < r.bytes) {
       set(this.more, `${bytes(held)} shown of ${bytes(r.bytes)}: read all`);
       attr(this.more, 'hidden', false);
@@ -244,8 +244,7 @@ export class TopicView {
     const r = this.current();
     if (!r) return;
     set(this.more, 'reading…');
-    const [stream, partition] = [r.name.slice(0, r.name.lastIndexOf('/')), r.name.slice(r.name.lastIndexOf('/') + 1)];
-    const whole = await this.app.get(`records/${encodeURIComponent(stream)}/${partition}/${r.offset}`);
+    const whole = await this.app.record(r.name, r.offset);
     if (!whole) { set(this.more, 'It is not there any more.'); return; }
     // A megabyte of text is more than a page lays out well; the rest is in `weir log cat`.
     const most = 256 * 1024;
