@@ -466,7 +466,7 @@ async fn what_retention_took_is_named() {
     let first = || {
         let answer = start();
         let streams: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
-        streams.as_array().unwrap().iter().find(|s| s["stream"] == "default").unwrap()["start"].as_u64().unwrap()
+        streams["streams"].as_array().unwrap().iter().find(|s| s["stream"] == "default").unwrap()["start"].as_u64().unwrap()
     };
     support::eventually("retention takes some", Duration::from_secs(30), || first() > 0);
     let ask = json!({"filter": "#", "resume": {"default/0": {"position": 0, "epoch": epoch}}});

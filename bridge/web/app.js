@@ -576,17 +576,17 @@ export class App {
     this.polls += 1;
     try {
       this.about ??= await this.get('gateway');
-      this.streams = (await this.get('streams')) ?? this.streams;
+      this.streams = (await this.get('streams'))?.streams ?? this.streams;
       // A young log fills the strip.
       const [oldest, now] = this.wholeLog();
       if (!this.rangeSaid && this.range === 300_000 && now - oldest > 300_000) this.range = 900_000;
       await this.#pollSessions();
-      const clients = await this.get('clients');
+      const clients = (await this.get('clients'))?.clients;
       if (clients) {
         this.clients = new Map(clients.map((/** @type {any} */ c) => [c.client_id, c]));
         for (const c of clients) this.origins.set(c.origin, c.client_id);
       }
-      if (this.view === 'clients') this.groups = (await this.get('groups')) ?? this.groups;
+      if (this.view === 'clients') this.groups = (await this.get('groups'))?.groups ?? this.groups;
       if (this.view === 'log') await this.logView.poll();
     } finally {
       this.polling = false;

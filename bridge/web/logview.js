@@ -40,8 +40,8 @@ export class LogView {
   }
 
   async poll() {
-    this.segments = (await this.app.get('segments')) ?? this.segments;
-    this.rates = (await this.app.get('rates')) ?? this.rates;
+    this.segments = (await this.app.get('segments'))?.segments ?? this.segments;
+    this.rates = (await this.app.get('rates'))?.rates ?? this.rates;
     await this.retained.poll();
   }
 

@@ -3,16 +3,14 @@
 //! Invariant: says what the gateway says, and nothing that it guesses.
 //! Must not know: anything that the API does not tell.
 
-use crate::{
-    api::{
-        change::{ClearedInfo, RetainedInfo, RetainedPart},
-        clients::ClientInfo,
-        groups::GroupInfo,
-        log::{MessageInfo, PartitionInfo, SegmentInfo, TopicsInfo},
-        past::RecordInfo,
-        sessions::{PlaceInfo, SessionInfo, SessionsInfo},
-    },
-    rates::RateInfo,
+use crate::api::{
+    change::{ClearedInfo, RetainedInfo, RetainedPart},
+    clients::{ClientInfo, ClientsInfo},
+    groups::{GroupInfo, GroupsInfo},
+    log::{MessageInfo, PartitionInfo, SegmentInfo, SegmentsInfo, StreamsInfo, TopicsInfo},
+    past::RecordInfo,
+    process::RatesInfo,
+    sessions::{PlaceInfo, SessionInfo, SessionsInfo},
 };
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
@@ -248,7 +246,7 @@ impl Clients {
             self.admin.answer(self.admin.agent().delete(url).call(), |_| Ok(()))?;
             return Ok(format!("{client} is told to go\n"));
         }
-        let all: Vec<ClientInfo> = self.admin.get("clients")?;
+        let all = self.admin.get::<ClientsInfo>("clients")?.clients;
         self.admin.print(&all, |all| {
             let row = |c: &ClientInfo| {
                 let address = c.address.clone().unwrap_or_else(|| "-".into());
@@ -262,7 +260,7 @@ impl Clients {
 impl Streams {
     pub fn ask(&self) -> Result<String, String> {
         if self.segments {
-            let all: Vec<SegmentInfo> = self.admin.get("segments")?;
+            let all = self.admin.get::<SegmentsInfo>("segments")?.segments;
             return self.admin.print(&all, |all| {
                 let row = |s: &SegmentInfo| {
                     let end = s.end.map_or_else(|| "(written)".into(), |end| end.to_string());
@@ -272,7 +270,7 @@ impl Streams {
                 table(&["STREAM", "BASE", "END", "SIZE", "SEALED"], all.iter().map(row))
             });
         }
-        let all: Vec<PartitionInfo> = self.admin.get("streams")?;
+        let all = self.admin.get::<StreamsInfo>("streams")?.streams;
         self.admin.print(&all, |all| {
             let row = |p: &PartitionInfo| {
                 let name = format!("{}/{}", p.stream, p.partition);
@@ -293,7 +291,7 @@ fn behind(s: &SessionInfo) -> Option<u64> {
 impl Groups {
     pub fn ask(&self) -> Result<String, String> {
         match self {
-            Self::List { admin } => admin.print(&admin.get::<Vec<GroupInfo>>("groups")?, |all| {
+            Self::List { admin } => admin.print(&admin.get::<GroupsInfo>("groups")?.groups, |all| {
                 let row = |g: &GroupInfo| {
                     let numbers = [
                         g.members.len() as u64,
@@ -311,7 +309,7 @@ impl Groups {
                 )
             }),
             Self::Describe { group, admin } => {
-                let mut all: Vec<GroupInfo> = admin.get("groups")?;
+                let mut all = admin.get::<GroupsInfo>("groups")?.groups;
                 all.retain(|g| g.group == *group);
                 if all.is_empty() {
                     return Err(format!("there is no group {group}"));
@@ -480,9 +478,9 @@ impl Top {
     }
 
     fn look(&self) -> Result<String, String> {
-        let rates: Vec<RateInfo> = self.admin.get("rates")?;
-        let mut clients: Vec<ClientInfo> = self.admin.get("clients")?;
-        let streams: Vec<PartitionInfo> = self.admin.get("streams")?;
+        let rates = self.admin.get::<RatesInfo>("rates")?.rates;
+        let mut clients = self.admin.get::<ClientsInfo>("clients")?.clients;
+        let streams = self.admin.get::<StreamsInfo>("streams")?.streams;
         if self.admin.output == Output::Json {
             let all = serde_json::json!({ "rates": rates.last(), "streams": streams, "clients": clients });
             return Ok(all.to_string() + "\n");

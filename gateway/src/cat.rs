@@ -1,7 +1,10 @@
 //! `weir log cat`: the messages of a log as lines, from its files or from the gateway that runs on it.
 
 use crate::{
-    api::{log::PartitionInfo, records::RecordsPart},
+    api::{
+        log::{PartitionInfo, StreamsInfo},
+        records::RecordsPart,
+    },
     ask,
     gateway::stored,
     terminal::shown,
@@ -120,7 +123,7 @@ impl Printer<'_> {
 
     fn of_gateway(&mut self, admin: &ask::Admin) -> Result<(), String> {
         let wants_system = self.cat.topic.as_deref().is_some_and(is_system);
-        let partitions: Vec<PartitionInfo> = admin.get("streams")?;
+        let partitions = admin.get::<StreamsInfo>("streams")?.streams;
         for p in partitions.iter().filter(|p| (p.stream == SYSTEM_STREAM) == wants_system) {
             self.of_partition(admin, p)?;
         }

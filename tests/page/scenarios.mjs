@@ -365,7 +365,7 @@ const scenarios = {
       await weir.again();
       weir.lines('count', ['3', '4']);
       const [, from, to] = await until('it says what is lost', async () => (await page.textContent('#banner')).match(/default\/0 lost \[(\d+), ([\d,]+)\) \(retention\)/));
-      const start = (await weir.api('segments')).filter((g) => g.stream === 'default')[0].base;
+      const start = (await weir.api('segments')).segments.filter((g) => g.stream === 'default')[0].base;
       assert.deepEqual([Number(from), Number(to.replaceAll(',', ''))], [3, start], 'exactly what is missing');
       assert.match(await page.textContent('#banner'), /a range is lost/);
       await until('it goes on', () => page.evaluate(() => globalThis.weir.topicView.history.map((r) => r.text).slice(0, 2).join() === '4,3'));

@@ -31,8 +31,14 @@ pub struct ClientInfo {
 }
 
 /// Who is connected, by client id.
-#[utoipa::path(get, path = "/api/v1/clients", responses((status = 200, body = Vec<ClientInfo>)))]
-pub(crate) async fn clients(State(gateway): State<Arc<Gateway>>) -> Json<Vec<ClientInfo>> {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ClientsInfo {
+    pub clients: Vec<ClientInfo>,
+}
+
+/// Who is connected, by client id.
+#[utoipa::path(get, path = "/api/v1/clients", responses((status = 200, body = ClientsInfo)))]
+pub(crate) async fn clients(State(gateway): State<Arc<Gateway>>) -> Json<ClientsInfo> {
     let ends = gateway.ends();
     let info = |p: &Peer| {
         let identity = p.identity().filter(|_| p.is_connected())?;
@@ -45,9 +51,9 @@ pub(crate) async fn clients(State(gateway): State<Arc<Gateway>>) -> Json<Vec<Cli
             behind_records: p.lag(&ends),
         })
     };
-    let mut all: Vec<_> = gateway.peers.iter().filter_map(|p| info(p.value())).collect();
-    all.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
-    Json(all)
+    let mut clients: Vec<_> = gateway.peers.iter().filter_map(|p| info(p.value())).collect();
+    clients.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
+    Json(ClientsInfo { clients })
 }
 
 /// Ends a connection; its session stays, as after any other end. Version 5 is told: administrative action.

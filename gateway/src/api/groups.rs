@@ -76,8 +76,14 @@ fn info(gateway: &Gateway, d: Description) -> GroupInfo {
 }
 
 /// All groups.
-#[utoipa::path(get, path = "/api/v1/groups", responses((status = 200, body = Vec<GroupInfo>)))]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GroupsInfo {
+    pub groups: Vec<GroupInfo>,
+}
+
+/// All groups.
+#[utoipa::path(get, path = "/api/v1/groups", responses((status = 200, body = GroupsInfo)))]
 pub(crate) async fn groups(State(gateway): State<Arc<Gateway>>) -> Response {
-    let all: Vec<GroupInfo> = Groups::describe(&gateway).await.into_iter().map(|d| info(&gateway, d)).collect();
-    json(&all)
+    let groups = Groups::describe(&gateway).await.into_iter().map(|d| info(&gateway, d)).collect();
+    json(&GroupsInfo { groups })
 }

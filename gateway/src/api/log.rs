@@ -51,10 +51,16 @@ pub struct PartitionInfo {
 }
 
 /// What the log holds.
-#[utoipa::path(get, path = "/api/v1/streams", responses((status = 200, body = Vec<PartitionInfo>),
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StreamsInfo {
+    pub streams: Vec<PartitionInfo>,
+}
+
+/// What the log holds.
+#[utoipa::path(get, path = "/api/v1/streams", responses((status = 200, body = StreamsInfo),
     (status = 503, description = "A directory of the log cannot be listed.")))]
 pub(crate) async fn streams(State(gateway): State<Arc<Gateway>>) -> Response {
-    let mut all = Vec::new();
+    let mut streams = Vec::new();
     let stalled = gateway.engine.stalled();
     for p in gateway.engine.partitions() {
         let span = gateway.engine.span(p.id);
@@ -64,7 +70,7 @@ pub(crate) async fn streams(State(gateway): State<Arc<Gateway>>) -> Response {
         };
         let retention = gateway.retention(weir_core::ids::PartitionId(p.id.0));
         let failed = if let Watermark::Failed(f) = gateway.engine.appended(p.id) { Some(f.to_string()) } else { None };
-        all.push(PartitionInfo {
+        streams.push(PartitionInfo {
             stream: p.stream.clone(),
             partition: p.number,
             start: span.start.0,
@@ -79,7 +85,7 @@ pub(crate) async fn streams(State(gateway): State<Arc<Gateway>>) -> Response {
             stalled: stalled.iter().find(|(id, _)| *id == p.id).map(|(_, stall)| stall.to_string()),
         });
     }
-    Json(all).into_response()
+    Json(StreamsInfo { streams }).into_response()
 }
 
 /// One file of the log.
@@ -99,7 +105,13 @@ pub struct SegmentInfo {
 }
 
 /// The files of the log, oldest first in each partition.
-#[utoipa::path(get, path = "/api/v1/segments", responses((status = 200, body = Vec<SegmentInfo>),
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SegmentsInfo {
+    pub segments: Vec<SegmentInfo>,
+}
+
+/// The files of the log, oldest first in each partition.
+#[utoipa::path(get, path = "/api/v1/segments", responses((status = 200, body = SegmentsInfo),
     (status = 503, description = "A directory of the log cannot be listed.")))]
 pub(crate) async fn segments(State(gateway): State<Arc<Gateway>>) -> Response {
     let mut all = Vec::new();
@@ -118,7 +130,7 @@ pub(crate) async fn segments(State(gateway): State<Arc<Gateway>>) -> Response {
             sealed_ms: s.sealed_ms,
         }));
     }
-    Json(all).into_response()
+    Json(SegmentsInfo { segments: all }).into_response()
 }
 
 /// A message in the log.

@@ -48,15 +48,27 @@ pub struct Process {
 }
 
 /// Steps of five seconds of the last hour, oldest first.
-#[utoipa::path(get, path = "/api/v1/rates", responses((status = 200, body = Vec<RateInfo>)))]
-pub(crate) async fn rates(State(gateway): State<Arc<Gateway>>) -> Json<Vec<RateInfo>> {
-    Json(gateway.rates.steps())
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RatesInfo {
+    pub rates: Vec<RateInfo>,
+}
+
+/// Steps of five seconds of the last hour, oldest first.
+#[utoipa::path(get, path = "/api/v1/rates", responses((status = 200, body = RatesInfo)))]
+pub(crate) async fn rates(State(gateway): State<Arc<Gateway>>) -> Json<RatesInfo> {
+    Json(RatesInfo { rates: gateway.rates.steps() })
+}
+
+/// Every key, its value, and where that comes from.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SettingsInfo {
+    pub settings: Vec<SettingInfo>,
 }
 
 /// Every key, its value, and where that comes from. Admin port only.
-#[utoipa::path(get, path = "/api/v1/config", responses((status = 200, body = Vec<SettingInfo>)))]
-pub(crate) async fn config(State(process): State<Arc<Process>>) -> Json<Vec<SettingInfo>> {
-    Json(process.settings.read().clone())
+#[utoipa::path(get, path = "/api/v1/config", responses((status = 200, body = SettingsInfo)))]
+pub(crate) async fn config(State(process): State<Arc<Process>>) -> Json<SettingsInfo> {
+    Json(SettingsInfo { settings: process.settings.read().clone() })
 }
 
 /// The log level in force. Admin port only.
