@@ -7,6 +7,7 @@ use crate::api::{
     change::{ClearedInfo, RetainedInfo, RetainedPart},
     clients::{ClientInfo, ClientsInfo},
     groups::{GroupInfo, GroupsInfo},
+    heavy,
     log::{MessageInfo, PartitionInfo, SegmentInfo, SegmentsInfo, StreamsInfo, TopicsInfo},
     past::RecordInfo,
     process::RatesInfo,
@@ -21,8 +22,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// A gateway that takes longer has other troubles.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A gateway that takes longer has other troubles: it gives up itself after 10 s for each thing that it waits for.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 #[derive(Args, Clone, Debug)]
 pub struct Admin {
@@ -208,7 +209,7 @@ impl Admin {
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
-        self.answer(self.agent().get(self.url(path)).call(), |body| body.read_json())
+        self.answer(self.agent().get(self.url(path)).call(), |body| body.with_config().limit(heavy::BYTES as u64).read_json())
     }
 
     fn print<T: Serialize>(&self, value: &T, table: impl FnOnce(&T) -> String) -> Result<String, String> {
@@ -367,7 +368,7 @@ impl Retained {
                     let part: ClearedInfo = admin.answer(admin.agent().delete(&url).call(), |body| body.read_json())?;
                     cleared += part.cleared;
                     if !part.more {
-                        return Ok(format!("{cleared} retained messages are cleared\n"));
+                        return Ok(format!("retained messages cleared: {cleared}\n"));
                     }
                 }
             }
@@ -376,22 +377,35 @@ impl Retained {
 }
 
 impl Delete {
-    fn delete(&self, client: &str) -> Result<(), String> {
-        let url = self.admin.url(&format!("sessions/{}", escaped(client)));
-        self.admin.answer(self.admin.agent().delete(url).call(), |_| Ok(()))
+    /// False: somebody has come back to it since then.
+    fn delete(&self, client: &str, idle_since_ms: Option<u64>) -> Result<bool, String> {
+        let idle = idle_since_ms.map_or_else(String::new, |ms| format!("?idle_since_ms={ms}"));
+        let answer = self.admin.agent().delete(self.admin.url(&format!("sessions/{}{idle}", escaped(client)))).call();
+        if idle_since_ms.is_some() && answer.as_ref().is_ok_and(|a| a.status() == ureq::http::StatusCode::CONFLICT) {
+            return Ok(false);
+        }
+        self.admin.answer(answer, |_| Ok(true))
     }
 
     fn run(&self) -> Result<String, String> {
-        let clients = match self.which.idle {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let since = self.which.idle.map(|than| now.saturating_sub(than.as_millis() as u64));
+        let clients = match since {
             None => self.which.clients.clone(),
-            Some(than) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-                let is_idle = |s: &SessionInfo| s.since_ms.is_some_and(|since| u128::from(now.saturating_sub(since)) >= than.as_millis());
+            Some(since) => {
+                let is_idle = |s: &SessionInfo| s.since_ms.is_some_and(|away| away <= since);
                 sessions(&self.admin, "")?.into_iter().filter(is_idle).map(|s| s.client_id).collect()
             }
         };
-        clients.iter().try_for_each(|client| self.delete(client))?;
-        Ok(format!("{} sessions are ended\n", clients.len()))
+        let (mut ended, mut failed) = (0, Vec::new());
+        for client in &clients {
+            match self.delete(client, since) {
+                Ok(is_ended) => ended += usize::from(is_ended),
+                Err(words) => failed.push(words),
+            }
+        }
+        let said = format!("sessions ended: {ended}\n");
+        if failed.is_empty() { Ok(said) } else { Err(format!("{}\n{}", failed.join("\n"), said.trim_end())) }
     }
 }
 

@@ -229,6 +229,12 @@ impl Gateway {
         self.clock.now()
     }
 
+    /// When the session's last connection ended without a word: with the process that it was connected to, or, in this one, when the
+    /// log failed: now. In ms since 1970.
+    pub fn ended(&self, s: &weir_core::session::Session) -> u64 {
+        if s.boot() == self.boot { self.now().steady_ms } else { self.boots.ended(s.boot()) }
+    }
+
     /// The moment of `Now::monotonic_ms`.
     pub fn instant(&self, monotonic_ms: u64) -> tokio::time::Instant {
         self.clock.instant(monotonic_ms)

@@ -14,10 +14,8 @@ use weir_core::{
     session::Cause,
 };
 
-/// Messages of one write: below the Receive Maximum, and few enough for the memory of long topics.
-pub(crate) const AT_ONCE: usize = 256;
 /// For one answer: the disk may be slow, and another connection may have to leave first.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Visitor(Box<Driver>);
 
@@ -36,6 +34,7 @@ impl Visitor {
     /// Comes with a session that ends with it. An empty id: any.
     pub async fn come(gateway: Arc<Gateway>, client_id: &str) -> Result<Self, Refused> {
         let mut visitor = Self(Box::new(Driver::new(gateway)));
+        visitor.0.is_visitor = true;
         let mut properties = PropertiesBuf::default();
         properties.push(Property::UserProperty(("position", "true")));
         let connect = Connect { properties: properties.as_properties(), ..Connect::new(Version::V5, client_id) };
@@ -84,8 +83,9 @@ impl Visitor {
         }
     }
 
-    /// With QoS 1, at most `AT_ONCE` of topic, payload and RETAIN together: one wait for the disk. The places are in the same order.
-    pub async fn publish<'a>(&mut self, messages: impl Iterator<Item = (&'a str, &'a [u8], bool)>) -> Result<Vec<Went>, Refused> {
+    /// With QoS 1, of topic, payload and RETAIN, one wait for the disk: fewer than the Receive Maximum. The places are in the same order,
+    /// and then why no more were taken.
+    pub async fn publish<'a>(&mut self, messages: impl Iterator<Item = (&'a str, &'a [u8], bool)>) -> (Vec<Went>, Option<Refused>) {
         let (mut bytes, mut ids) = (Vec::new(), Vec::new());
         for (nth, (topic, payload, retain)) in messages.enumerate() {
             let id = PacketId::MIN.saturating_add(nth as u16);
@@ -100,10 +100,10 @@ impl Visitor {
             let answer = |p: &Packet<'_>| if let Packet::PubAck(a) = p { Some((a.packet_id, a.reason, went(a))) } else { None };
             match self.answer(answer).await {
                 Some((acknowledged, reason, went)) if acknowledged == id && reason.0 < 0x80 => all.push(went),
-                refused => return Err(refused.map(|(_, reason, _)| reason)),
+                refused => return (all, Some(refused.map(|(_, reason, _)| reason))),
             }
         }
-        Ok(all)
+        (all, None)
     }
 
     pub async fn leave(mut self) {

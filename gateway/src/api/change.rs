@@ -1,13 +1,13 @@
 //! What an operator changes: a message by hand, a session that nobody needs, retained messages.
 //!
 //! Invariant: each goes the way that a client's packets go, and no page but the gateway's own may ask for it.
-//! What ends or clears something is in the events.
-//! Must not know: sessions, the log.
+//! What ends or clears something is in the events, whoever has stopped waiting for the answer.
+//! Must not know: the log.
 
-use super::{Part, merged, unavailable};
+use super::{Part, merged, sessions, unavailable};
 use crate::{
-    gateway::{Gateway, session_key},
-    visitor::{AT_ONCE, Refused, Visitor, Went},
+    gateway::Gateway,
+    visitor::{PATIENCE, Refused, Visitor, Went},
 };
 use axum::{
     Json,
@@ -17,16 +17,21 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
-use tokio::sync::oneshot;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Mutex, time::Instant};
 use utoipa::{IntoParams, ToSchema};
 use weir_core::{
     packet::ReasonCode,
     topic::{filter_is_valid, topic_is_valid},
 };
 
-/// Topics of one request that are cleared; the next one goes on.
+/// Topics of one request that are cleared, and for how long, whatever rate a client is allowed; the next request goes on.
 const CLEARED_MAX: usize = 1_000;
+const CLEARS_FOR: Duration = Duration::from_secs(5);
+/// Topics that are cleared with one wait for the disk.
+const CLEARED_AT_ONCE: usize = 64;
+/// Two that clear at once would clear the same topics, and both count them.
+static CLEARING: Mutex<()> = Mutex::const_new(());
 
 /// A message to publish.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -59,13 +64,14 @@ fn wrong(words: impl std::fmt::Display) -> Response {
     (StatusCode::BAD_REQUEST, format!("{words}\n")).into_response()
 }
 
-fn refused(reason: Refused) -> Response {
+/// `before`: what was done all the same.
+fn refused(reason: Refused, before: &str) -> Response {
     match reason {
         Some(ReasonCode::SERVER_BUSY | ReasonCode::SERVER_UNAVAILABLE) => {
-            unavailable("another connection keeps the session, or the log does not answer; try again")
+            unavailable(format_args!("{before}another connection keeps the session, or the log does not answer; try again"))
         }
-        Some(reason) => (StatusCode::CONFLICT, format!("refused with reason {reason}\n")).into_response(),
-        None => unavailable("the gateway did not answer in time, or stops"),
+        Some(reason) => (StatusCode::CONFLICT, format!("{before}refused with reason {reason}\n")).into_response(),
+        None => unavailable(format_args!("{before}the gateway did not answer in time, or stops")),
     }
 }
 
@@ -74,10 +80,12 @@ async fn done<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static)
     tokio::spawn(work).await.map_err(unavailable)
 }
 
-/// Publishes with QoS 1; answered when the message is on disk. Admin port only.
+/// Publishes with QoS 1; answered when the message is on disk. The body has 64 KiB at most: what is larger goes by MQTT.
+/// Admin port only.
 #[utoipa::path(post, path = "/api/v1/publish", request_body = MessageToPublish,
     responses((status = 200, body = PublishedInfo), (status = 400, description = "Not a topic, or a payload that is none."),
         (status = 403, description = "It comes from a page that is not the gateway's own."), (status = 409, description = "It is refused as a client's would be."),
+        (status = 413, description = "The body is longer than 64 KiB."), (status = 422, description = "Not a message: the key that is wrong is named."),
         (status = 503, description = "The log did not take it in time.")))]
 pub(crate) async fn publish(State(gateway): State<Arc<Gateway>>, Json(m): Json<MessageToPublish>) -> Response {
     if !topic_is_valid(&m.topic) {
@@ -94,43 +102,48 @@ pub(crate) async fn publish(State(gateway): State<Arc<Gateway>>, Json(m): Json<M
     };
     let work = async move {
         let mut visitor = Visitor::come(gateway, "").await?;
-        let went = visitor.publish([(&*m.topic, &*payload, m.retain)].into_iter()).await;
+        let (mut went, refused) = visitor.publish([(&*m.topic, &*payload, m.retain)].into_iter()).await;
         visitor.leave().await;
-        went
+        went.pop().ok_or(refused.flatten())
     };
     match done(work).await {
-        Ok(Ok(went)) => {
-            went.into_iter().next().map_or_else(|| unavailable("no answer"), |went| Json(PublishedInfo::from(went)).into_response())
-        }
-        Ok(Err(reason)) => refused(reason),
+        Ok(Ok(went)) => Json(PublishedInfo::from(went)).into_response(),
+        Ok(Err(reason)) => refused(reason, ""),
         Err(failed) => failed,
     }
 }
 
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Idle {
+    /// Only if nobody is connected to it, and nobody was since then, ms since 1970.
+    idle_since_ms: Option<u64>,
+}
+
 /// Ends a session, connected or not: what waits for it is forgotten, its filters and its places in groups are gone. A client
 /// of version 5 that is connected gets DISCONNECT 0x8E. Admin port only.
-#[utoipa::path(delete, path = "/api/v1/sessions/{client_id}", params(("client_id" = String, Path)),
+#[utoipa::path(delete, path = "/api/v1/sessions/{client_id}", params(("client_id" = String, Path), Idle),
     responses((status = 204, description = "There is no session of this client any more."), (status = 403, description = "It comes from a page that is not the gateway's own."),
-        (status = 404, description = "There is no such session."), (status = 503, description = "Its connection did not end in time.")))]
-pub(crate) async fn forget(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<String>) -> Response {
-    let (tx, rx) = oneshot::channel();
-    gateway.engine.state().get(&session_key(&client_id), Box::new(move |entry| drop(tx.send(entry))));
-    let is_stored = matches!(rx.await, Ok(Ok(Some(_))));
-    if !is_stored && gateway.connection(&client_id).is_none() {
-        return (StatusCode::NOT_FOUND, format!("there is no session of {client_id}\n")).into_response();
+        (status = 404, description = "There is no such session."), (status = 409, description = "Somebody was connected to it since then."),
+        (status = 503, description = "Its connection did not end in time.")))]
+pub(crate) async fn forget(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<String>, Query(idle): Query<Idle>) -> Response {
+    match sessions::look(&gateway, &[], &client_id).await {
+        Ok(Some(session)) if idle.idle_since_ms.is_some_and(|since| session.since_ms.is_none_or(|away| away > since)) => {
+            return (StatusCode::CONFLICT, format!("{client_id} was connected since then\n")).into_response();
+        }
+        Ok(Some(_)) => {}
+        Ok(None) => return (StatusCode::NOT_FOUND, format!("there is no session of {client_id}\n")).into_response(),
+        Err(words) => return unavailable(words),
     }
     tracing::info!(client = crate::refusals::short(&client_id), "its session is ended by the admin API");
-    let (by, id) = (gateway.clone(), client_id.clone());
     let work = async move {
-        Visitor::come(by, &id).await?.leave().await;
+        Visitor::come(gateway.clone(), &client_id).await?.leave().await;
+        gateway.events.session_deleted(&gateway, &client_id);
         Ok::<_, Refused>(())
     };
     match done(work).await {
-        Ok(Ok(())) => {
-            gateway.events.session_deleted(&gateway, &client_id);
-            StatusCode::NO_CONTENT.into_response()
-        }
-        Ok(Err(reason)) => refused(reason),
+        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(reason)) => refused(reason, ""),
         Err(failed) => failed,
     }
 }
@@ -197,44 +210,62 @@ pub struct ClearedInfo {
     pub more: bool,
 }
 
-/// Clears retained messages, up to 1,000: an empty retained message is published to each topic, as a client would. Admin
-/// port only.
+/// Topics to clear, and whether there are more.
+fn to_clear(gateway: &Gateway, filter: &str) -> (Vec<String>, bool) {
+    let (mut topics, mut after) = (Vec::new(), String::new());
+    loop {
+        let part = find(gateway, filter, &after, CLEARED_MAX - topics.len());
+        topics.extend(part.retained.into_iter().map(|r| r.topic));
+        match part.after {
+            Some(_) if topics.len() >= CLEARED_MAX => return (topics, true),
+            Some(last) => after = last,
+            None => return (topics, false),
+        }
+    }
+}
+
+/// Clears and says so; what was cleared counts, and is in the events, whatever comes of the rest.
+async fn clear_some(gateway: Arc<Gateway>, filter: &str) -> (ClearedInfo, Option<Refused>) {
+    let (topics, more) = to_clear(&gateway, filter);
+    let (mut cleared, mut refused) = (0, None);
+    let end = Instant::now() + CLEARS_FOR;
+    match Visitor::come(gateway.clone(), "").await {
+        Err(reason) => refused = Some(reason),
+        Ok(mut visitor) => {
+            for some in topics.chunks(CLEARED_AT_ONCE) {
+                let (went, reason) = visitor.publish(some.iter().map(|topic| (&**topic, &b""[..], true))).await;
+                (cleared, refused) = (cleared + went.len(), reason);
+                if refused.is_some() || Instant::now() >= end {
+                    break;
+                }
+            }
+            visitor.leave().await;
+        }
+    }
+    if cleared > 0 {
+        gateway.events.retained_cleared(&gateway, filter, cleared);
+    }
+    (ClearedInfo { cleared, more: more || cleared < topics.len() }, refused)
+}
+
+/// Clears retained messages, up to 1,000, for a few seconds: an empty retained message is published to each topic, as a
+/// client would. Admin port only.
 #[utoipa::path(delete, path = "/api/v1/retained", params(Matching),
     responses((status = 200, body = ClearedInfo), (status = 400, description = "Not a topic filter."), (status = 403, description = "It comes from a page that is not the gateway's own."),
-        (status = 409, description = "It is refused as a client's would be."), (status = 503, description = "The log did not take it in time.")))]
+        (status = 409, description = "It is refused as a client's would be."),
+        (status = 503, description = "The log did not take it in time, or others clear.")))]
 pub(crate) async fn clear(State(gateway): State<Arc<Gateway>>, Query(which): Query<Matching>) -> Response {
     if !filter_is_valid(&which.filter) {
         return wrong(format_args!("{}: not a topic filter", which.filter));
     }
-    let (mut topics, mut after) = (Vec::new(), String::new());
-    let more = loop {
-        let part = find(&gateway, &which.filter, &after, CLEARED_MAX - topics.len());
-        topics.extend(part.retained.into_iter().map(|r| r.topic));
-        match part.after {
-            Some(_) if topics.len() >= CLEARED_MAX => break true,
-            Some(last) => after = last,
-            None => break false,
-        }
-    };
-    let (by, cleared) = (gateway.clone(), topics.len());
     let work = async move {
-        let mut visitor = Visitor::come(by, "").await?;
-        let mut done = Ok(());
-        for some in topics.chunks(AT_ONCE) {
-            done = visitor.publish(some.iter().map(|topic| (&**topic, &b""[..], true))).await.map(drop);
-            if done.is_err() {
-                break;
-            }
-        }
-        visitor.leave().await;
-        done
+        let _alone = tokio::time::timeout(PATIENCE, CLEARING.lock()).await.ok()?;
+        Some(clear_some(gateway, &which.filter).await)
     };
     match done(work).await {
-        Ok(Ok(())) => {
-            gateway.events.retained_cleared(&gateway, &which.filter, cleared);
-            Json(ClearedInfo { cleared, more }).into_response()
-        }
-        Ok(Err(reason)) => refused(reason),
+        Ok(Some((part, None))) => Json(part).into_response(),
+        Ok(Some((part, Some(reason)))) => refused(reason, &format!("{} cleared; ", part.cleared)),
+        Ok(None) => unavailable("another request clears; come again"),
         Err(failed) => failed,
     }
 }

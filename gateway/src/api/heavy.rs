@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Answers that are made at once, on one port.
 const AT_ONCE: usize = 4;
 /// Of all answers on their way, on one port; one of them is never longer. A record of 8 MiB is at most six times as long in JSON.
-const BYTES: usize = 64 << 20;
+pub(crate) const BYTES: usize = 64 << 20;
 /// Whoever has no turn by then is told to come again.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -91,7 +91,7 @@ pub(crate) fn reading() -> Router<Arc<Gateway>> {
 pub(crate) fn running(gateway: Arc<Gateway>, process: Arc<Process>, page: OwnPage) -> Router {
     let process = Router::new()
         .route("/api/v1/config", get(process::config))
-        .route("/api/v1/log-level", get(process::log_level).put(process::set_log_level))
+        .route("/api/v1/log-level", get(process::log_level).put(process::set_log_level).options(preflight))
         .with_state(process);
     let clients = Router::new()
         .route("/api/v1/clients/{client_id}", delete(clients::disconnect).options(preflight))
@@ -100,7 +100,8 @@ pub(crate) fn running(gateway: Arc<Gateway>, process: Arc<Process>, page: OwnPag
         .route("/api/v1/publish", post(change::publish).options(preflight));
     let changing = clients.with_state(gateway.clone()).merge(process).layer(from_fn_with_state(page, own_page));
     let changing = changing.layer(from_fn(refusal::in_json));
-    reading().with_state(gateway).merge(changing).layer(from_fn_with_state(Heavy::default(), few))
+    // What changes something answers in a few words, and may have to wait for the disk: it takes no turn of those that answer at length.
+    reading().layer(from_fn_with_state(Heavy::default(), few)).with_state(gateway).merge(changing)
 }
 
 /// A part of a long list.

@@ -53,8 +53,11 @@ pub(super) async fn own_page(State(page): State<OwnPage>, request: Request, next
 
 /// What a browser asks before it changes something (Fetch standard, CORS-preflight request).
 pub(super) async fn preflight() -> impl IntoResponse {
-    let headers =
-        [(ACCESS_CONTROL_ALLOW_METHODS, "DELETE, POST"), (ACCESS_CONTROL_ALLOW_HEADERS, "content-type"), (ACCESS_CONTROL_MAX_AGE, "600")];
+    let headers = [
+        (ACCESS_CONTROL_ALLOW_METHODS, "DELETE, POST, PUT"),
+        (ACCESS_CONTROL_ALLOW_HEADERS, "content-type"),
+        (ACCESS_CONTROL_MAX_AGE, "600"),
+    ];
     (StatusCode::NO_CONTENT, headers)
 }
 

@@ -10,7 +10,7 @@ use axum::{
     body::to_bytes,
     extract::{MatchedPath, Request},
     http::{
-        StatusCode,
+        Method, StatusCode,
         header::{CONTENT_LENGTH, CONTENT_TYPE},
     },
     middleware::Next,
@@ -23,27 +23,31 @@ use std::{
 };
 use utoipa::{
     OpenApi,
-    openapi::path::{ParameterIn, PathItem},
+    openapi::path::{Operation, ParameterIn, PathItem},
 };
 
 /// Words are short.
 const WORDS_BYTES_MAX: usize = 64 * 1024;
 
-/// Query parameters by path, as the document has them.
-static KNOWN: LazyLock<HashMap<String, BTreeSet<String>>> = LazyLock::new(|| {
-    let of = |item: PathItem| {
-        let operations = [item.get, item.put, item.post, item.delete].into_iter().flatten();
-        let all = operations.flat_map(|o| o.parameters.unwrap_or_default());
+/// Query parameters by method and path, as the document has them.
+static KNOWN: LazyLock<HashMap<(Method, String), BTreeSet<String>>> = LazyLock::new(|| {
+    let of = |operation: Operation| {
+        let all = operation.parameters.unwrap_or_default().into_iter();
         all.filter(|p| matches!(p.parameter_in, ParameterIn::Query)).map(|p| p.name).collect()
     };
-    Api::openapi().paths.paths.into_iter().map(|(path, item)| (path, of(item))).collect()
+    let each = |(path, item): (String, PathItem)| {
+        let all = [(Method::GET, item.get), (Method::PUT, item.put), (Method::POST, item.post), (Method::DELETE, item.delete)];
+        all.into_iter().filter_map(move |(method, operation)| Some(((method, path.clone()), of(operation?))))
+    };
+    Api::openapi().paths.paths.into_iter().flat_map(each).collect()
 });
 
 fn unknown(request: &Request) -> Option<String> {
-    let query = request.uri().query()?;
+    // What a browser asks before is about the request that it wants to make.
+    let query = request.uri().query().filter(|_| request.method() != Method::OPTIONS)?;
     let matched = request.extensions().get::<MatchedPath>();
     let path = matched.map_or(request.uri().path(), MatchedPath::as_str);
-    let known: Vec<&str> = KNOWN.get(path).into_iter().flatten().map(String::as_str).collect();
+    let known: Vec<&str> = KNOWN.get(&(request.method().clone(), path.to_owned())).into_iter().flatten().map(String::as_str).collect();
     let names = query.split('&').filter_map(|pair| pair.split('=').next());
     let name = names.filter(|name| !name.is_empty()).find(|name| !known.contains(name))?;
     let there_are = if known.is_empty() { "it has none".into() } else { format!("there are {}", known.join(", ")) };
@@ -73,12 +77,16 @@ mod tests {
 
     #[test]
     fn a_parameter_that_nothing_reads_is_named() {
-        let asked = |uri: &str| unknown(&Request::builder().uri(uri).body(Body::empty()).expect("a request"));
+        let by = |method: &str, uri: &str| unknown(&Request::builder().method(method).uri(uri).body(Body::empty()).expect("a request"));
+        let asked = |uri: &str| by("GET", uri);
         for good in ["/api/v1/topics", "/api/v1/topics?filter=a%2F%23&limit=3", "/api/v1/streams?", "/api/v1/sessions?topic=a&after=b"] {
             assert_eq!(asked(good), None, "{good}");
         }
         let words = asked("/api/v1/topics?filtre=a/b").expect("refused");
         assert!(words.contains("no parameter filtre") && words.contains("at, filter"), "{words}");
+        // What lists in parts is cleared as a whole.
+        assert_eq!(by("DELETE", "/api/v1/retained?filter=a"), None);
+        assert!(by("DELETE", "/api/v1/retained?filter=a&limit=1").is_some_and(|words| words.ends_with("there are filter")));
         assert!(asked("/api/v1/clients?limit=1").is_some_and(|words| words.ends_with("it has none")));
     }
 }

@@ -100,7 +100,7 @@ pub(crate) async fn session(State(gateway): State<Arc<Gateway>>, Path(client_id)
 }
 
 /// Asks its connection, or the store. `None`: there is no such session.
-async fn look(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: &str) -> Result<Option<SessionInfo>, String> {
+pub(super) async fn look(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: &str) -> Result<Option<SessionInfo>, String> {
     let of = async |connected, description| {
         let mut session = info(gateway, files, client_id.to_owned(), connected, description);
         // One that takes no more is not live, whatever it is offered.
@@ -126,7 +126,7 @@ async fn look(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: &str) ->
     gateway.engine.state().get(&session_key(client_id), Box::new(move |entry| drop(tx.send(entry))));
     match rx.await {
         Ok(Ok(Some(entry))) => match Session::decode(client_id, &entry.value) {
-            Ok(s) => of(false, s.describe()).await,
+            Ok(s) => of(false, s.describe(gateway.ended(&s))).await,
             Err(e) => Err(format!("key c/{client_id}: {e}")),
         },
         Ok(Ok(None)) => Ok(None),

@@ -73,7 +73,7 @@ impl Driver {
             }
             Action::Refused(limit) => self.gateway.refused(limit, self.name()),
             Action::Close(cause) => {
-                if let Some(client_id) = &self.client_id {
+                if let Some(client_id) = self.client_id.as_ref().filter(|_| !self.is_visitor) {
                     self.gateway.events.closed(&self.gateway, client_id, cause);
                 }
                 self.close.get_or_insert(cause);

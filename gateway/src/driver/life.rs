@@ -59,15 +59,9 @@ impl Driver {
         }
     }
 
-    /// When the session's last connection ended without a word: with the process that it was connected to, or, in this one, when the
-    /// log failed: now. In ms since 1970.
-    fn ended(&self, now: Now, s: &Session) -> u64 {
-        if s.boot() == self.gateway.boot { now.steady_ms } else { self.gateway.boots.ended(s.boot()) }
-    }
-
     fn loaded_for(&mut self, now: Now, request: Box<ConnectRequest>, session: Option<Session>) {
         let Some(mut session) = session else { return self.run(now, &request, None, false) };
-        let ended = self.ended(now, &session);
+        let ended = self.gateway.ended(&session);
         let alive = session.expires_at(ended).is_none_or(|at| at > now.steady_ms);
         self.gateway.totals.add(Total::SessionsExpired, u64::from(!alive));
         if session.has_will() && request.clean_start {
@@ -88,7 +82,7 @@ impl Driver {
             self.phase = Phase::Offline(None);
             return self.leave();
         };
-        let ended = self.ended(now, &session);
+        let ended = self.gateway.ended(&session);
         if session.expires_at(ended).is_some_and(|at| at <= now.steady_ms) {
             self.gateway.totals.add(Total::SessionsExpired, 1);
             session.expire();
@@ -137,17 +131,16 @@ impl Driver {
         let joining = Joining { sid, boot, partitions: &partitions, resumed, in_store, limits, fleet: &fleet };
         session.connect(now, request, &joining, self.out.end());
         self.pace = Pace::of(limits);
-        self.gateway.events.connected(
-            &self.gateway,
-            &request.client_id,
-            json!({
+        if !self.is_visitor {
+            let more = json!({
                 "address": self.address.map(|a| a.to_string()),
                 "version": request.version.to_string(),
                 "clean_start": request.clean_start,
                 "session_present": resumed && !request.clean_start,
                 "expiry_s": request.expiry_s,
-            }),
-        );
+            });
+            self.gateway.events.connected(&self.gateway, &request.client_id, more);
+        }
         self.phase = Phase::Running(Box::new(session));
     }
 

@@ -137,6 +137,8 @@ pub(crate) struct Driver {
     publishes: bool,
     /// It speaks MQTT 3.1.
     is_31: bool,
+    /// An operator's act goes this way: what happens to it is not what happens to a client.
+    pub is_visitor: bool,
     /// Of the bytes that were received last: nothing in them is answered.
     unanswered: bool,
     /// What the value of its session in the store says of how far it has come.
@@ -228,6 +230,7 @@ impl Driver {
             packets_in: 0,
             publishes: false,
             is_31: false,
+            is_visitor: false,
             unanswered: false,
             counted: Counted::default(),
             pass: None,
@@ -723,7 +726,7 @@ impl Driver {
         for ask in mail.describe {
             if let Phase::Running(session) = &self.phase {
                 // Who asked may have gone.
-                let _ = ask.send(session.describe());
+                let _ = ask.send(session.describe(now.steady_ms));
             }
         }
     }

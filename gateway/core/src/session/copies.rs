@@ -6,7 +6,7 @@
 //! Must not know: windows, packet ids.
 
 use super::{Session, subscriptions::Granted};
-use crate::{limits::Overlapping, message::Stored, packet::Version};
+use crate::{ids::PartitionId, limits::Overlapping, message::Stored, packet::Version};
 
 /// What is sent of a record now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +29,19 @@ impl Session {
         if copied == 0 && (!in_copies || granted.identifiers.len() < 2) {
             return Copies::One;
         }
+        // What was begun in copies ends in copies, whatever the configuration says by then; 3.1.1 has no identifiers.
         let at = granted.identifiers.partition_point(|n| *n <= copied);
-        let (Some(identifier), true) = (granted.identifiers.get(at).copied(), in_copies) else { return Copies::Sent };
-        let (least, is_last) = (if at == 0 { 0 } else { identifier }, at + 1 == granted.identifiers.len());
-        self.subscriptions.grant_of(least..=identifier, partition, r, self.client_hash, granted);
+        let identifier = granted.identifiers.get(at).copied().filter(|_| self.version == Version::V5);
+        let Some(identifier) = identifier else { return Copies::Sent };
+        let is_last = at + 1 == granted.identifiers.len();
+        self.grant_copy(identifier, partition, r, granted);
         Copies::Of { identifier, is_last }
+    }
+
+    /// `granted`: by all filters that match; by those of this copy alone when this returns.
+    pub(super) fn grant_copy(&mut self, identifier: u32, partition: PartitionId, r: &Stored<'_>, granted: &mut Granted) {
+        let is_first = granted.identifiers.first().is_none_or(|first| identifier <= *first);
+        let least = if is_first { 0 } else { identifier };
+        self.subscriptions.grant_of(least..=identifier, partition, r, self.client_hash, granted);
     }
 }

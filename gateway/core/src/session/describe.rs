@@ -33,7 +33,7 @@ pub struct Description {
     /// Seconds that it outlives its connection; `u32::MAX`: for ever.
     pub expiry_s: u32,
     pub has_will: bool,
-    /// When it was connected or its connection ended, by the steady clock.
+    /// Since when nobody is connected, by the steady clock; means nothing while somebody is.
     pub since_ms: u64,
     pub subscriptions: Vec<Subscribed>,
     pub places: Vec<Place>,
@@ -61,15 +61,16 @@ impl Session {
         self.outbound.window.iter().any(|f| f.partition == p && f.offset == at)
     }
 
+    /// `ended_ms`: when the boot that saw it connected ended.
     #[must_use]
-    pub fn describe(&self) -> Description {
+    pub fn describe(&self, ended_ms: u64) -> Description {
         let all = self.subscriptions.all.iter().chain(&self.subscriptions.shared);
         let places = self.readers.iter().map(|r| Place { partition: r.id, next: r.reader.next, live: r.reader.is_live() });
         Description {
             version: self.version,
             expiry_s: self.expiry_s,
             has_will: self.will.is_some(),
-            since_ms: self.since_ms,
+            since_ms: self.away_since(ended_ms),
             subscriptions: all.map(|(filter, s)| Subscribed { filter: filter.clone(), qos: s.options.qos as u8 }).collect(),
             places: places.collect(),
             in_flight: self.outbound.window.len(),

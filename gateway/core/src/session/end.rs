@@ -117,14 +117,14 @@ impl Session {
     /// When its will is published if nobody connects: after the will delay, or with the session if that ends first [MQTT-3.1.3-9]; ms since 1970.
     #[must_use]
     pub fn will_due_at(&self, ended_ms: u64) -> Option<u64> {
-        let since = if self.was_connected && self.life != Life::Ending { ended_ms } else { self.since_ms };
+        let since = if self.life == Life::Ending { self.since_ms } else { self.away_since(ended_ms) };
         self.will.as_ref().map(|w| since + u64::from(w.delay_s().min(self.expiry_s)) * 1_000)
     }
 
     /// A session that nobody owns, whose will may be due: `ended_ms` is when the boot that saw it connected ended. Goes the way of a closed
     /// connection.
     pub fn end_offline(&mut self, now: Now, ended_ms: u64) {
-        self.since_ms = if self.was_connected { ended_ms } else { self.since_ms };
+        self.since_ms = self.away_since(ended_ms);
         self.was_connected = false;
         self.in_store = true;
         self.life = Life::Ending;
@@ -137,6 +137,12 @@ impl Session {
         self.expiry_s = 0;
     }
 
+    /// Since when nobody is connected, ms since 1970. `ended_ms`: when the boot that saw it connected ended.
+    #[must_use]
+    pub fn away_since(&self, ended_ms: u64) -> u64 {
+        if self.was_connected { ended_ms } else { self.since_ms }
+    }
+
     #[must_use]
     pub fn was_connected(&self) -> bool {
         self.was_connected
@@ -145,7 +151,7 @@ impl Session {
     /// When it ends if nobody connects, ms since 1970; `None`: never [MQTT 5, 3.1.2.11.2]. `ended_ms`: when the boot that saw it connected ended.
     #[must_use]
     pub fn expires_at(&self, ended_ms: u64) -> Option<u64> {
-        let since = if self.was_connected { ended_ms } else { self.since_ms };
+        let since = self.away_since(ended_ms);
         (self.expiry_s != u32::MAX).then(|| since + u64::from(self.expiry_s) * 1_000)
     }
 

@@ -547,7 +547,7 @@ impl Session {
                 // Whatever it was granted then, it completes with the QoS it began with; a filter that is gone gives no identifiers.
                 self.subscriptions.grant(f.partition, &r, self.client_hash, &mut granted);
                 if let Why::Copy(identifier) = f.why {
-                    granted.identifiers.retain(|n| *n == identifier);
+                    self.grant_copy(identifier, f.partition, &r, &mut granted);
                 }
                 let flags = (true, f.stage.qos(), f.why == Why::Retained || granted.retain);
                 self.emit(false, out, |s, out| s.write(now, (f.partition, &r), flags, Some(f.ordinal), &granted, out))

@@ -94,6 +94,75 @@ fn a_copy_that_finds_no_room_follows_alone_and_over_a_crash_too() {
     );
 }
 
+/// Each copy has what its own filters give it, the second time too.
+#[test]
+fn a_copy_that_is_sent_again_has_the_flags_of_its_own_filters() {
+    subscribed(
+        r#"
+        = record p0 100 a/b q1 "x" retain
+        < PUBLISH #1 q1 a/b "x" sub=3
+        < PUBLISH #2 q1 a/b "x" retain sub=9
+        @ 300
+        = timeout
+        ! put
+        = put
+        = crash
+        > CONNECT expiry=60 window=2
+        ! put
+        ! subscribe #
+        ! subscribe +/b
+        ! subscribe a/#
+        ! subscribe a/b
+        = put
+        < CONNACK 0x00 present
+        = resend retain
+        < PUBLISH #1 q1 a/b "again-100" dup sub=3
+        < PUBLISH #2 q1 a/b "again-100" retain dup sub=9
+        "#,
+    );
+}
+
+/// What was begun in copies ends in copies; what comes later is merged.
+#[test]
+fn a_record_between_two_copies_ends_in_copies_whatever_the_configuration_says() {
+    subscribed(
+        r#"
+        = record p0 100 a/b q1 "x"
+        < PUBLISH #1 q1 a/b "x" sub=3
+        < PUBLISH #2 q1 a/b "x" sub=9
+        = record p0 101 a/b q1 "y"
+        ! no room
+        > PUBACK #1
+        = record p0 101 a/b q1 "y"
+        ! no room
+        < PUBLISH #3 q1 a/b "y" sub=3
+        @ 300
+        = timeout
+        ! put
+        = put
+        = crash
+        = merge
+        > CONNECT expiry=60 window=2
+        ! put
+        ! subscribe #
+        ! subscribe +/b
+        ! subscribe a/#
+        ! subscribe a/b
+        = put
+        < CONNACK 0x00 present
+        = resend
+        < PUBLISH #2 q1 a/b "again-100" dup sub=9
+        < PUBLISH #3 q1 a/b "again-101" dup sub=3
+        > PUBACK #2
+        > PUBACK #3
+        = record p0 101 a/b q1 "y"
+        < PUBLISH #4 q1 a/b "y" sub=9
+        = record p0 102 a/b q1 "z"
+        < PUBLISH #5 q1 a/b "z" sub=3 sub=9
+        "#,
+    );
+}
+
 /// Between two copies the reader is sent to the past: what it finds there has all its copies.
 #[test]
 fn a_reader_that_goes_back_between_two_copies_begins_anew() {

@@ -320,7 +320,9 @@ impl World {
                 self.session.reader(nth).live_from = Offset(words.get(2).map_or(u64::MAX, |at| at.parse().expect("an offset")));
             }
             "page-ended" => self.event(Event::PageEnded(None)),
-            "resend" => self.resend(number(words, "lost-below").map_or(0, u64::from)),
+            // For the next connection.
+            "merge" => self.limits = Arc::new(Limits { overlapping: crate::limits::Overlapping::Merge, ..(*self.limits).clone() }),
+            "resend" => self.resend(number(words, "lost-below").map_or(0, u64::from), words.contains(&"retain")),
             "timeout" => self.event(Event::Timeout),
             "socket" => self.event(Event::Closed(Cause::Socket)),
             "takeover" => self.event(Event::Closed(Cause::TakenOver)),
@@ -385,14 +387,19 @@ impl World {
     }
 
     /// All that is to be sent again; the log has no longer what lies below `lost`.
-    fn resend(&mut self, lost: u64) {
+    fn resend(&mut self, lost: u64, retain: bool) {
         while let Some((_, offsets)) = self.resend_next() {
             let texts: Vec<_> = offsets.iter().map(|o| format!("again-{o}")).collect();
             let records: Vec<Stored<'_>> = offsets
                 .iter()
                 .zip(&texts)
                 .filter(|(o, _)| o.0 >= lost)
-                .map(|(o, t)| Stored { payload: t.as_bytes(), offset: *o, ..Self::stored_record(&["record", "p0", "0", "a/b", "q1"]) })
+                .map(|(o, t)| Stored {
+                    payload: t.as_bytes(),
+                    offset: *o,
+                    retain,
+                    ..Self::stored_record(&["record", "p0", "0", "a/b", "q1"])
+                })
                 .collect();
             let (now, mut out) = (self.now(), std::mem::take(&mut self.out));
             self.session.resend(now, &offsets, records.into_iter(), &mut out);
