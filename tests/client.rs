@@ -443,3 +443,46 @@ fn a_line_keeps_its_carriage_return_and_packets_are_traced() {
         }
     }
 }
+
+/// What a publisher writes is a publisher's word, and on a terminal it is shown as text, on standard error too.
+#[test]
+fn nothing_that_others_write_moves_the_cursor_or_says_what_the_gateway_says() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let evil = "\u{1b}[31mRED\u{7}";
+    let publish = |topic: &str, args: &[&str]| {
+        let more = [&["-t", topic, "-q", "1"][..], args].concat();
+        assert!(run(client(true, "pub", weir.mqtt, "5"), &more, "").status.success());
+    };
+    publish("t", &["-m", "x", "-D", "publish", "user-property", "lost", "default/0:5-9"]);
+    publish("t", &["-m", "x", "-D", "publish", "user-property", "lost", evil]);
+    let out = run(client(true, "sub", weir.mqtt, "5"), &["-t", "t", "--from", "earliest", "-C", "2"], "");
+    assert_eq!((text(&out.stdout), text(&out.stderr)), ("x\nx\n".into(), String::new()), "nothing is lost");
+    let shown = |more: &str| {
+        let call = format!("{} sub -p {} -V 5 -t 't/#' --from earliest {more}", binary().display(), weir.mqtt);
+        let out = Command::new("script").args(["-q", "-e", "-c", &call, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+        text(&out.stdout)
+    };
+    publish("t/empty", &["-n"]);
+    for more in ["-v -C 3", "-d -C 3"] {
+        let all = shown(more);
+        assert!(all.contains("t/empty") && !all.contains('\u{1b}'), "{all:?}");
+    }
+}
+
+/// More than the client can have on its way at once.
+#[test]
+fn thousands_of_retained_messages_are_removed() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    for n in 0..4_000_u16 {
+        p.publish_with(1, 1, &format!("r/{n}"), &[], "x");
+    }
+    p.publish(1, false, 1, "last", "x");
+    p.expect_ack(PUBACK, 1);
+    let out = run(client(true, "sub", weir.mqtt, "5"), &["-t", "r/#", "--remove-retained", "-C", "4000", "-W", "30"], "");
+    assert_eq!((out.status.code(), text(&out.stdout).lines().count()), (Some(0), 4_000), "{}", text(&out.stderr));
+    let left = run(client(true, "sub", weir.mqtt, "5"), &["-t", "r/#", "--retained-only", "-W", "1"], "");
+    assert_eq!(text(&left.stdout).lines().count(), 0);
+}

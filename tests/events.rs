@@ -68,8 +68,8 @@ fn what_happens_to_clients_is_told_and_can_be_read_later() {
     let mut d = Raw::connect_with(weir.mqtt, Version::V5, "d", true, &[]);
     d.publish(1, false, 1, "$SYS/events/closed/x", "forged");
     assert_eq!(d.expect_ack(PUBACK, 1), 0x87);
-    let dropped = wait_for(&events, "$SYS/events/dropped/d");
-    assert_eq!((&dropped["reason"], &dropped["messages"]), (&"topic".into(), &1.into()));
+    let refused = wait_for(&events, "$SYS/events/refused/d");
+    assert_eq!((&refused["reason"], &refused["messages"]), (&"topic".into(), &1.into()));
 
     // A group may read them, and a session that reads nothing else is behind in nothing else.
     let mut member = Raw::connect_with(weir.mqtt, Version::V5, "member", true, &[]);

@@ -181,14 +181,26 @@ fn a_running_gateway_prints_what_its_files_hold() {
     publish(2, "empty", "");
     publish(3, "long", &"x".repeat(1_200_000));
     (4..2_500).for_each(|n| publish(n, if n % 2 == 0 { "even/x" } else { "odd" }, &n.to_string()));
+    // Each at a time of its own.
+    for n in 2_500..2_540 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        publish(n, if n % 4 == 0 { "rare/x" } else { "odd" }, &n.to_string());
+    }
     let admin = format!("127.0.0.1:{}", weir.admin);
     let data = dir.path().to_str().unwrap().to_owned();
     let cat = |source: [&str; 2], args: &[&str]| {
         let out = Command::new(binary()).args(["log", "cat"]).args(source).args(args).output().unwrap();
         (out.status.code(), out.stdout, String::from_utf8_lossy(&out.stderr).into_owned())
     };
-    let calls: [&[&str]; 6] =
-        [&[], &["-j"], &["-t", "even/#", "-j"], &["--from", "10", "--until", "2000"], &["-t", "nothing"], &["--from", "9999"]];
+    let calls: [&[&str]; 7] = [
+        &[],
+        &["-j"],
+        &["-t", "even/#", "-j"],
+        &["-t", "rare/#", "-j"],
+        &["--from", "10", "--until", "2000"],
+        &["-t", "nothing"],
+        &["--from", "9999"],
+    ];
     let live: Vec<_> = calls.iter().map(|args| cat(["--admin", &admin], args)).collect();
     // Its events and numbers too, which go on.
     let events = cat(["--admin", &admin], &["-t", "$SYS/events/connected/#"]);

@@ -342,7 +342,7 @@ fn filters_that_overlap_level_by_level_hold_up_nobody() {
 #[test]
 fn large_messages_that_are_not_taken_take_bounded_memory() {
     let _alone = alone();
-    const BYTES: usize = 7_900_000;
+    const BYTES: usize = 7_400_000;
     let dir = dir();
     let ports = [free_port(), free_port(), free_port()];
     let mut command = command(&binary(), dir.path(), ports);
@@ -385,7 +385,7 @@ fn a_full_window_holds_nothing_of_a_large_message() {
     let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
     p.publish(1, false, 1, "big", "small");
     p.expect_ack(PUBACK, 1);
-    p.publish(1, false, 2, "big", &"x".repeat(7_900_000));
+    p.publish(1, false, 2, "big", &"x".repeat(7_400_000));
     p.expect_ack(PUBACK, 2);
     // Out of memory: it is read from the log.
     let between = "y".repeat(1 << 20);
@@ -409,7 +409,7 @@ fn a_full_window_holds_nothing_of_a_large_message() {
     // It comes when there is room for it.
     let c = &mut waiting[59];
     c.ack(PUBACK, 1);
-    assert_eq!(c.expect_publish().payload.len(), 7_900_000);
+    assert_eq!(c.expect_publish().payload.len(), 7_400_000);
 }
 
 /// Answers that a client does not take are bounded over a websocket as over TCP, where a message of one frame may ask for millions.
@@ -444,7 +444,7 @@ fn answers_over_a_websocket_take_bounded_memory() {
 #[test]
 fn who_takes_nothing_gives_its_room_to_who_waits() {
     let _alone = alone();
-    const BYTES: usize = 7_900_000;
+    const BYTES: usize = 7_400_000;
     let dir = dir();
     let ports = [free_port(), free_port(), free_port()];
     let mut command = command(&binary(), dir.path(), ports);
@@ -510,7 +510,7 @@ fn packets_that_stop_half_way_take_bounded_memory_for_a_short_time() {
             std::thread::spawn(move || {
                 // What does not fit waits, and is not read.
                 socket.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
-                begin_large(&mut socket, 7_900_000);
+                begin_large(&mut socket, 7_400_000);
                 socket
             })
         })
@@ -521,7 +521,7 @@ fn packets_that_stop_half_way_take_bounded_memory_for_a_short_time() {
             std::thread::spawn(move || {
                 socket.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
                 let _ = socket.write_all(&[0x82, 0xFF, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0, 0, 0, 0]);
-                begin_large(&mut socket, 7_900_000);
+                begin_large(&mut socket, 7_400_000);
                 socket
             })
         })

@@ -12,7 +12,8 @@ const HELP = /** @type {Record<string, [string, string]>} */ ({
   'refused 0x85': ['The client id is not allowed', 'MQTT 3.1.1 without a client id and without clean session: give the client an id'],
   'refused 0x84': ['The version of the protocol is not spoken', 'Weir speaks MQTT 3.1.1 and 5'],
   'refused 0x97': ['A quota was exceeded', 'see docs/messages.md'],
-  'dropped topic': ['Publish to a topic of the gateway’s own', 'nothing is published under $SYS by clients: choose another topic'],
+  'refused origin': ['A page of another origin asked', 'listen.origins names those that may; others are nobody’s loss'],
+  'refused topic': ['Publish to a topic of the gateway’s own', 'nothing is published under $SYS by clients: choose another topic'],
   'dropped behind': ['QoS 0 beyond what waits for a slow subscriber', 'subscribe with QoS 1, or read faster'],
   'dropped too_large': ['Larger than the client’s maximum packet size', 'raise Maximum Packet Size in the client'],
   'dropped expired': ['Its message expiry interval was over', 'nothing: its publisher wanted that'],
@@ -25,7 +26,7 @@ export class Refusals {
   constructor(app, root) {
     this.app = app;
     this.ends = /** @type {[string, string, (f: any) => number][]} */ ([
-      ['Lost', 'owed and gone', (f) => f.lost], ['Refused', 'the sender was told', (f) => f.refused], ['Dropped', 'nobody was owed', (f) => f.dropped], ['Thinned', 'on this page; still in the log', () => app.model.thinned]])
+      ['Lost', 'gone before it was read', (f) => f.lost], ['Refused', 'not taken', (f) => f.refused], ['Dropped', 'not sent: QoS 0, too large, expired', (f) => f.dropped], ['Thinned', 'on this page; still in the log', () => app.model.thinned]])
       .map(([name, text, get]) => { const value = h('b'); return { get, name, value, el: h('div', { class: 'end' }, h('span', { class: 'name', text: name }), value, h('span', { class: 'quiet', text })) }; });
     this.reasons = h('tbody');
     this.events = h('tbody');
@@ -64,7 +65,7 @@ export class Refusals {
       const key = reason(e);
       if (key === undefined) continue;
       const r = all.get(key) ?? { n: 0, last: 0 };
-      r.n += e.kind === 'dropped' ? Number(e.data.messages ?? 1) : 1;
+      r.n += Number(e.data.messages ?? 1) + Number(e.data.more ?? 0);
       r.last = Math.max(r.last, e.time);
       all.set(key, r);
     }
@@ -77,7 +78,7 @@ export class Refusals {
   /** @param {LogEvent} e */
   #event(e) {
     const bad = reason(e) !== undefined;
-    const more = [e.data.reason, e.data.code ? `0x${Number(e.data.code).toString(16)}` : '', e.data.statement, e.data.messages ? `${e.data.messages} messages` : '', e.data.records ? `${count(e.data.records)} records` : '', e.data.address].filter((x) => x !== undefined && x !== null && x !== '').join(' · ');
+    const more = [e.data.reason, e.data.origin, e.data.code && e.data.origin === undefined ? `0x${Number(e.data.code).toString(16)}` : '', e.data.statement, e.data.messages ? `${e.data.messages} messages` : '', e.data.records ? `${count(e.data.records)} records` : '', e.data.address].filter((x) => x !== undefined && x !== null && x !== '').join(' · ');
     const at = h('td', { class: 'mono' });
     const go = () => this.app.seekFrom(e.time);
     const key = (/** @type {KeyboardEvent} */ k) => { if (k.key === 'Enter') { k.stopPropagation(); go(); } };
@@ -89,7 +90,7 @@ export class Refusals {
 
 /** Why something was refused or dropped; `undefined`: nothing was. @param {LogEvent} e */
 function reason(e) {
-  if (e.kind === 'refused') return `refused 0x${Number(e.data.code ?? 0).toString(16)}`;
+  if (e.kind === 'refused') return `refused ${e.data.reason ?? (e.data.origin === undefined ? `0x${Number(e.data.code ?? 0).toString(16)}` : 'origin')}`;
   if (e.kind === 'dropped') return `dropped ${e.data.reason}`;
   if (e.kind === 'closed' && e.data.reason === 'violation') return 'closed violation';
   return undefined;

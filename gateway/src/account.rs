@@ -78,6 +78,69 @@ impl Account {
     }
 }
 
+/// So much of a shared account is for what needs up to `PART_BYTES`, whatever larger ones have taken.
+const SMALL_PART: usize = 16;
+
+/// An account of which a part is for what is small.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    all: Account,
+    small: Account,
+}
+
+impl Shared {
+    pub fn new(bytes: usize) -> Self {
+        let small = bytes / SMALL_PART;
+        Self { all: Account::new(bytes - small), small: Account::new(small) }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.all.bytes() + self.small.bytes()
+    }
+
+    /// As much as one can have.
+    pub fn most(&self) -> usize {
+        self.all.bytes()
+    }
+
+    pub fn taken(&self) -> usize {
+        self.all.taken() + self.small.taken()
+    }
+
+    /// Room is scarce: connections read little at once.
+    pub fn is_short(&self) -> bool {
+        self.all.is_short()
+    }
+
+    fn for_small(&self, bytes: usize, may_use_it: bool) -> Option<&Account> {
+        Some(&self.small).filter(|_| may_use_it && bytes <= PART_BYTES)
+    }
+
+    /// Without waiting. `may_use_it`: the part for what is small.
+    pub fn try_room(&self, bytes: usize, may_use_it: bool) -> Option<Room> {
+        let small = || self.for_small(bytes, may_use_it)?.try_room(bytes);
+        self.all.try_room(bytes).or_else(small)
+    }
+
+    /// For as long as it takes.
+    pub async fn wait(&self, bytes: usize) -> Option<Room> {
+        let Some(small) = self.for_small(bytes, true) else { return self.all.wait(bytes).await };
+        tokio::select! {
+            room = self.all.wait(bytes) => room,
+            room = small.wait(bytes) => room,
+        }
+    }
+
+    /// `None`: there was none in time.
+    pub async fn room(&self, bytes: usize, may_use_it: bool) -> Option<Room> {
+        let Some(small) = self.for_small(bytes, may_use_it) else { return self.all.room(bytes).await };
+        tokio::select! {
+            room = self.all.room(bytes) => room,
+            room = small.room(bytes) => room,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +158,13 @@ mod tests {
         drop(all);
         assert!(!account.is_short() && account.room(500_000).await.is_some_and(|room| room.bytes() >= 500_000));
         assert_eq!(account.taken(), 0);
+    }
+    #[tokio::test]
+    async fn what_is_small_has_room_of_its_own() {
+        let shared = Shared::new(16 << 20);
+        let large = shared.try_room(shared.most(), true).expect("all but the part for what is small");
+        assert!(shared.is_short() && shared.try_room(PART_BYTES + 1, true).is_none() && shared.try_room(1, false).is_none());
+        let small = shared.wait(PART_BYTES).await.expect("room");
+        assert_eq!(shared.taken(), large.bytes() + small.bytes());
     }
 }

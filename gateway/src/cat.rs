@@ -7,6 +7,7 @@ use crate::{
     },
     ask,
     gateway::stored,
+    terminal,
     terminal::shown,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -106,7 +107,7 @@ impl Printer<'_> {
                             })
                         });
                     }
-                    Found::Head { name, why } => eprintln!("weir: {name}: {why}"),
+                    Found::Head { name, why } => terminal::say(format_args!("weir: {name}: {why}")),
                     Found::Damage(d) => self.missing(d),
                     Found::Missing { name } => {
                         self.missing(format_args!("{name} is missing: restore the file from a copy to have its records back"))
@@ -165,7 +166,7 @@ impl Printer<'_> {
 
     fn missing(&mut self, what: impl std::fmt::Display) {
         self.lost = true;
-        eprintln!("weir: {what}");
+        terminal::say(format_args!("weir: {what}"));
     }
 
     /// False: it cannot be printed, and nothing behind it can.

@@ -53,8 +53,8 @@ type Event = (String, Value);
 #[derive(Default)]
 struct Waiting {
     events: Vec<Event>,
-    /// By client and reason.
-    dropped: BTreeMap<(Box<str>, &'static str), u64>,
+    /// By client, and what happened for which reason.
+    counted: BTreeMap<(Box<str>, (&'static str, &'static str)), u64>,
 }
 
 #[derive(Default)]
@@ -123,9 +123,9 @@ impl Events {
         self.push(gateway, "refused", client_id, json!({ "address": address, "code": reason.0 }));
     }
 
-    /// A page of that origin asked for a socket or the feed.
-    pub fn refused_origin(&self, gateway: &Gateway, origin: &str, address: Option<String>) {
-        self.push(gateway, "refused", "", json!({ "address": address, "origin": origin, "code": 403 }));
+    /// Pages of other origins asked for a socket or the feed, `before` times since this was said last.
+    pub fn refused_origin(&self, gateway: &Gateway, origin: &str, address: Option<String>, before: u64) {
+        self.push(gateway, "refused", "", json!({ "address": address, "origin": origin, "code": 403, "more": before }));
     }
 
     /// By the admin API.
@@ -138,38 +138,38 @@ impl Events {
         self.push(gateway, "cleared", "", json!({ "filter": filter, "topics": topics }));
     }
 
-    /// Adds what was dropped to what is told within a second.
-    pub fn dropped(&self, gateway: &Gateway, client_id: &str, counts: &Counts) {
+    /// Adds what was dropped or refused to what is told within a second.
+    pub fn counted(&self, gateway: &Gateway, client_id: &str, counts: &Counts) {
         let reasons = [
-            ("behind", counts.dropped_behind),
-            ("too_large", counts.dropped_too_large),
-            ("expired", counts.dropped_expired),
-            ("lost", counts.lost),
-            ("topic", counts.refused_topic),
+            (("dropped", "behind"), counts.dropped_behind),
+            (("dropped", "too_large"), counts.dropped_too_large),
+            (("dropped", "expired"), counts.dropped_expired),
+            (("dropped", "lost"), counts.lost),
+            (("refused", "topic"), counts.refused_topic),
         ];
         if gateway.system.is_none() || reasons.iter().all(|(_, n)| *n == 0) {
             return;
         }
         let mut waiting = self.waiting.lock();
         for (reason, n) in reasons.into_iter().filter(|(_, n)| *n > 0) {
-            if waiting.dropped.len() >= WAITING_MAX {
+            if waiting.counted.len() >= WAITING_MAX {
                 gateway.totals.add(Total::EventsDropped, 1);
             } else {
-                *waiting.dropped.entry((client_id.into(), reason)).or_default() += n;
+                *waiting.counted.entry((client_id.into(), reason)).or_default() += n;
             }
         }
     }
 
-    fn tell_dropped(&self, gateway: &Gateway) {
-        let dropped = std::mem::take(&mut self.waiting.lock().dropped);
-        for ((client_id, reason), n) in dropped {
-            self.push(gateway, "dropped", &client_id, json!({ "reason": reason, "messages": n }));
+    fn tell_counted(&self, gateway: &Gateway) {
+        let counted = std::mem::take(&mut self.waiting.lock().counted);
+        for ((client_id, (kind, reason)), n) in counted {
+            self.push(gateway, kind, &client_id, json!({ "reason": reason, "messages": n }));
         }
     }
 
     /// Appends what waits, if the log takes it.
     pub async fn flush(&self, gateway: &Gateway) {
-        self.tell_dropped(gateway);
+        self.tell_counted(gateway);
         let events = std::mem::take(&mut self.waiting.lock().events);
         let events = events.iter().map(|(topic, value)| (topic.as_str(), value.to_string(), false));
         append(gateway, events).await;

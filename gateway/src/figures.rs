@@ -95,7 +95,7 @@ fn look(gateway: &Gateway, feed: &Feed, samples: &mut VecDeque<Sample>) -> Figur
         lag_max,
         lost: gateway.totals.get(Total::Lost),
         dropped: sum(DROPPED),
-        refused: sum(&[Total::Connect, Total::Violation, Total::Topic]),
+        refused: sum(&[Total::Connect, Total::Violation, Total::Topic, Total::Origin]),
         synced_ms: gateway.metrics.synced_ms(),
         failed,
         positions: gateway.streams.iter().zip(&ends).map(|((stream, n), end)| (format!("{stream}/{n}"), *end)).collect(),

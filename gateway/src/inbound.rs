@@ -3,7 +3,7 @@
 //! Invariant: what lies in memory of unfinished packets is bounded, whatever clients declare: beyond a little of each, a connection reads on only when it has room for all of its packet.
 //! Must not know: packets.
 
-use crate::account::{Account, PART_BYTES, PATIENCE, Room};
+use crate::account::{PART_BYTES, PATIENCE, Room, Shared};
 use parking_lot::Mutex;
 use std::{
     io,
@@ -17,60 +17,11 @@ use weir_bridge::upgrade::Gate;
 /// Of a packet that needs no room of its own: ten thousand of them are 160 MB.
 pub(crate) const SMALL_BYTES: usize = 16 * 1024;
 
-/// So much of it is for packets of up to `PART_BYTES`, whatever larger ones have taken.
-const SMALL_PART: usize = 16;
-
-/// Of all connections.
-#[derive(Clone)]
-pub(crate) struct Inbound {
-    all: Account,
-    small: Account,
-}
-
-impl Inbound {
-    pub fn new(bytes: usize) -> Self {
-        let small = bytes / SMALL_PART;
-        Self { all: Account::new(bytes - small), small: Account::new(small) }
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.all.bytes() + self.small.bytes()
-    }
-
-    pub fn taken(&self) -> usize {
-        self.all.taken() + self.small.taken()
-    }
-
-    /// Room is scarce: connections read little at once.
-    pub fn is_short(&self) -> bool {
-        self.all.is_short()
-    }
-
-    fn for_small(&self, bytes: usize, may_use_it: bool) -> Option<&Account> {
-        Some(&self.small).filter(|_| may_use_it && bytes <= PART_BYTES)
-    }
-
-    /// Without waiting. `may_use_it`: the part for small packets.
-    pub fn try_room(&self, bytes: usize, may_use_it: bool) -> Option<Room> {
-        let small = || self.for_small(bytes, may_use_it)?.try_room(bytes);
-        self.all.try_room(bytes).or_else(small)
-    }
-
-    /// `None`: there was none in time.
-    pub async fn room(&self, bytes: usize, may_use_it: bool) -> Option<Room> {
-        let Some(small) = self.for_small(bytes, may_use_it) else { return self.all.room(bytes).await };
-        tokio::select! {
-            room = self.all.room(bytes) => room,
-            room = small.room(bytes) => room,
-        }
-    }
-}
-
 type Asking = Pin<Box<dyn Future<Output = Option<Room>> + Send>>;
 
 /// What a websocket has read of a message that is not whole yet.
 pub(crate) struct Meter {
-    inbound: Inbound,
+    inbound: Shared,
     message: Mutex<Message>,
 }
 
@@ -84,7 +35,7 @@ struct Message {
 }
 
 impl Meter {
-    pub fn new(inbound: Inbound) -> Arc<Self> {
+    pub fn new(inbound: Shared) -> Arc<Self> {
         Arc::new(Self { inbound, message: Mutex::default() })
     }
 
@@ -147,7 +98,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn small_packets_have_room_when_large_ones_have_taken_all_of_theirs() {
-        let inbound = Inbound::new(16 << 20);
+        let inbound = Shared::new(16 << 20);
         let large: Vec<_> = std::iter::from_fn(|| inbound.try_room(1 << 20, true)).collect();
         assert_eq!((large.len(), inbound.is_short(), inbound.bytes()), (15, true, 16 << 20));
         let small = inbound.try_room(PART_BYTES, true).expect("room for a small one");

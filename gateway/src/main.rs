@@ -17,7 +17,7 @@ use weir::{
     api::process::SettingInfo,
     ask,
     config::{Config, Flags, LogFormat, reread},
-    inspect, judge,
+    inspect, judge, terminal,
 };
 
 /// MQTT gateway whose queue is a durable log.
@@ -132,7 +132,7 @@ fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("weir: {e}");
+            terminal::say(format_args!("weir: {e}"));
             ExitCode::FAILURE
         }
     }
@@ -141,7 +141,7 @@ fn ended(result: Result<(), impl std::fmt::Display>) -> ExitCode {
 /// Prints what was answered.
 fn said(result: Result<String, impl std::fmt::Display>) -> ExitCode {
     match result {
-        Ok(text) => ended(print(&weir::terminal::shown(text.as_bytes()))),
+        Ok(text) => ended(print(&terminal::shown(text.as_bytes()))),
         Err(e) => ended(Err(e)),
     }
 }
@@ -151,7 +151,7 @@ fn told(result: Result<(), weir::client::Failure>, quiet: bool) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             if !quiet {
-                eprintln!("weir: {}", e.words);
+                terminal::say(format_args!("weir: {}", e.words));
             }
             ExitCode::from(e.code)
         }

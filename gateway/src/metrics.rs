@@ -171,6 +171,7 @@ totals! {
     Connect Refused "reason" "connect";
     Violation Refused "reason" "violation";
     Topic Refused "reason" "topic";
+    Origin Refused "reason" "origin";
     ClientIdBytes Refused "reason" "client_id_bytes";
     TopicBytes Refused "reason" "topic_bytes";
     TopicLevels Refused "reason" "topic_levels";

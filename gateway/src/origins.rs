@@ -1,10 +1,10 @@
 //! Which pages may speak to the port for browsers: its own, and those of `listen.origins`.
 //!
-//! Invariant: a page of another origin gets no socket and no feed, and reads nothing; each refusal is in the log and in
-//! the events.
+//! Invariant: a page of another origin gets no socket and no feed, and reads nothing; each refusal is counted, and one in ten
+//! seconds is in the log and in the events.
 //! Must not know: what is asked.
 
-use crate::{gateway::Gateway, refusals::short};
+use crate::{gateway::Gateway, metrics::Total, refusals::short};
 use axum::{
     extract::{ConnectInfo, Request, State},
     http::{
@@ -60,10 +60,19 @@ pub(crate) async fn may_ask(State((origins, gateway)): State<(Origins, Arc<Gatew
         // Its browser lets it read no answer, so only what goes on is refused.
         Asker::Other(_) if !request.headers().contains_key(UPGRADE) && request.uri().path() != "/events" => next.run(request).await,
         Asker::Other(origin) => {
-            let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|from| from.0.to_string());
-            let path = request.uri().path();
-            tracing::info!(origin, address, path, "refused: a page of another origin; those that may come stand in listen.origins");
-            gateway.events.refused_origin(&gateway, &origin, address);
+            gateway.totals.add(Total::Origin, 1);
+            if let Some(more) = gateway.foreign_origins.happened() {
+                let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|from| from.0.to_string());
+                let path = request.uri().path();
+                tracing::info!(
+                    origin,
+                    address,
+                    path,
+                    more,
+                    "refused: a page of another origin; those that may come stand in listen.origins"
+                );
+                gateway.events.refused_origin(&gateway, &origin, address, more);
+            }
             let words = "a page of another origin may not speak to this port; those that may stand in listen.origins\n";
             (StatusCode::FORBIDDEN, words).into_response()
         }

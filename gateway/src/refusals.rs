@@ -19,8 +19,30 @@ struct Said {
     since: u64,
 }
 
+/// How often it was met and not said before; `None`: it is not said now.
+fn met(said: &mut Option<Said>, now: Instant) -> Option<u64> {
+    match said {
+        Some(said) if now.duration_since(said.at) < EVERY => {
+            said.since += 1;
+            None
+        }
+        _ => Some(said.replace(Said { at: now, since: 0 }).map_or(0, |before| before.since)),
+    }
+}
+
+/// One thing that strangers can make happen as often as they like.
 #[derive(Default)]
-pub(crate) struct Refusals(Mutex<HashMap<Limit, Said>>);
+pub(crate) struct Seldom(Mutex<Option<Said>>);
+
+impl Seldom {
+    /// How often it happened and was not said before; `None`: it is not said now.
+    pub fn happened(&self) -> Option<u64> {
+        met(&mut self.0.lock(), Instant::now())
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Refusals(Mutex<HashMap<Limit, Option<Said>>>);
 
 impl Refusals {
     /// `what` becomes of it: `refused`, as an example.
@@ -31,23 +53,8 @@ impl Refusals {
         }
     }
 
-    /// How often it was met and not said; `None`: it is not said now.
     fn met(&self, limit: Limit, now: Instant) -> Option<u64> {
-        let mut all = self.0.lock();
-        match all.get_mut(&limit) {
-            Some(said) if now.duration_since(said.at) < EVERY => {
-                said.since += 1;
-                None
-            }
-            Some(said) => {
-                said.at = now;
-                Some(std::mem::take(&mut said.since))
-            }
-            None => {
-                all.insert(limit, Said { at: now, since: 0 });
-                Some(0)
-            }
-        }
+        met(self.0.lock().entry(limit).or_default(), now)
     }
 }
 

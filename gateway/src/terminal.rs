@@ -5,7 +5,7 @@
 
 use std::{
     borrow::Cow,
-    fmt::Write,
+    fmt::{Display, Write},
     io::{self, IsTerminal},
 };
 
@@ -38,6 +38,16 @@ pub fn escaped(bytes: &[u8]) -> String {
 #[must_use]
 pub fn shown(bytes: &[u8]) -> Cow<'_, [u8]> {
     if io::stdout().is_terminal() { Cow::Owned(escaped(bytes).into_bytes()) } else { Cow::Borrowed(bytes) }
+}
+
+/// A line on standard error; escaped where that is a terminal.
+pub fn say(line: impl Display) {
+    let line = line.to_string();
+    if io::stderr().is_terminal() {
+        eprintln!("{}", escaped(line.as_bytes()));
+    } else {
+        eprintln!("{line}");
+    }
 }
 
 /// Are lines to be coloured? `terminal`: they are read on one. See no-color.org and bixense.com/clicolors.

@@ -67,11 +67,14 @@ pub fn is_reserved(topic: &str) -> bool {
     topic.starts_with('$') && WORDS.contains(&topic.split_once('/').map_or(topic, |(first, _)| first))
 }
 
+/// Of a bridge's name: that of a host, and that of the connection.
+const BRIDGE_NAME_BYTES: usize = 320;
+
 /// What the bridge of another broker says of itself, with its defaults: whether it is connected, `1` or `0`, as its will too. It is a client like any other, and refused it does not come.
 #[must_use]
 pub fn is_bridge_state(topic: &str, payload: &[u8]) -> bool {
     let name = topic.strip_prefix("$SYS/broker/connection/").and_then(|rest| rest.strip_suffix("/state"));
-    name.is_some_and(|name| !name.is_empty() && !name.contains('/')) && matches!(payload, b"0" | b"1" | b"")
+    name.is_some_and(|name| (1..=BRIDGE_NAME_BYTES).contains(&name.len()) && !name.contains('/')) && matches!(payload, b"0" | b"1" | b"")
 }
 
 /// Group and filter of a shared subscription. `$queue/FILTER` is a group of the name `$queue`.

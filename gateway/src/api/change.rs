@@ -211,7 +211,7 @@ pub struct ClearedInfo {
 }
 
 /// Topics to clear, and whether there are more.
-fn to_clear(gateway: &Gateway, filter: &str) -> (Vec<String>, bool) {
+async fn to_clear(gateway: &Gateway, filter: &str) -> (Vec<String>, bool) {
     let (mut topics, mut after) = (Vec::new(), String::new());
     loop {
         let part = find(gateway, filter, &after, CLEARED_MAX - topics.len());
@@ -221,12 +221,14 @@ fn to_clear(gateway: &Gateway, filter: &str) -> (Vec<String>, bool) {
             Some(last) => after = last,
             None => return (topics, false),
         }
+        // A million topics may be looked at for none that matches: devices have their turns in between.
+        tokio::task::yield_now().await;
     }
 }
 
 /// Clears and says so; what was cleared counts, and is in the events, whatever comes of the rest.
 async fn clear_some(gateway: Arc<Gateway>, filter: &str) -> (ClearedInfo, Option<Refused>) {
-    let (topics, more) = to_clear(&gateway, filter);
+    let (topics, more) = to_clear(&gateway, filter).await;
     let (mut cleared, mut refused) = (0, None);
     let end = Instant::now() + CLEARS_FOR;
     match Visitor::come(gateway.clone(), "").await {

@@ -69,7 +69,7 @@ pub(crate) async fn records(
         Some(filter) if !filter_is_valid(&filter) => {
             return (StatusCode::BAD_REQUEST, format!("{filter}: not a topic filter\n")).into_response();
         }
-        Some(filter) => Arc::new(Filters::new([filter.into()])),
+        Some(filter) => Arc::new(Filters::new([filter.into()]).with_times(true)),
         None => Arc::new(Everything),
     };
     let Some(p) = named_so(&gateway, &stream, partition) else {

@@ -168,6 +168,18 @@ impl Link {
         }
     }
 
+    /// Publishes an empty message; false: there is no room for it yet.
+    pub fn offer(&mut self, topic: &str, qos: u8, retain: bool) -> bool {
+        let is_taken = match &self.peer {
+            Peer::V311(c, _) => c.try_publish(topic, qos_4(qos), retain, Vec::new()).is_ok(),
+            Peer::V5(c, _) => c.try_publish(topic, qos_5(qos), retain, Vec::new()).is_ok(),
+        };
+        if is_taken {
+            self.trace.publishes(topic, qos, retain, 0);
+        }
+        is_taken
+    }
+
     /// Subscribes. With `wish.from` in version 5, messages say where they stand.
     pub async fn subscribe(&self, filters: &[String], wish: Wish<'_>, properties: &Properties) -> Result<(), Failure> {
         self.trace.subscribes(filters, wish.qos);

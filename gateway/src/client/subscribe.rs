@@ -5,13 +5,14 @@
 
 use super::{
     Connection, Failure, ProtocolVersion, block_on, format,
-    link::{Heard, LOST, Link, Message, Wish},
+    link::{Heard, INFLIGHT, LOST, Link, Message, Wish},
     parse_qos,
     property::Properties,
 };
+use crate::terminal::{say, shown};
 use clap::Args;
-use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use std::{
+    collections::VecDeque,
     io::{ErrorKind, Write},
     time::Duration,
 };
@@ -115,6 +116,12 @@ fn words(lost: &str) -> String {
     )
 }
 
+/// What the gateway says is lost: it stands before the place. Behind the place are the publisher's properties, whatever they say.
+fn lost(properties: &[(String, String)]) -> impl Iterator<Item = &str> {
+    let before = properties.iter().position(|(name, _)| name == "stream").unwrap_or(0);
+    properties.iter().take(before).filter(|(name, _)| name == "lost").map(|(_, range)| &**range)
+}
+
 /// Where to go on when the connection has broken: a session that is kept knows by itself.
 struct Place<'a> {
     s: &'a Subscribe,
@@ -124,9 +131,7 @@ struct Place<'a> {
 impl Place<'_> {
     fn came(&mut self, m: &Message) {
         if !self.s.connection.is_quiet() {
-            for (_, range) in m.properties.user_properties.iter().filter(|(name, _)| name == "lost") {
-                eprintln!("weir: lost, by retention or damage: {}", words(range));
-            }
+            lost(&m.properties.user_properties).for_each(|range| say(format_args!("weir: lost, by retention or damage: {}", words(range))));
         }
         let offset = m.properties.user_properties.iter().find(|(name, _)| name == "offset").and_then(|(_, at)| at.parse::<u64>().ok());
         if let Some(offset) = offset.filter(|_| self.from.is_some() && !m.retain) {
@@ -203,7 +208,14 @@ async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
     let mut link = Link::new(&s.connection, "sub", version, !s.disable_clean_session, &properties)?;
     let (mut count, mut was_connected) = (0, false);
     let mut place = Place { s, from: s.from.clone() };
+    let mut clearing = Clearing::default();
+    let mut is_enough = false;
     loop {
+        clearing.go_on(&mut link);
+        if is_enough && clearing.is_done() {
+            link.goodbye().await?;
+            return Ok(());
+        }
         match link.hear().await {
             Ok(Heard::Connected) => {
                 was_connected = true;
@@ -220,25 +232,47 @@ async fn listen(s: &Subscribe, format: &format::Format) -> Result<(), Failure> {
                     return Ok(());
                 }
             }
-            Ok(Heard::Message(m)) => {
+            Ok(Heard::Message(m)) if !is_enough => {
                 place.came(&m);
+                is_enough = matches!(message(s, format, &m, &mut count)?, Then::Enough);
                 if s.remove_retained && m.retain {
-                    link.publish(&m.topic, 1, true, Vec::new(), &PublishProperties::default()).await?;
-                }
-                if let Then::Enough = message(s, format, &m, &mut count)? {
-                    link.goodbye().await?;
-                    return Ok(());
+                    clearing.topics.push_back(m.topic);
                 }
             }
+            Ok(Heard::Published(_)) => clearing.asked = clearing.asked.saturating_sub(1),
             Ok(_) => {}
             Err(e) if was_connected && matches!(e.code, 1 | LOST) => {
                 if !s.connection.is_quiet() {
-                    eprintln!("weir: {}; it is tried again", e.words);
+                    say(format_args!("weir: {}; it is tried again", e.words));
                 }
                 tokio::time::sleep(AGAIN).await;
             }
             Err(e) => return Err(s.connection.unreachable(e)),
         }
+    }
+}
+
+/// Topics whose retained messages are to be cleared, and how many were asked for and are not acknowledged.
+#[derive(Default)]
+struct Clearing {
+    topics: VecDeque<String>,
+    asked: u16,
+}
+
+impl Clearing {
+    /// Asks for some more: whoever waits for room in the connection hears nothing, and nothing leaves.
+    fn go_on(&mut self, link: &mut Link) {
+        while self.asked < INFLIGHT
+            && let Some(topic) = self.topics.front()
+            && link.offer(topic, 1, true)
+        {
+            self.topics.pop_front();
+            self.asked += 1;
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.topics.is_empty() && self.asked == 0
     }
 }
 
@@ -251,7 +285,7 @@ fn subscribed(filters: &[String], codes: &[u8], words: Option<String>) -> Result
     if refused.len() == codes.len() {
         return Err(Failure::new(format!("all subscriptions were refused{words}")));
     }
-    eprintln!("weir: refused: {}{words}", refused.join(", "));
+    say(format_args!("weir: refused: {}{words}", refused.join(", ")));
     Ok(())
 }
 
@@ -268,7 +302,7 @@ fn message(s: &Subscribe, format: &format::Format, m: &Message, count: &mut u64)
     let mut line = match (m.payload.is_empty() && s.format.is_none(), s.verbose) {
         (false, _) => format.print(m, &jiff::ZonedDateTime::now()),
         // As mosquitto_sub prints what holds nothing.
-        (true, true) => format!("{} (null)", m.topic).into_bytes(),
+        (true, true) => [&*shown(m.topic.as_bytes()), b" (null)"].concat(),
         (true, false) => Vec::new(),
     };
     let ends = s.format.is_some() || !line.is_empty();

@@ -1,5 +1,6 @@
 //! `-d`: a line per packet, in the words of mosquitto's clients.
 
+use crate::terminal;
 use rumqttc::Outgoing;
 use std::{collections::VecDeque, fmt::Display};
 
@@ -20,7 +21,7 @@ impl Trace {
 
     fn line(&self, text: impl Display) {
         if self.is_on {
-            eprintln!("Client {} {text}", self.client);
+            terminal::say(format_args!("Client {} {text}", self.client));
         }
     }
 

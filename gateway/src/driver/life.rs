@@ -182,7 +182,7 @@ impl Driver {
         if let Phase::Running(s) | Phase::Offline(Some(s)) = &mut self.phase {
             let counts = s.take_counts();
             self.gateway.totals.add_counts(&counts);
-            self.gateway.events.dropped(&self.gateway, s.client_id(), &counts);
+            self.gateway.events.counted(&self.gateway, s.client_id(), &counts);
             if !s.is_stored() {
                 self.gateway.interests.remove_all(s);
             }

@@ -669,7 +669,7 @@ impl Driver {
         let Some(session) = self.phase.session() else { return };
         let counts = session.take_counts();
         self.gateway.totals.add_counts(&counts);
-        self.gateway.events.dropped(&self.gateway, session.client_id(), &counts);
+        self.gateway.events.counted(&self.gateway, session.client_id(), &counts);
         (0..self.gateway.partitions.len()).for_each(|nth| self.peer.set_behind(nth, session.behind(nth)));
     }
 

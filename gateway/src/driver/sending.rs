@@ -19,8 +19,9 @@ use weir_core::{
 pub(super) struct OutboundRoom {
     /// For what is unsent; kept until larger room has come.
     has: Option<Room>,
-    /// When the client took some of it last, in `Now::monotonic_ms`.
+    /// Since when the client has taken less than a step of it, in `Now::monotonic_ms`, and how much.
     taken_ms: u64,
+    taken: usize,
     waiter: Option<Waiter>,
 }
 
@@ -35,7 +36,7 @@ impl Drop for Waiter {
     }
 }
 
-/// Who takes not a byte for so long is closed when others wait. A socket says that it can take more when a third of its buffer is free, which may be a MiB.
+/// Who takes less than a step in this time is closed when others wait. A socket says that it can take more when a third of its buffer is free, which may be a MiB.
 const PATIENCE_MS: u64 = 30_000;
 
 impl Driver {
@@ -56,12 +57,12 @@ impl Driver {
             return false;
         }
         // More than there is never comes, and whoever waited for it would hold up all others.
-        let wanted = (unsent + bytes).min(self.gateway.outbound.bytes());
+        let wanted = (unsent + bytes).min(self.gateway.outbound.most());
         let has = self.sending.as_ref().and_then(|sending| sending.has.as_ref());
         if has.is_some_and(|room| room.bytes() >= wanted) {
             return true;
         }
-        if let Some(room) = self.gateway.outbound.try_room(wanted) {
+        if let Some(room) = self.gateway.outbound.try_room(wanted, true) {
             self.may_go_on(room);
             return true;
         }
@@ -87,7 +88,7 @@ impl Driver {
 
     fn may_go_on(&mut self, room: Room) {
         let taken_ms = self.gateway.now().monotonic_ms;
-        **self.sending.get_or_insert_default() = OutboundRoom { has: Some(room), taken_ms, waiter: None };
+        **self.sending.get_or_insert_default() = OutboundRoom { has: Some(room), taken_ms, taken: 0, waiter: None };
     }
 
     /// The room that it waited for.
@@ -110,8 +111,9 @@ impl Driver {
         let memory = unsent - self.out.len() + self.out.memory();
         let is_reading = self.is_reading_for_room();
         let Some(sending) = &mut self.sending else { return };
-        if left > 0 {
-            sending.taken_ms = now_ms;
+        sending.taken += left;
+        if sending.taken >= STEP_BYTES {
+            (sending.taken_ms, sending.taken) = (now_ms, 0);
         }
         match &mut sending.has {
             // What it is for comes.
@@ -153,11 +155,12 @@ impl Driver {
             return false;
         }
         if !self.gateway.outbound.is_short() || self.unsent() <= OUT_BYTES_HIGH {
-            self.sending.get_or_insert_default().taken_ms = now.monotonic_ms;
+            let sending = self.sending.get_or_insert_default();
+            (sending.taken_ms, sending.taken) = (now.monotonic_ms, 0);
             return false;
         }
         self.gateway.refused(Limit::OutboundBytes, self.name());
-        let statement = "nothing of a large message taken in thirty seconds, while others waited for its room";
+        let statement = "less than 64 KiB of a large message taken in thirty seconds, while others waited for its room";
         self.event(now, Event::Closed(Cause::Violation(Violation { reason: ReasonCode::QUOTA_EXCEEDED, statement })));
         true
     }

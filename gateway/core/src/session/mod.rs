@@ -326,8 +326,6 @@ pub struct Session {
     counts: Counts,
     /// Version 3.1.1 has no words for what the filters of a bridge are to have.
     is_bridge: bool,
-    /// Messages under `$SYS` that it may say as a bridge.
-    bridge_states: u8,
     limits: Arc<Limits>,
     fleet: Arc<dyn Fleet>,
 }
@@ -376,7 +374,6 @@ impl Session {
             gave_up: false,
             counts: Counts::default(),
             is_bridge: false,
-            bridge_states: 0,
             limits: DEFAULT_LIMITS.clone(),
             fleet: UNBOUNDED.clone(),
         }

@@ -68,28 +68,39 @@ impl Session {
             .push(Property::UserProperty(("offset", &offset.to_string())));
     }
 
-    /// For a delivery, as far as there is `room` in bytes: a message is not withheld for what is said beside it. Gives how many of the losses it tells.
-    pub(super) fn push_position(&self, p: PartitionId, r: &Stored<'_>, room: usize, to: &mut PropertiesBuf) -> usize {
-        let (start, mut told) = (to.len(), 0);
+    fn push_place_and_time(&self, p: PartitionId, r: &Stored<'_>, to: &mut PropertiesBuf) {
         self.push_place(p, r.offset, to);
         let time = UNIX_EPOCH + Duration::from_millis(r.time_ms.min(YEAR_10000_MS - 1));
         to.push(Property::UserProperty(("timestamp", &humantime::format_rfc3339_millis(time).to_string())));
-        if to.len() - start > room {
+    }
+
+    /// For a delivery, as far as there is `room` in bytes: a message is not withheld for what is said beside it. Losses stand before `stream`, where no
+    /// publisher can say any. Gives how many it tells.
+    pub(super) fn push_position(&self, p: PartitionId, r: &Stored<'_>, room: usize, to: &mut PropertiesBuf) -> usize {
+        let (start, mut told) = (to.len(), 0);
+        self.push_place_and_time(p, r, to);
+        let place = to.len() - start;
+        if place > room {
             to.truncate(start);
             return 0;
         }
+        if self.lost.iter().all(|lost| lost.carrier.is_some()) {
+            return 0;
+        }
+        to.truncate(start);
         for Lost { partition, range, .. } in self.lost.iter().filter(|lost| lost.carrier.is_none()) {
             let before = to.len();
             if let Some(reader) = self.readers.iter().find(|r| r.id == *partition) {
                 let text = format!("{}/{}:{}-{}", reader.stream, reader.number, range.start, range.end);
                 to.push(Property::UserProperty(("lost", &text)));
             }
-            if to.len() - start > room {
+            if to.len() - start + place > room {
                 to.truncate(before);
                 break;
             }
             told += 1;
         }
+        self.push_place_and_time(p, r, to);
         told
     }
 

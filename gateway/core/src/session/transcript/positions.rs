@@ -186,7 +186,7 @@ fn who_asks_is_told_where_messages_stand() {
         = lost p0 200 210
         = record p0 210 c q1 "not-for-it"
         = record p0 211 a/b q1 "y"
-        < PUBLISH #2 q1 a/b "y" stream=s partition=0 offset=211 timestamp=1970-01-01T00:00:00.000Z lost=s/0:101-210
+        < PUBLISH #2 q1 a/b "y" lost=s/0:101-210 stream=s partition=0 offset=211 timestamp=1970-01-01T00:00:00.000Z
         = record p0 212 a/b q1 "z"
         < PUBLISH #3 q1 a/b "z" stream=s partition=0 offset=212 timestamp=1970-01-01T00:00:00.000Z
         > DISCONNECT
@@ -200,7 +200,7 @@ fn who_asks_is_told_where_messages_stand() {
         = put
         < CONNACK 0x00 present
         = resend
-        < PUBLISH #1 q1 a/b "again-100" dup stream=s partition=0 offset=100 timestamp=1970-01-01T00:00:00.000Z lost=s/0:101-210
+        < PUBLISH #1 q1 a/b "again-100" dup lost=s/0:101-210 stream=s partition=0 offset=100 timestamp=1970-01-01T00:00:00.000Z
         < PUBLISH #2 q1 a/b "again-211" dup stream=s partition=0 offset=211 timestamp=1970-01-01T00:00:00.000Z
         < PUBLISH #3 q1 a/b "again-212" dup stream=s partition=0 offset=212 timestamp=1970-01-01T00:00:00.000Z
         > PUBLISH a/b #9 q1 "x"
@@ -253,11 +253,11 @@ fn a_loss_is_told_until_it_is_acknowledged_and_what_was_in_flight_is_told_too() 
         < PUBLISH #1 q1 a/b "x" stream=s partition=0 offset=100 timestamp=1970-01-01T00:00:00.000Z
         = lost p0 101 110
         = record p0 110 a/b q1 "y"
-        < PUBLISH #2 q1 a/b "y" stream=s partition=0 offset=110 timestamp=1970-01-01T00:00:00.000Z lost=s/0:101-110
+        < PUBLISH #2 q1 a/b "y" lost=s/0:101-110 stream=s partition=0 offset=110 timestamp=1970-01-01T00:00:00.000Z
         > PUBACK #2
         = lost p0 111 115
         = record p0 115 a/b q1 "z"
-        < PUBLISH #3 q1 a/b "z" stream=s partition=0 offset=115 timestamp=1970-01-01T00:00:00.000Z lost=s/0:111-115
+        < PUBLISH #3 q1 a/b "z" lost=s/0:111-115 stream=s partition=0 offset=115 timestamp=1970-01-01T00:00:00.000Z
         > DISCONNECT
         ! put
         ! close
@@ -269,7 +269,7 @@ fn a_loss_is_told_until_it_is_acknowledged_and_what_was_in_flight_is_told_too() 
         = put
         < CONNACK 0x00 present
         = resend lost-below=101
-        < PUBLISH #3 q1 a/b "again-115" dup stream=s partition=0 offset=115 timestamp=1970-01-01T00:00:00.000Z lost=s/0:111-115 lost=s/0:100-101
+        < PUBLISH #3 q1 a/b "again-115" dup lost=s/0:111-115 lost=s/0:100-101 stream=s partition=0 offset=115 timestamp=1970-01-01T00:00:00.000Z
         = record p0 116 a/b q1 "more"
         < PUBLISH #4 q1 a/b "more" stream=s partition=0 offset=116 timestamp=1970-01-01T00:00:00.000Z
         "#,
@@ -303,7 +303,7 @@ fn the_past_that_was_asked_for_is_sent_and_what_is_dropped_live_is_told() {
         = record p0 105 a/b q0 "late"
         = live p0 110
         = record p0 110 a/b q0 "live"
-        < PUBLISH q0 a/b "live" stream=s partition=0 offset=110 timestamp=1970-01-01T00:00:00.000Z lost=s/0:103-106
+        < PUBLISH q0 a/b "live" lost=s/0:103-106 stream=s partition=0 offset=110 timestamp=1970-01-01T00:00:00.000Z
         "#,
     );
 }
@@ -343,9 +343,9 @@ fn a_small_maximum_packet_size_costs_what_is_said_of_a_message_and_not_the_messa
         = put
         < CONNACK 0x00 present
         = record p0 115 a/b q1 "y"
-        < PUBLISH #3 q1 a/b "y" stream=s partition=0 offset=115 timestamp=1970-01-01T00:00:00.000Z lost=s/0:100-110
+        < PUBLISH #3 q1 a/b "y" lost=s/0:100-110 stream=s partition=0 offset=115 timestamp=1970-01-01T00:00:00.000Z
         = record p0 116 a/b q1 "z"
-        < PUBLISH #4 q1 a/b "z" stream=s partition=0 offset=116 timestamp=1970-01-01T00:00:00.000Z lost=s/0:111-114
+        < PUBLISH #4 q1 a/b "z" lost=s/0:111-114 stream=s partition=0 offset=116 timestamp=1970-01-01T00:00:00.000Z
         "#,
     );
 }
