@@ -174,6 +174,9 @@ fn the_configuration_is_shown_and_the_log_level_set() {
     };
     assert_eq!(put("", r#"{"level":"debug"}"#).0, 204);
     assert_eq!(level(), "debug");
+    let all = json(weir.admin, "/api/v1/config");
+    let row = all["settings"].as_array().unwrap().iter().find(|s| s["key"] == "diagnostics.log_level").unwrap();
+    assert_eq!((row["value"].as_str(), row["source"].as_str()), (Some("\"debug\""), Some("admin API")), "what is in force");
     let (status, words) = put("", r#"{"level":"=,="}"#);
     assert!(status == 400 && words.contains("as in info"), "{status} {words}");
     assert_eq!(put("Origin: http://elsewhere\r\n", r#"{"level":"trace"}"#).0, 403);

@@ -323,7 +323,7 @@ const FORMATS: &[&str] = &[
     "%10t|%-10t|%.2t|%10.2t|%-10.2t|%010t|",
     "%05l|%5l|%-5l|%.1l|%3m|",
     "%10p|%-60p|%10x|%X|%2X",
-    "%20C|%-8R|",
+    "%20C|%05C|%.1C|%-5C|%-8R|",
     "@Y-@m-@d @H @@ %%",
     "a\\ab\\ec\\vd\\te\\nf\\rg\\\\h",
 ];
@@ -335,7 +335,7 @@ fn every_call_ends_as_mosquittos_does() {
     let port = weir.mqtt.to_string();
     let mut full = vec!["-t", "p/x", "-m", r#"{"a": 15, "b": [true, "é"]}"#, "-q", "1", "-r"];
     for (name, value) in [
-        ("content-type", "text/x"),
+        ("content-type", "007"),
         ("correlation-data", "abc"),
         ("message-expiry-interval", "1000"),
         ("payload-format-indicator", "1"),

@@ -76,6 +76,15 @@ fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
             "[log]\ndata = \"/proc/version/data\"\n",
             "log.data: /proc/version/data cannot be the data directory: /proc/version is no directory",
         ),
+        ("[log]\ndata = \"/proc/nope\"\n", "log.data: /proc/nope cannot be the data directory: /proc is the kernel's"),
+        (
+            "[listen]\nmqtt = \"0.0.0.0:1883\"\nhttp = \"127.0.0.1:1883\"\nallow_anonymous = true\n",
+            "bad.toml:3: listen.http: 127.0.0.1:1883 is that of another listener too",
+        ),
+        ("[listen]\nmqtt = \"192.0.2.7:1883\"\nallow_anonymous = true\n", "listen.mqtt: 192.0.2.7:1883: no address of this machine"),
+        ("[listen]\norigins = [\"dash.example.org\"]\n", "bad.toml:2: listen.origins: dash.example.org is no origin"),
+        ("[listen]\nhosts = [\"weir.example.org:80\"]\n", "bad.toml:2: listen.hosts: weir.example.org:80 is no name of a host"),
+        ("listen = { mqtt = \"x\" }\n", "bad.toml:1: listen.mqtt: not an address and a port"),
         ("[log\n", "line 1"),
     ] {
         std::fs::write(&file, wrong).unwrap();
@@ -106,6 +115,10 @@ fn what_is_wrong_is_said_with_its_place_and_the_way_out() {
     assert!(text(&check(&["-c", dir.path().to_str().unwrap()], &[]).stderr).contains(": a directory; name the file in it"));
     let once = text(&check(&[], &[("WEIR_LOG__RETENTION_BYTES", "1GiB")]).stderr);
     assert!(once.contains("nothing reads WEIR_LOG__RETENTION_BYTES; did you mean WEIR__LOG__RETENTION_BYTES?"), "{once}");
+    let flat = text(&check(&[], &[("WEIR_LOG_DATA", "x"), ("WEIR_LISTEN_MQTT", "y"), ("WEIR_ROUNDS", "3")]).stderr);
+    let meant = ["WEIR_LOG_DATA; did you mean WEIR__LOG__DATA?", "WEIR_LISTEN_MQTT; did you mean WEIR__LISTEN__MQTT?"];
+    assert!(meant.iter().all(|words| flat.contains(words)) && !flat.contains("ROUNDS"), "{flat}");
+    assert!(check(&[], &[("WEIR_LOG", "")]).status.success(), "empty is unset");
     let level = text(&check(&[], &[("WEIR_LOG", "debug")]).stdout);
     assert!(level.lines().any(|l| l.starts_with("log_level = \"debug\"") && l.ends_with("# WEIR_LOG")), "{level}");
     assert!(text(&check(&["-c", "/nowhere.toml"], &[]).stderr).contains("/nowhere.toml: there is no such file"));

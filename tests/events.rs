@@ -191,6 +191,11 @@ fn the_broker_topics_count_what_mosquittos_count() {
             p.publish(1, n % 2 == 0, n, "t/x", "12345");
             p.expect_ack(PUBACK, n);
         }
+        // Packets of all kinds count, and not messages alone.
+        for _ in 0..200 {
+            p.send(0xC0, &[]);
+            assert_eq!(p.read().head, 0xD0);
+        }
     }
     let topics = |port| -> std::collections::BTreeMap<String, String> {
         let lines = mosquitto_sub(port, &["-t", "$SYS/broker/#", "-F", "%t=%p", "-W", "3"]).rest();

@@ -203,8 +203,13 @@ fn retention_goes_on_beside_websockets_that_hardly_read() {
 
 /// Of the process, in bytes.
 fn memory(weir: &Weir) -> u64 {
+    status(weir, "VmRSS:")
+}
+
+/// A line of /proc/PID/status, in bytes.
+fn status(weir: &Weir, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", weir.process.0.id())).unwrap();
-    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kib = status.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap() * 1_024
 }
 
@@ -458,7 +463,7 @@ fn who_takes_nothing_gives_its_room_to_who_waits() {
         c.send_subscribe("big", 1);
         c
     };
-    let _stuck = ["a", "b"].map(|name| subscribe(name.into()));
+    let _stuck = ["a", "b", "c", "d"].map(|name| subscribe(name.into()));
     std::thread::sleep(Duration::from_secs(2));
     let mut honest = subscribe("honest".into());
     assert_eq!(honest.read().head, 0x90);
@@ -493,6 +498,31 @@ fn records_that_lie_between_those_of_others_take_bounded_memory() {
 fn begin_large(socket: &mut TcpStream, bytes: usize) {
     let begun = [&[0x30, 0xFF, 0xFF, 0xEF, 0x03][..], &[0, 1, b't'], &vec![b'x'; bytes]].concat();
     let _ = socket.write_all(&begun);
+}
+
+/// The head of a long frame alone makes nobody reserve the frame: under a limit of address space that would end the process.
+#[test]
+fn what_a_websocket_declares_is_reserved_only_where_there_is_room() {
+    let _alone = alone();
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let sockets: Vec<_> = (0..300).map(|n| support::slow::websocket_subscriber(weir.http, &format!("declares {n}"))).collect();
+    let reserved = || status(&weir, "VmPeak:");
+    let before = reserved();
+    let head = [&[0x82, 0xFF, 0, 0, 0, 0, 0, 0xF4, 0x24, 0, 0, 0, 0, 0][..], &[b'x'; 100]].concat();
+    let sockets: Vec<_> = sockets
+        .into_iter()
+        .map(|mut socket| {
+            socket.write_all(&head).unwrap();
+            socket
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let more = (reserved() - before) >> 20;
+    // 4,580 MiB were declared; there is room for 256.
+    assert!(more < 1_000, "{more} MiB more");
+    assert!(worst_acknowledgement(weir.mqtt) < Duration::from_millis(200));
+    drop(sockets);
 }
 
 /// Whoever declares much and does not send it takes memory from nobody, over TCP and websocket.

@@ -91,7 +91,7 @@ fn a_narrow_session_has_its_first_message_at_once_and_so_have_many() {
     println!("{records} records on {topics} topics in {:?}", start.elapsed());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // As much as the window of version 3.1.1 lets through without an acknowledgement.
-    let (first, _) = runtime.block_on(come_back(weir.mqtt, "narrow".into(), (topics / 100 * per_topic).min(250)));
+    let (first, _) = runtime.block_on(come_back(weir.mqtt, "narrow".into(), (topics / 100 * per_topic).min(1_000)));
     println!("first message of 1 session after {first:?}");
     let start = Instant::now();
     let port = weir.mqtt;

@@ -13,6 +13,7 @@ import { attr, h, set } from './format.js';
  * @property {'DELETE'} method
  * @property {string} path Behind `/api/v1/`.
  * @property {string} command The same in a shell.
+ * @property {string} [operand] Its last word.
  * @property {(answer: any) => string} done What is said then.
  */
 
@@ -46,13 +47,19 @@ export class Admin {
     return admin === USUAL ? '' : ` --admin ${admin}`;
   }
 
+  /** A command with its options; a last word that begins with a hyphen is no option. @param {string} command @param {string} [operand] */
+  line(command, operand) {
+    if (operand === undefined) return command + this.option();
+    return operand.startsWith('-') ? `${command}${this.option()} -- ${quoted(operand)}` : `${command} ${quoted(operand)}${this.option()}`;
+  }
+
   /** Says what would happen; nothing has happened yet. @param {Change} change */
   ask(change) {
     this.change = change;
     attr(this.dialog, 'aria-label', change.title);
     set(this.title, change.title);
     set(this.text, change.text);
-    set(this.same.code, change.command + this.option());
+    set(this.same.code, this.line(change.command, change.operand));
     set(this.go, change.word);
     attr(this.go, 'hidden', false);
     attr(this.go, 'disabled', false);
@@ -74,6 +81,8 @@ export class Admin {
     }
     attr(this.go, 'hidden', true);
     set(this.close, 'Close');
+    // The keyboard stays in the dialog.
+    if (this.dialog.open) this.close.focus();
     this.app.pollNow();
   }
 

@@ -194,7 +194,6 @@ export class StateChart {
     this.drawn = key;
     const { c, width, height } = canvas;
     const x = (/** @type {number} */ t) => LEFT + ((Math.min(to, Math.max(from, t)) - from) / (to - from)) * (width - LEFT - RIGHT);
-    // Two shades tell states apart; the words say which.
     /** @type {string[]} */
     const known = [];
     for (const [i, s] of this.series.entries()) {

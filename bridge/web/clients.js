@@ -17,6 +17,9 @@ const MARKS = /** @type {[string, number][]} */ ([['7 d', 604800_000], ['1 d', 8
 
 /** @typedef {{ s: Session, lag: number, records: number, loss: number, state: 'behind' | 'offline' | 'live' | 'idle' }} Line */
 
+/** Records, of its topics or not, that retention took before it came to them. @param {Session} s */
+export const taken = (s) => s.places.reduce((n, p) => n + (p.live ? 0 : Math.max(0, p.start - p.next)), 0);
+
 export class Clients {
   /** @param {App} app @param {HTMLElement} root */
   constructor(app, root) {
@@ -74,7 +77,7 @@ export class Clients {
     const all = app.sessions.map((s) => {
       const places = s.places.filter((p) => p.stream !== 'system' || s.places.length === 1);
       const lag = Math.max(0, ...places.map((p) => p.behind_ms ?? 0));
-      const records = places.reduce((n, p) => n + (p.behind_ms === null ? 0 : Math.max(0, p.end - p.next)), 0);
+      const records = places.reduce((n, p) => n + (p.behind_ms === null ? 0 : Math.max(0, p.end - Math.max(p.next, p.start))), 0);
       const loss = Math.min(Infinity, ...places.map((p) => p.loss_at_ms ?? Infinity));
       const state = !s.connected ? 'offline' : records > 0 ? 'behind' : places.length > 0 ? 'live' : 'idle';
       const t = this.trends.get(s.client_id) ?? [];
@@ -145,8 +148,9 @@ export class Clients {
       const [tail, mark] = /** @type {HTMLElement[]} */ ([...track.children]);
       if (tail && mark) { tail.style.left = `${at}%`; mark.style.left = `${at}%`; attr(mark, 'hidden', nothing); attr(tail, 'hidden', nothing); }
       const left = l.loss - app.now();
-      set(loses, nothing ? '–' : l.loss === Infinity ? (l.records > 0 ? 'not foreseen' : 'never') : left <= 0 ? 'now' : span(left));
-      attr(loses, 'data-kind', left < 6 * 3600_000 ? 'bad' : l.loss === Infinity ? 'quiet' : null);
+      const gone = taken(s);
+      set(loses, nothing ? '–' : gone > 0 ? `lost ${brief(gone)}` : l.loss === Infinity ? (l.records > 0 ? 'not foreseen' : 'never') : left <= 0 ? 'now' : span(left));
+      attr(loses, 'data-kind', gone > 0 || left < 6 * 3600_000 ? 'bad' : l.loss === Infinity ? 'quiet' : null);
     }
   }
 
@@ -158,7 +162,7 @@ export class Clients {
       word: 'Disconnect',
       method: 'DELETE',
       path: `clients/${encodeURIComponent(id)}`,
-      command: `weir clients --disconnect ${quoted(id)}`,
+      command: `weir clients --disconnect${id.startsWith('-') ? '=' : ' '}${quoted(id)}`,
       done: () => 'It is disconnected.',
     });
   }
@@ -171,7 +175,8 @@ export class Clients {
       word: 'End session',
       method: 'DELETE',
       path: `sessions/${encodeURIComponent(id)}`,
-      command: `weir sessions delete ${quoted(id)}`,
+      command: 'weir sessions delete',
+      operand: id,
       done: () => 'The session is ended.',
     });
   }
@@ -189,7 +194,7 @@ export class Clients {
     const speed = a && b && seconds > 3 ? { reads: Math.max(0, (b.next - a.next) / seconds), written: (b.end - a.end) / seconds } : undefined;
     const life = s.expiry_s === null ? 'session kept for ever' : s.expiry_s === 0 ? 'session ends with it' : `session kept ${span(s.expiry_s * 1000)}`;
     const worst = s.places.filter((p) => p.loss_at_ms !== null).sort((x, y) => (x.loss_at_ms ?? 0) - (y.loss_at_ms ?? 0))[0];
-    set(this.copy.code, `weir explain ${quoted(s.client_id)}${app.admin.option()}`);
+    set(this.copy.code, app.admin.line('weir explain', s.client_id));
     attr(this.leave, 'disabled', !s.connected);
     const full = s.in_flight >= s.in_flight_max && s.in_flight > 0;
     const why = l.records === 0 ? (s.places.length === 0 ? 'It subscribes to nothing of its own.' : 'It is given what comes as it comes.')

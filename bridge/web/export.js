@@ -70,22 +70,25 @@ export class Export {
     const rows = [];
     /** @type {Set<string>} */
     const started = new Set();
-    let size = 0;
+    let [size, lost] = [0, 0];
     const done = (/** @type {string} */ more) => {
       this.#end();
-      this.#finish(rows, form, `${filter.replace(/[^\w.-]+/g, '_')}.${name}`, more);
+      this.#finish(rows, form, `${filter.replace(/[^\w.-]+/g, '_')}.${name}`, more + (lost > 0 ? ` ${count(lost)} records of the log are lost in between, of this or other topics.` : ''));
     };
     this.subscription = app.feed.subscribe({ filter, from: 'earliest', until: `time:${new Date(time).toISOString()}` }, {
-      start: (where) => {
+      start: (where, more) => {
         // After a lost connection all of it comes again.
-        if (started.has(where.name)) { rows.length = 0; size = 0; started.clear(); }
+        if (started.has(where.name)) { rows.length = 0; size = 0; lost = 0; started.clear(); }
         started.add(where.name);
+        if (more.lost) lost += more.lost.to - more.lost.from;
       },
+      lost: (range) => { lost += range.to - range.from; },
       records: (records, where) => {
         for (const r of records) {
           if (rows.length >= RECORDS_MAX || size > BYTES_MAX) return done(` It is full: the rest is not in it. weir log cat has no such limit.`);
           rows.push({ ...r, name: where.name });
-          size += 200 + r.topic.length + (r.text ?? r.base64 ?? '').length;
+          // The feed cuts long payloads; the file has them whole.
+          size += 200 + r.topic.length + Math.max(r.bytes, (r.text ?? r.base64 ?? '').length);
         }
         this.#say('quiet', `${count(rows.length)} records…`);
       },
@@ -103,7 +106,7 @@ export class Export {
     const link = h('a', { href: URL.createObjectURL(blob), download: name });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    this.#say(whole > 0 || more ? 'behind' : 'durable', `${count(rows.length)} records in ${name}, ${bytes(blob.size)}.${more}${whole > 0 ? ` ${count(whole)} long payloads are cut: retention took them meanwhile.` : ''}`);
+    this.#say(whole > 0 || more ? 'behind' : 'durable', `${count(rows.length)} records in ${name}, ${bytes(blob.size)}.${more}${whole > 0 ? ` ${count(whole)} long payloads are cut: they could not be read whole.` : ''}`);
   }
 
   /** The feed cuts long payloads: the log has them whole. @param {Row} r @returns {Promise<boolean>} */

@@ -56,7 +56,7 @@ export class Keys {
       rows?.focus();
       rows?.dispatchEvent(new KeyboardEvent('keydown', { key: e.key }));
     } else if (key === 'c' || e.key === 'Enter') { if (el.closest('button, a') || !app.treeIsShown()) return; app.tree.scroller.dispatchEvent(new KeyboardEvent('keydown', { key: e.key })); }
-    else if (e.key === 'Escape') { if (app.view !== 'live') app.show('live'); else app.goLive(); }
+    else if (e.key === 'Escape' && !document.querySelector('dialog[open]')) { if (app.view !== 'live') app.show('live'); else app.goLive(); }
     else if (key === '/') app.search.input.focus();
     else if (key === 'p') app.publisher.open();
     else if (key === 'g') this.going = performance.now() + 1500;

@@ -35,7 +35,7 @@ export class LogView {
     this.rates = [];
     /** @type {uPlot | undefined} */
     this.chart = undefined;
-    /** @type {Map<string, { at: number, end: number, rate: number }>} */
+    /** @type {Map<string, { at: number, end: number, rate: number | undefined }>} */
     this.pace = new Map();
   }
 
@@ -65,12 +65,12 @@ export class LogView {
       this.list.append(el);
     }
     const p = this.pace.get(key);
-    if (!p || app.now() - p.at > 2000) this.pace.set(key, { at: app.now(), end: s.end, rate: p ? (s.end - p.end) / ((app.now() - p.at) / 1000) : 0 });
+    if (!p || app.now() - p.at > 2000) this.pace.set(key, { at: app.now(), end: s.end, rate: p ? (s.end - p.end) / ((app.now() - p.at) / 1000) : undefined });
     set(row.name, app.streams.filter((o) => o.stream === s.stream).length > 1 ? key : s.stream);
     const limits = [s.limit_age_ms === null ? '' : span(s.limit_age_ms), s.limit_bytes === null ? '' : bytes(s.limit_bytes)].filter((t) => t !== '').join(' · ');
     set(row.size, `${bytes(s.bytes)} of ${limits || 'the disk'}`);
-    const rate = this.pace.get(key)?.rate ?? 0;
-    set(row.pace, `${rate < 10 ? rate.toFixed(1) : brief(Math.round(rate))}/s${s.oldest_ms !== null && s.end > s.start ? ` · oldest ${span(app.now() - s.oldest_ms)}` : ''}`);
+    const rate = this.pace.get(key)?.rate;
+    set(row.pace, rate === undefined ? 'measuring…' : `${rate < 10 ? rate.toFixed(1) : brief(Math.round(rate))}/s${s.oldest_ms !== null && s.end > s.start ? ` · oldest ${span(app.now() - s.oldest_ms)}` : ''}`);
     const stopped = s.failed ?? s.stalled;
     set(row.sync, stopped ? `stopped: ${stopped}` : 'synced before every PUBACK');
     attr(row.sync, 'data-kind', stopped ? 'bad' : 'durable');

@@ -1,6 +1,5 @@
 // Retained messages: which topics have one, and a way to clear them.
 
-import { quoted } from './admin.js';
 import { attr, count, h, keyed, line, set } from './format.js';
 
 /** @typedef {import('./app.js').App} App */
@@ -26,6 +25,8 @@ export class RetainedMessages {
     this.all = [];
     this.more = false;
     this.wrong = '';
+    /** The filter that the list is of. @type {string | undefined} */
+    this.listed = undefined;
   }
 
   /** @param {boolean} [now] */
@@ -36,6 +37,7 @@ export class RetainedMessages {
     const answer = await fetch(`/api/v1/retained?limit=${SHOWN}&filter=${encodeURIComponent(filter)}`).catch(() => undefined);
     if (!answer || filter !== this.filter.value) return;
     const body = await answer.json().catch(() => ({}));
+    this.listed = filter;
     this.wrong = answer.ok ? '' : String(body.error ?? `HTTP ${answer.status}`);
     this.all = body.retained ?? [];
     this.more = body.after !== undefined && body.after !== null;
@@ -44,8 +46,10 @@ export class RetainedMessages {
 
   update() {
     keyed(this.rows, this.all, (r) => r.topic, (r) => this.#row(r));
-    attr(this.clear, 'disabled', this.all.length === 0);
-    set(this.note, this.wrong || (this.all.length === 0 ? 'No topic that matches has a retained message.' : this.more ? `The first ${count(this.all.length)}: a narrower filter shows others.` : ''));
+    // What is asked about is what the list shows.
+    const isListed = this.listed === this.filter.value;
+    attr(this.clear, 'disabled', this.all.length === 0 || !isListed);
+    set(this.note, !isListed ? 'Asking…' : this.wrong || (this.all.length === 0 ? 'No topic that matches has a retained message.' : this.more ? `The first ${count(this.all.length)}: a narrower filter shows others.` : ''));
   }
 
   /** @param {Retained} made */
@@ -57,7 +61,7 @@ export class RetainedMessages {
   }
 
   #clear() {
-    const filter = this.filter.value;
+    const filter = this.listed ?? '';
     const n = `${count(this.all.length)}${this.more ? ' and more' : ''}`;
     this.app.admin.ask({
       title: 'Clear retained messages',
@@ -65,7 +69,8 @@ export class RetainedMessages {
       word: `Clear ${n}`,
       method: 'DELETE',
       path: `retained?filter=${encodeURIComponent(filter)}`,
-      command: `weir retained clear ${quoted(filter)}`,
+      command: 'weir retained clear',
+      operand: filter,
       done: (answer) => {
         this.asked = 0;
         return `${count(answer.cleared)} cleared.${answer.more ? ' There are more: clear again.' : ''}`;

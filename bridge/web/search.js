@@ -31,7 +31,7 @@ export class Search {
 
   /** On a phone the field is out of sight until it is wanted. */
   open() {
-    attr(document.body, 'data-finding', document.body.dataset.finding === undefined);
+    attr(document.body, 'data-finding', true);
     this.input.focus();
   }
 

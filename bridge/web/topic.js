@@ -353,6 +353,12 @@ export class TopicView {
   }
 }
 
+/** As many decimals as the two have. @param {number} a @param {number} b @param {string[]} sources */
+function difference(a, b, sources) {
+  const by = Math.abs(a - b);
+  return sources.some((s) => /e/i.test(s)) ? value(by) : by.toFixed(Math.min(20, Math.max(...sources.map((s) => (s.split('.')[1] ?? '').length))));
+}
+
 /**
  * JSON as text, what changed against the record before it marked.
  * @param {any} v @param {any} before @param {number} depth @returns {Node[]}
@@ -362,9 +368,10 @@ function tree(v, before, depth) {
   if (v === null || typeof v !== 'object' || v instanceof Digits) {
     const s = typeof v === 'string' ? JSON.stringify(v) : String(v);
     const plain = (/** @type {any} */ one) => (one instanceof Digits ? one.number : one);
+    const written = (/** @type {any} */ one) => (one instanceof Digits ? one.source : one);
     const [now, was] = [plain(v), plain(before)];
-    const changed = was !== undefined && was !== now;
-    const delta = changed && typeof now === 'number' && typeof was === 'number' ? ` ${now >= was ? '+' : '−'}${value(Math.abs(now - was))}` : '';
+    const changed = was !== undefined && written(before) !== written(v);
+    const delta = changed && typeof now === 'number' && typeof was === 'number' ? ` ${now >= was ? '+' : '−'}${difference(now, was, [v, before].map(String))}` : '';
     return [h(changed ? 'mark' : 'span', { text: s.length > 4000 ? `${s.slice(0, 4000)}…` : s }), ...(delta ? [h('span', { class: 'quiet', text: delta })] : [])];
   }
   const list = Array.isArray(v);

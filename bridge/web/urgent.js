@@ -1,6 +1,7 @@
 // The three most urgent lines: who loses data and when, who has stopped, who was refused. A place that is there stays for a while.
 
-import { attr, h, line, set, span } from './format.js';
+import { attr, count, h, line, set, span } from './format.js';
+import { taken } from './clients.js';
 
 /** @typedef {import('./app.js').App} App */
 /** @typedef {{ kind: string, who: string, text: string, act: string, go: () => void }} Line */
@@ -39,9 +40,13 @@ export class Urgent {
     const found = [];
     const explain = (/** @type {string} */ id) => () => { app.clientsView.choose(id); app.show('clients'); };
     if (app.figures?.failed) found.push({ kind: 'bad', who: 'The log has stopped:', text: app.figures.failed, act: 'Log ›', go: () => app.show('log') });
-    const behind = app.sessions.map((s) => ({ s, loss: Math.min(Infinity, ...s.places.map((p) => p.loss_at_ms ?? Infinity)), lag: Math.max(0, ...s.places.filter((p) => p.stream !== 'system').map((p) => p.behind_ms ?? 0)) }))
+    for (const s of app.sessions) {
+      const gone = taken(s);
+      if (gone > 0) found.push({ kind: 'bad', who: s.client_id, text: `has lost records: retention took ${count(gone)}, of its topics or not, before it came to them`, act: 'Explain ›', go: explain(s.client_id) });
+    }
+    const behind = app.sessions.filter((s) => taken(s) === 0).map((s) => ({ s, loss: Math.min(Infinity, ...s.places.map((p) => p.loss_at_ms ?? Infinity)), lag: Math.max(0, ...s.places.filter((p) => p.stream !== 'system').map((p) => p.behind_ms ?? 0)) }))
       // Lines of about the same urgency keep their order from poll to poll.
-      .filter((b) => b.lag > 5000).sort((a, b) => doublings(a.loss - app.now()) - doublings(b.loss - app.now()) || a.s.client_id.localeCompare(b.s.client_id));
+      .filter((b) => b.lag > 5000).sort((a, b) => doublings(a.loss - app.now()) - doublings(b.loss - app.now()) || doublings(b.lag) - doublings(a.lag) || a.s.client_id.localeCompare(b.s.client_id));
     for (const { s, loss, lag } of behind) {
       const soon = loss - app.now() < 24 * 3600_000;
       if (soon) found.push({ kind: loss - app.now() < 6 * 3600_000 ? 'bad' : 'behind', who: s.client_id, text: `loses data in ${span(loss - app.now())}: reads ${span(lag)} back`, act: 'Explain ›', go: explain(s.client_id) });
@@ -51,7 +56,7 @@ export class Urgent {
     }
     const bad = app.events.findLast((e) => (e.kind === 'refused' || e.kind === 'dropped') && app.now() - e.time < NEWS_MS);
     if (bad) {
-      const text = bad.kind === 'refused' ? `was refused ${span(app.now() - bad.time)} ago` : `${bad.data.messages ?? 'some'} messages ${bad.data.reason === 'topic' ? 'refused' : 'dropped'}: ${bad.data.reason}`;
+      const text = bad.kind === 'refused' ? `was refused ${span(app.now() - bad.time)} ago` : `${bad.data.messages ?? 'some'} messages dropped: ${bad.data.reason}`;
       found.push({ kind: 'bad', who: bad.client || '(no name)', text, act: 'Why ›', go: () => app.show('refusals') });
     }
     // The worst first; a sort keeps the order of equals.
@@ -60,6 +65,7 @@ export class Urgent {
 
   update() {
     const found = this.#find();
+    const now = this.app.playhead.mode === 'live' ? '' : 'Now: ';
     if (found.length >= this.shown || performance.now() - this.since > HELD_MS) {
       this.shown = found.length;
       this.since = performance.now();
@@ -68,7 +74,7 @@ export class Urgent {
       const data = found[i];
       attr(one.el, 'hidden', i > 0 && i >= this.shown);
       attr(one.el, 'data-kind', data?.kind ?? (i === 0 ? 'durable' : 'none'));
-      set(one.who, data ? line(data.who, 60) : i === 0 ? 'Nothing needs you:' : '');
+      set(one.who, data ? now + line(data.who, 60) : i === 0 ? `${now}Nothing needs you:` : '');
       set(one.text, data?.text ?? (i === 0 ? 'nobody is behind, nothing was refused of late' : ''));
       set(one.act, data?.act ?? '');
       attr(one.act, 'hidden', !data);

@@ -285,7 +285,7 @@ impl Streams {
 
 /// Records, over all partitions that it reads; `None`: it reads nothing.
 fn behind(s: &SessionInfo) -> Option<u64> {
-    let lag = |p: &PlaceInfo| if p.live { 0 } else { p.end.saturating_sub(p.next) };
+    let lag = |p: &PlaceInfo| if p.live { 0 } else { p.end.saturating_sub(p.next.max(p.start)) };
     (!s.places.is_empty()).then(|| s.places.iter().map(lag).sum())
 }
 

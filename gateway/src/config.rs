@@ -387,7 +387,8 @@ impl Config {
         });
         let level = judge::levels(&self.diagnostics.log_level).err().map(|words| format!("diagnostics.log_level: {words}"));
         let more = [level, often, judge::directory(&self.log.data)];
-        wrong.into_iter().chain(more).flatten().chain(addresses).collect()
+        let names = judge::names(&self.listen.origins, &self.listen.hosts);
+        wrong.into_iter().chain(more).flatten().chain(addresses).chain(names).collect()
     }
 }
 
@@ -484,7 +485,11 @@ impl Flags {
         let mut layers = Figment::from(Named(DEFAULT.into(), Serialized::defaults(Config::default())));
         if let Some(file) = &self.config {
             if !file.is_file() {
-                let what = if file.is_dir() { "a directory; name the file in it" } else { "there is no such file" };
+                let what = match file {
+                    file if file.is_dir() => "a directory; name the file in it",
+                    file if file.exists() => "not a regular file, and SIGHUP reads it again; save it as one",
+                    _ => "there is no such file",
+                };
                 return Err(ConfigError(vec![format!("{}: {what}", file.display())]));
             }
             layers = layers.merge(Toml::file_exact(file));
@@ -493,7 +498,7 @@ impl Flags {
             ENVIRONMENT.into(),
             Env::prefixed(PREFIX).filter(|key| !key.as_str().to_lowercase().ends_with("_file")).split("__"),
         ));
-        if let Ok(level) = std::env::var(LOG_VARIABLE) {
+        if let Some(level) = std::env::var(LOG_VARIABLE).ok().filter(|level| !level.is_empty()) {
             layers = layers.merge(Named(LOG_VARIABLE.into(), Serialized::default("diagnostics.log_level", level)));
         }
         for (name, key, value) in from_files()? {
@@ -520,7 +525,7 @@ impl Flags {
 
     pub fn read(&self) -> Result<Config, ConfigError> {
         let layers = self.layers()?;
-        let mut wrong = judge::variables(std::env::vars().map(|(name, _)| name));
+        let mut wrong = judge::variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()), &defaults());
         match layers.extract::<Config>() {
             Ok(config) if wrong.is_empty() && config.wrong().is_empty() => return Ok(config),
             Ok(config) => wrong.extend(config.wrong().into_iter().map(|words| judge::placed(&layers, words))),
@@ -582,10 +587,15 @@ impl From<figment::Error> for ConfigError {
     }
 }
 
+/// Sections and keys, with their defaults.
+fn defaults() -> Dict {
+    Figment::from(Serialized::defaults(Config::default())).extract().unwrap_or_default()
+}
+
 /// Everything that is wrong with what could not be read.
 fn each(layers: &Figment, e: figment::Error) -> Vec<String> {
     let defaults = Figment::from(Serialized::defaults(Config::default()));
-    let (Ok(said), Ok(known)) = (layers.extract::<Dict>(), defaults.extract::<Dict>()) else { return ConfigError::from(e).0 };
+    let (Ok(said), known) = (layers.extract::<Dict>(), self::defaults()) else { return ConfigError::from(e).0 };
     let mut wrong = judge::unknown(layers, &said, &known);
     // What the good keys mean together is judged too.
     let mut good = defaults.clone();

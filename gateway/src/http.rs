@@ -50,7 +50,7 @@ use weir_bridge::{
 use weir_core::session::PACKET_BYTES_MAX;
 
 /// Of a message of MQTT over websocket, which may hold several packets [MQTT-6.0.0-2]: two of the longest.
-const MESSAGE_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
 /// Of MQTT over websocket [MQTT-6.0.0-3]; the second is what clients of version 3.1 offer.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.
@@ -149,9 +149,14 @@ pub(crate) fn public(gateway: Arc<Gateway>, feed: Arc<Feed>, origins: Origins, a
 async fn may_ask_admin(State(admin): State<u16>, request: Request, next: Next) -> Response {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let is_plain = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':'));
-    let source = host.filter(|host| is_plain(host)).map(|host| {
-        let name = hosts::name(host);
-        format!("; connect-src 'self' ws://{host} wss://{host} http://{name}:{admin}")
+    let source = host.and_then(|host| match host {
+        // A policy cannot name an address of version 6 (CSP Level 3, 2.3.1, host-part): any host, then, at these ports.
+        _ if host.starts_with('[') => Some(format!("; connect-src 'self' ws: wss: http://*:{admin}")),
+        _ if is_plain(host) => {
+            let name = hosts::name(host);
+            Some(format!("; connect-src 'self' ws://{host} wss://{host} http://{name}:{admin}"))
+        }
+        _ => None,
     });
     let mut response = next.run(request).await;
     if let Some(source) = source

@@ -8,7 +8,11 @@ use figment::{
     error::Kind,
     value::{Dict, Value},
 };
-use std::{collections::HashSet, net::SocketAddr, path::Path};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// The file, or the name of what says it.
@@ -47,7 +51,8 @@ fn line_of(text: &str, key: &str) -> Option<usize> {
             }
         }
         let set = line.split('=').next().unwrap_or_default().trim().trim_matches('"');
-        if !name.is_empty() && (section == wanted && set == name || section.is_empty() && set == key) {
+        let inline = section.is_empty() && set == wanted && line.split_once('=').is_some_and(|(_, v)| v.trim().starts_with('{'));
+        if !name.is_empty() && (section == wanted && set == name || section.is_empty() && set == key || inline) {
             return Some(n + 1);
         }
     }
@@ -99,8 +104,10 @@ pub(crate) fn words(kind: &Kind, default: &Value) -> String {
         // Ours, which say what there may be.
         Kind::Message(words) if !words.contains("untagged") => words.clone(),
         Kind::InvalidType(actual, _) | Kind::InvalidValue(actual, _) => {
+            // As in `signed int `-1``, whose first words are of Rust.
             let said = actual.to_string();
             let said = said.split_once(' ').map_or(&*said, |(kind, value)| if kind == "string" { value } else { &*said });
+            let said = said.split_once('`').map_or(said, |(_, value)| value.trim_end_matches('`'));
             format!("not {said}; as in {example}")
         }
         _ => format!("not a value of its kind; as in {example}"),
@@ -126,7 +133,7 @@ pub fn levels(text: &str) -> Result<EnvFilter, String> {
 
 /// Addresses that cannot be listened on, or may not.
 pub(crate) fn addresses(all: [(&str, SocketAddr); 3], allow_anonymous: bool) -> Vec<String> {
-    let (mut wrong, mut taken) = (Vec::new(), HashSet::new());
+    let (mut wrong, mut taken) = (Vec::new(), Vec::new());
     for (key, address) in all {
         if !address.ip().is_loopback() && !allow_anonymous {
             wrong.push(format!(
@@ -134,12 +141,50 @@ pub(crate) fn addresses(all: [(&str, SocketAddr); 3], allow_anonymous: bool) -> 
                  listen.allow_anonymous = true (--allow-anonymous)"
             ));
         }
-        if address.port() != 0 && !taken.insert(address) {
+        if taken.iter().any(|other| is_same(*other, address)) {
             wrong.push(format!("listen.{key}: {address} is that of another listener too; each needs a port of its own"));
         }
+        taken.push(address);
+        wrong.extend(cannot_listen(address).map(|why| format!("listen.{key}: {address}: {why}")));
     }
     wrong
 }
+
+/// Would both be asked for at once? All addresses of version 6 are those of version 4 too.
+fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |a: SocketAddr, b: SocketAddr| a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
+}
+
+/// Why nobody may listen there, whether or not somebody does.
+fn cannot_listen(address: SocketAddr) -> Option<&'static str> {
+    let refused = |port| TcpListener::bind((address.ip(), port)).err().map(|e| e.kind());
+    match refused(0) {
+        Some(ErrorKind::AddrNotAvailable) => return Some("no address of this machine; `ip address` lists them"),
+        Some(_) => return None,
+        None => {}
+    }
+    let is_privileged = (1..1_024).contains(&address.port()) && refused(address.port()) == Some(ErrorKind::PermissionDenied);
+    is_privileged.then_some("only root, or who has CAP_NET_BIND_SERVICE, listens below port 1024")
+}
+
+/// Names of pages and hosts that nothing could ever match.
+pub(crate) fn names(origins: &[String], hosts: &[String]) -> Vec<String> {
+    let is_origin = |o: &String| {
+        o == "*" || o.split_once("://").is_some_and(|(scheme, host)| !scheme.is_empty() && !host.trim_end_matches('/').contains('/'))
+    };
+    let is_host = |h: &String| !h.is_empty() && !h.contains(['/', ':', ' ']);
+    let origins = origins.iter().filter(|o| !is_origin(o));
+    let origins =
+        origins.map(|o| format!("listen.origins: {o} is no origin, which has a scheme and no path; as in https://dash.example.org"));
+    let hosts = hosts.iter().filter(|h| !is_host(h));
+    origins
+        .chain(hosts.map(|h| format!("listen.hosts: {h} is no name of a host, without scheme and port; as in weir.example.org")))
+        .collect()
+}
+
+/// proc and sysfs, in statfs(2).
+const NO_FILES: [rustix::fs::FsWord; 2] = [0x9FA0, 0x6265_6572];
 
 /// Why no data directory can be here, as far as that shows without making one.
 pub(crate) fn directory(path: &Path) -> Option<String> {
@@ -153,16 +198,30 @@ pub(crate) fn directory(path: &Path) -> Option<String> {
     if there == path {
         return None;
     }
+    if rustix::fs::statfs(there).is_ok_and(|fs| NO_FILES.contains(&fs.f_type)) {
+        return what(&format!("{} is the kernel's, and takes no files", there.display()));
+    }
     match rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
         Ok(()) => None,
         Err(e) => what(&format!("{} cannot be written to: {}", there.display(), std::io::Error::from(e))),
     }
 }
 
-/// Variables that look like keys and are none: with one underscore behind `WEIR`.
-pub(crate) fn variables(names: impl Iterator<Item = String>) -> Vec<String> {
-    let looks_so = |name: &String| name.starts_with("WEIR_") && !name.starts_with("WEIR__") && name.contains("__");
-    names.filter(looks_so).map(|name| format!("environment: nothing reads {name}; did you mean WEIR_{}?", &name[4..])).collect()
+/// Variables that look like keys and are none: with one underscore where there are two.
+pub(crate) fn variables(names: impl Iterator<Item = String>, known: &Dict) -> Vec<String> {
+    let keys = known.iter().flat_map(|(section, values)| values.as_dict().into_iter().flatten().map(move |(key, _)| (section, key)));
+    let keys: Vec<_> = keys.map(|(section, key)| [section, key].map(|word| word.to_uppercase())).collect();
+    let flat = |name: &str| name.trim_start_matches("WEIR").trim_start_matches('_').replace("__", "_");
+    let meant = |name: &str| keys.iter().find(|[section, key]| flat(name) == format!("{section}_{key}"));
+    let is_read = |name: &str| meant(name).is_some_and(|[section, key]| name == format!("WEIR__{section}__{key}"));
+    let words = |name: String| match meant(&name) {
+        Some([section, key]) if !is_read(&name) => Some(format!("environment: nothing reads {name}; did you mean WEIR__{section}__{key}?")),
+        None if !name.starts_with("WEIR__") && name.contains("__") => {
+            Some(format!("environment: nothing reads {name}; did you mean WEIR_{}?", &name[4..]))
+        }
+        _ => None,
+    };
+    names.filter(|name| name.starts_with("WEIR_")).filter_map(words).collect()
 }
 
 #[cfg(test)]

@@ -71,9 +71,15 @@ impl Retention {
         let at = segments.partition_point(|s| s.base <= next).checked_sub(1)?;
         let by_age = self.age.zip(segments.get(at)?.sealed_ms).map(|(age, sealed_ms)| sealed_ms + age.as_millis() as u64);
         let by_bytes = self.bytes.and_then(|max| {
+            let kept: u64 = segments.get(at..)?.iter().map(|s| s.bytes).sum();
+            if kept > max {
+                return Some(now_ms);
+            }
+            // Files count from their beginning on: it goes when one begins that is too much. Each is as large as the largest, and the first begins when
+            // the newest is full.
+            let file = segments.iter().map(|s| s.bytes).max()?.max(1);
             let free = segments.last().filter(|s| s.filled > 0).map_or(0, |s| s.bytes.saturating_sub(s.filled));
-            let behind = segments[at..].iter().map(|s| s.bytes).sum::<u64>().saturating_sub(free);
-            let left = max.saturating_sub(behind);
+            let left = free + (max - kept) / file * file;
             let ms = left as f64 / rate?;
             (ms < FORESEEN_MS).then(|| now_ms + ms as u64)
         });

@@ -27,7 +27,7 @@ use sd_notify::NotifyState;
 use std::{
     fmt, io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,7 +58,7 @@ pub struct Options {
     pub sys_interval: Option<Duration>,
     /// All of it as it was said, and where.
     pub settings: Vec<SettingInfo>,
-    /// Names that HTTP listeners on loopback answer to beside this machine's.
+    /// Names that HTTP listeners answer to beside those of the local network.
     pub hosts: Vec<String>,
     /// Origins of pages that may speak to the port for browsers, beside its own.
     pub origins: Vec<String>,
@@ -140,6 +140,13 @@ pub fn run<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks: H
     result
 }
 
+/// Where it listens.
+struct At {
+    mqtt: SocketAddr,
+    http: SocketAddr,
+    admin: SocketAddr,
+}
+
 fn listen(options: &Options, flag: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
     if !address.ip().is_loopback() && !options.allow_anonymous {
         return Err(RunError::Public { flag, address });
@@ -152,6 +159,9 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     let mqtt = listen(options, "--mqtt", options.mqtt)?;
     let http = listen(options, "--http", options.http)?;
     let admin = listen(options, "--admin", options.admin)?;
+    // Port 0 is another by now.
+    let here = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+    let at = At { mqtt: here(&mqtt, options.mqtt), http: here(&http, options.http), admin: here(&admin, options.admin) };
     let mut stop = Stop::new().map_err(|e| RunError::Io("catching signals", e))?;
 
     let metrics = Arc::new(Metrics::new().map_err(|e| RunError::Io("metrics", io::Error::other(e)))?);
@@ -163,9 +173,9 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     let about = GatewayInfo {
         version: env!("CARGO_PKG_VERSION").into(),
         started_ms: wall_ms(),
-        mqtt: options.mqtt.to_string(),
-        http: options.http.to_string(),
-        admin: options.admin.to_string(),
+        mqtt: at.mqtt.to_string(),
+        http: at.http.to_string(),
+        admin: at.admin.to_string(),
         data: options.data.display().to_string(),
         ..GatewayInfo::default()
     };
@@ -174,11 +184,11 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     vital::spawn("the writer of figures", figures::run(gateway.clone(), feed.clone()));
     metrics.feed(feed.clone());
     vital::spawn("the MQTT listener", tcp::accept(mqtt, gateway.clone()));
-    let public = http::public(gateway.clone(), feed, Origins(Arc::new(options.origins.clone())), options.admin.port());
+    let public = http::public(gateway.clone(), feed, Origins(Arc::new(options.origins.clone())), at.admin.port());
     let hosts = Hosts(Arc::new(options.hosts.clone()));
     vital::spawn("the HTTP listener", http::serve(http, "http", gateway.sockets.clone(), public, hosts.clone(), Some(gateway.clone())));
     let process = Arc::new(Process { settings: RwLock::new(options.settings.clone()), level: hooks.level });
-    let admin_routes = http::admin(gateway.clone(), process.clone(), options.http.port());
+    let admin_routes = http::admin(gateway.clone(), process.clone(), at.http.port());
     vital::spawn("the admin listener", http::serve(admin, "admin", Sockets::of_admin(), admin_routes, hosts, None));
     vital::spawn("the keeper of the metrics", async move {
         loop {
@@ -194,7 +204,7 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
     }
     let keeper = Keeper::start(gateway.clone());
     gateway.events.started(&gateway);
-    tell_start(options, &gateway, begun.elapsed());
+    tell_start(&at, &options.data, &gateway, begun.elapsed());
     println!("weir ready");
     tell_service_manager(&[NotifyState::Ready]);
     (hooks.ready)();
@@ -222,8 +232,7 @@ async fn main<R: FnOnce(), H: Fn() -> Option<Reloaded>>(options: &Options, hooks
 }
 
 /// What runs, where, on what, and how long it took.
-fn tell_start(options: &Options, gateway: &Gateway, took: Duration) {
-    let Options { mqtt, http, admin, data, .. } = options;
+fn tell_start(At { mqtt, http, admin }: &At, data: &Path, gateway: &Gateway, took: Duration) {
     let partitions = gateway.engine.partitions().iter().filter(|p| gateway.system.is_none_or(|nth| gateway.partitions[nth].0 != p.id.0));
     let records: u64 = partitions.map(|p| gateway.engine.span(p.id)).map(|span| span.durable.0 - span.start.0).sum();
     let took = humantime::format_duration(Duration::from_millis(took.as_millis() as u64));

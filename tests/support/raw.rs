@@ -179,12 +179,12 @@ impl Raw {
         self.send(head, &id.to_be_bytes());
     }
 
-    /// Subscribes and waits for the SUBACK; gives its reason.
     /// As most libraries leave their sockets: small packets are gathered while one is not acknowledged.
     pub fn gather_small_packets(&self) {
         self.socket.set_nodelay(false).unwrap();
     }
 
+    /// Subscribes and waits for the SUBACK; gives its reason.
     pub fn subscribe(&mut self, filter: &str, options: u8) -> u8 {
         self.subscribe_or_break(filter, options).expect("a SUBACK")
     }

@@ -21,7 +21,7 @@ pub struct SettingInfo {
     /// As in `log.retention_bytes`.
     pub key: String,
     pub value: String,
-    /// `default`, `environment`, `command line`, or a file.
+    /// `default`, `environment`, `command line`, `admin API`, or a file.
     pub source: String,
 }
 
@@ -84,6 +84,10 @@ pub(crate) async fn log_level(State(process): State<Arc<Process>>) -> Json<LogLe
 pub(crate) async fn set_log_level(State(process): State<Arc<Process>>, Json(wanted): Json<LogLevelInfo>) -> Response {
     match (process.level.set)(&wanted.level) {
         Ok(()) => {
+            if let Some(setting) = process.settings.write().iter_mut().find(|s| s.key == "diagnostics.log_level") {
+                setting.value = serde_json::Value::from(wanted.level.as_str()).to_string();
+                setting.source = "admin API".into();
+            }
             tracing::warn!("the log level is {} now, by the admin API", wanted.level);
             StatusCode::NO_CONTENT.into_response()
         }

@@ -224,7 +224,7 @@ fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connec
         let (known, files) = gateway.engine.partitions().iter().zip(files).find(|(known, _)| known.id.0 == p.partition.0)?;
         let (span, live) = (gateway.engine.span(known.id), connected && p.live);
         let waits = (!live || d.in_flight >= d.in_flight_max) && p.next.0 < span.durable.0;
-        let loss_at = || gateway.loss_at(p.partition, files, Offset(p.next.0));
+        let loss_at = || gateway.loss_at(p.partition, files, Offset(p.next.0).max(span.start));
         reads(gateway.is_system(p.partition)).then(|| PlaceInfo {
             stream: known.stream.clone(),
             partition: known.number,

@@ -31,7 +31,8 @@ use weir_core::packet::Qos;
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Subscriptions of one client, and of one packet.
-const FILTERS_EACH: usize = 10_000;
+/// Fewer than fit in the value of a session by default.
+const FILTERS_EACH: usize = 5_000;
 const FILTERS_AT_ONCE: usize = 500;
 
 /// A subscriber at work.

@@ -130,7 +130,10 @@ impl Conn {
         let granted = granted.unwrap_or_default();
         match filters.iter().enumerate().find(|(n, _)| !matches!(granted.get(*n), Some(0..=2))) {
             None => Ok(()),
-            Some((n, filter)) => Err(Failure::new(format!("the broker refused the subscription {filter}: {:?}", granted.get(n)))),
+            Some((n, filter)) => Err(Failure::new(format!(
+                "the broker refused the subscription {filter}: {}",
+                granted.get(n).map_or_else(|| "no reason".into(), |reason| format!("0x{reason:02x}"))
+            ))),
         }
     }
 

@@ -58,7 +58,7 @@ impl Format {
                     out.extend_from_slice(&shown(json.as_bytes()));
                 }
                 Field(letter, spec) => {
-                    let field = spec.field(&field(*letter, m, now));
+                    let field = spec.field(*letter, &field(*letter, m, now));
                     out.extend_from_slice(&shown(field.as_bytes()));
                 }
             }

@@ -27,25 +27,22 @@ pub struct Spec {
 /// A wider field would only fill memory.
 const WIDTH_MAX: usize = 1_000;
 
+/// Letters whose fields are numbers.
+const NUMBERS: &str = "AEFlmqr";
 const LETTERS: &str = "ACDEFIJPRSUXjlmpqrtx";
 
 impl Spec {
-    /// Cuts `text` at the precision and fills it to the width.
-    pub fn field(self, text: &str) -> String {
-        let text: String = match self.precision.filter(|_| !self.is_number(text)) {
-            Some(most) => text.chars().take(most).collect(),
-            None => text.to_owned(),
-        };
-        let (width, zeros) = (self.width, self.zeros && self.is_number(&text));
-        match (self.left, zeros) {
-            (true, _) => format!("{text:<width$}"),
-            (false, true) => format!("{text:0>width$}"),
-            (false, false) => format!("{text:>width$}"),
+    /// Cuts `text` at the precision and fills it to the width, in bytes as printf(3) does. What a letter says is a number or it is not, whatever it looks like.
+    pub fn field(self, letter: char, text: &str) -> String {
+        let is_number = NUMBERS.contains(letter) && !text.is_empty();
+        let most = self.precision.filter(|_| !is_number).unwrap_or(usize::MAX);
+        let text = &text[..text.floor_char_boundary(most)];
+        let fill = |with: &str| with.repeat(self.width.saturating_sub(text.len()));
+        match (self.left, self.zeros && is_number) {
+            (true, _) => format!("{text}{}", fill(" ")),
+            (false, true) => format!("{}{text}", fill("0")),
+            (false, false) => format!("{}{text}", fill(" ")),
         }
-    }
-
-    fn is_number(self, text: &str) -> bool {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
     }
 
     /// A payload is also cut at its width, as mosquitto_sub does it.

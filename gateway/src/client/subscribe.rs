@@ -46,7 +46,7 @@ pub struct Subscribe {
     #[arg(short = 'C', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// End after so many seconds, with exit code 27.
-    #[arg(short = 'W', value_name = "SECONDS")]
+    #[arg(short = 'W', value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     wait: Option<u64>,
     /// Print the topic too.
     #[arg(short, long)]
