@@ -454,6 +454,10 @@ fn a_session_that_was_in_use_until_the_gateway_ended_is_not_idle() {
         assert_eq!(weir_says(&weir, &["sessions", "delete", "--idle", "3s"]), (true, "sessions ended: 0\n".into()));
     }
     let session = json(weir.admin, "/api/v1/sessions/device");
+    for (admin, reaches) in [(format!("http://127.0.0.1:{}/", weir.admin), true), (weir.admin.to_string(), false)] {
+        let out = Command::new(binary()).args(["sessions", "--admin", &admin]).output().unwrap();
+        assert_eq!(out.status.success(), reaches, "{admin}: {}", String::from_utf8_lossy(&out.stderr));
+    }
     // Whoever asked a moment ago who is idle is asked again by what ends it.
     let since = session["since_ms"].as_u64().unwrap();
     let delete = |since: u64| request(weir.admin, "DELETE", &format!("/api/v1/sessions/device?idle_since_ms={since}"), "").0;

@@ -456,6 +456,17 @@ fn nothing_that_others_write_moves_the_cursor_or_says_what_the_gateway_says() {
     };
     publish("t", &["-m", "x", "-D", "publish", "user-property", "lost", "default/0:5-9"]);
     publish("t", &["-m", "x", "-D", "publish", "user-property", "lost", evil]);
+    // Without positions asked for, no property is the gateway's.
+    publish(
+        "kept",
+        &["-m", "x", "-r", "-D", "publish", "user-property", "lost", "default/0:5-9", "-D", "publish", "user-property", "stream", "x"],
+    );
+    let kept = run(client(true, "sub", weir.mqtt, "5"), &["-t", "kept", "-C", "1", "-v", "-F", "%t=%p"], "");
+    assert_eq!((text(&kept.stdout), text(&kept.stderr)), ("kept=x\n".into(), String::new()));
+    for args in [&["-t", "t", "-i", "", "-c"][..], &["-t", "t", "-i", ""]] {
+        let out = run(client(true, "sub", weir.mqtt, "311"), args, "");
+        assert!(out.status.code() == Some(1) && text(&out.stderr).contains("the client id is empty"), "{}", text(&out.stderr));
+    }
     let out = run(client(true, "sub", weir.mqtt, "5"), &["-t", "t", "--from", "earliest", "-C", "2"], "");
     assert_eq!((text(&out.stdout), text(&out.stderr)), ("x\nx\n".into(), String::new()), "nothing is lost");
     let shown = |more: &str| {

@@ -279,6 +279,42 @@ fn an_address_has_so_many_connections_and_begins_so_many_a_second() {
     assert!((10..15).contains(&admitted), "{admitted}");
 }
 
+/// A new connection of the same client goes on where the last one was, and its wills are messages.
+#[test]
+fn a_rate_is_that_of_a_client_and_not_of_a_connection() {
+    let dir = dir();
+    let weir = start(dir.path(), [free_port(), free_port(), free_port()], &[("PUBLISH_MESSAGES", "50")]);
+    let end = || {
+        let metrics = http_get(weir.admin, "/metrics");
+        let of = |l: &str| {
+            l.strip_prefix("weir_log_end_offset{")?.split_once("default").map(|(_, rest)| rest.split(' ').nth(1)?.parse::<f64>().ok())?
+        };
+        metrics.lines().find_map(of).unwrap()
+    };
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        let mut c = Raw::connect_with(weir.mqtt, Version::V5, "again", true, &[]);
+        for n in 0..20 {
+            c.publish(0, false, 0, "t", &n.to_string());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let took = began.elapsed().as_secs_f64();
+    assert!(end() > 50.0 && end() < 50.0 * (took + 1.0) + 30.0, "{} in {took} s", end());
+    let (before, began) = (end(), std::time::Instant::now());
+    let mut came = 0;
+    while began.elapsed() < Duration::from_secs(3) {
+        // A will, and the socket is cut.
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", weir.mqtt)).unwrap();
+        socket.write_all(b"\x10\x1A\x00\x04MQTT\x04\x06\x00\x3C\x00\x05wills\x00\x01t\x00\x04gone").unwrap();
+        let mut connack = [0; 4];
+        came += u32::from(socket.read_exact(&mut connack).is_ok() && connack[3] == 0);
+    }
+    let took = began.elapsed().as_secs_f64();
+    support::eventually("wills are published", Duration::from_secs(5), || end() > before);
+    assert!(came > 50 && end() - before < 50.0 * (took + 1.0) + 30.0, "{came} came, {} in {took} s", end() - before);
+}
+
 /// Whoever is too fast is not read; nothing is lost, nobody is closed, and others are as fast as they like.
 #[test]
 fn a_client_publishes_no_faster_than_it_may() {
@@ -415,7 +451,7 @@ fn fill(weir: &Weir, p: &mut Raw) -> [Raw; 2] {
         c.subscribe("fill", 1);
         c
     });
-    p.publish(1, false, 9, "fill", &"x".repeat(7_860_000));
+    p.publish(1, false, 9, "fill", &"x".repeat((8 << 20) - 100));
     p.expect_ack(PUBACK, 9);
     support::eventually("no room", Duration::from_secs(10), || taken(weir) > 14 << 20);
     fillers

@@ -203,14 +203,16 @@ fn retention_goes_on_beside_websockets_that_hardly_read() {
 
 /// Of the process, in bytes.
 fn memory(weir: &Weir) -> u64 {
-    status(weir, "VmRSS:")
+    let status = std::fs::read_to_string(format!("/proc/{}/status", weir.process.0.id())).unwrap();
+    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap() * 1_024
 }
 
-/// A line of /proc/PID/status, in bytes.
-fn status(weir: &Weir, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", weir.process.0.id())).unwrap();
-    let kib = status.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.unwrap() * 1_024
+/// Seconds of processor time since its start.
+fn cpu(weir: &Weir) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", weir.process.0.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }
 
 /// A websocket of the feed that asks for `wishes` and never reads.
@@ -500,29 +502,73 @@ fn begin_large(socket: &mut TcpStream, bytes: usize) {
     let _ = socket.write_all(&begun);
 }
 
-/// The head of a long frame alone makes nobody reserve the frame: under a limit of address space that would end the process.
+/// Copies of a record for so many identifiers of one client take time for what is sent, and not for all filters at each of them.
 #[test]
-fn what_a_websocket_declares_is_reserved_only_where_there_is_room() {
+fn a_copy_costs_no_more_where_there_are_many() {
+    let _alone = alone();
+    const LEVELS: usize = 12;
+    let topic = ["t"; LEVELS].join("/");
+    let seconds_a_copy = |filters: usize| {
+        let dir = dir();
+        let weir = Weir::start(dir.path());
+        let mut c = Raw::connect_with(weir.mqtt, Version::V5, "copies", true, &[]);
+        for n in 0..filters {
+            let filter = (0..LEVELS).map(|level| if n >> level & 1 == 1 { "+" } else { "t" }).collect::<Vec<_>>().join("/");
+            let number = n + 128;
+            let identifier = [0x0B, number as u8 | 0x80, (number >> 7) as u8];
+            let head = [&[1, 0, 3][..], &identifier, &(filter.len() as u16).to_be_bytes()].concat();
+            c.send(0x82, &[&head[..], filter.as_bytes(), &[0]].concat());
+            assert_eq!(c.read().head, 0x90);
+        }
+        let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+        let before = cpu(&weir);
+        let messages = 200_000 / filters;
+        for _ in 0..messages {
+            p.publish(1, false, 1, &topic, "x");
+            p.expect_ack(PUBACK, 1);
+            for _ in 0..filters {
+                assert_eq!(c.read().head, 0x30);
+            }
+        }
+        (cpu(&weir) - before) / (messages * filters) as f64
+    };
+    let (few, many) = (seconds_a_copy(250), seconds_a_copy(4_000));
+    println!("{:.1} and {:.1} us a copy", few * 1e6, many * 1e6);
+    assert!(many < 4.0 * few, "{:.1} us a copy of 4,000, {:.1} of 250", many * 1e6, few * 1e6);
+}
+
+/// What stands between the parts of a message gives back no room of what lies in memory.
+#[test]
+fn pings_between_the_parts_of_a_message_give_no_room_back() {
     let _alone = alone();
     let dir = dir();
-    let weir = Weir::start(dir.path());
-    let sockets: Vec<_> = (0..300).map(|n| support::slow::websocket_subscriber(weir.http, &format!("declares {n}"))).collect();
-    let reserved = || status(&weir, "VmPeak:");
-    let before = reserved();
-    let head = [&[0x82, 0xFF, 0, 0, 0, 0, 0, 0xF4, 0x24, 0, 0, 0, 0, 0][..], &[b'x'; 100]].concat();
-    let sockets: Vec<_> = sockets
-        .into_iter()
-        .map(|mut socket| {
-            socket.write_all(&head).unwrap();
-            socket
+    let ports = [free_port(), free_port(), free_port()];
+    let mut command = command(&binary(), dir.path(), ports);
+    command.env("WEIR__LIMITS__INBOUND_BYTES", "32MiB");
+    let weir = Weir::spawn(command, ports);
+    let before = memory(&weir);
+    let part =
+        |opcode: u8| [&[opcode, 0xFF, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0][..], &vec![b'x'; 1 << 20], &[0x89, 0x80, 0, 0, 0, 0]].concat();
+    let all: Vec<_> = (0..20)
+        .map(|n| {
+            let mut socket = support::slow::websocket_subscriber(weir.http, &format!("parts {n}"));
+            let (first, more) = (part(0x02), part(0x00));
+            std::thread::spawn(move || {
+                socket.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
+                let _ = socket.write_all(&first);
+                for _ in 0..13 {
+                    let _ = socket.write_all(&more);
+                }
+                socket
+            })
         })
         .collect();
-    std::thread::sleep(Duration::from_secs(1));
-    let more = (reserved() - before) >> 20;
-    // 4,580 MiB were declared; there is room for 256.
-    assert!(more < 1_000, "{more} MiB more");
-    assert!(worst_acknowledgement(weir.mqtt) < Duration::from_millis(200));
-    drop(sockets);
+    std::thread::sleep(Duration::from_secs(4));
+    let more = memory(&weir).saturating_sub(before) >> 20;
+    // 280 MiB were sent.
+    assert!(more < 100, "{more} MiB more");
+    assert!(metric(weir.admin, "weir_inbound_bytes") > 20e6);
+    drop(all);
 }
 
 /// Whoever declares much and does not send it takes memory from nobody, over TCP and websocket.

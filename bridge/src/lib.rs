@@ -10,7 +10,6 @@ pub mod events;
 pub mod feed;
 pub mod filters;
 pub mod frame;
-mod frames;
 pub mod outlet;
 pub mod record;
 pub mod snapshot;

@@ -4,7 +4,6 @@
 //! a close frame of each side (5.5.1, 7.1).
 //! Must not know: what is said over it, or whose page may ask (`origins`).
 
-use crate::frames::Frames;
 use axum::{
     body::Body,
     extract::Request,
@@ -41,8 +40,8 @@ pub type Socket = WebSocketStream<Gated>;
 /// Whether more is read of a message that is not whole yet.
 pub trait Gate: Send + Sync {
     fn poll_open(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// So many bytes were read, and the frame that is not whole yet declares so many more.
-    fn passed(&self, bytes: usize, to_come: u64);
+    /// What was read in a buffer that held `before` bytes.
+    fn passed(&self, read: &ReadBuf<'_>, before: usize);
 }
 
 /// Everything is read: messages are small.
@@ -53,40 +52,22 @@ impl Gate for Open {
         Poll::Ready(Ok(()))
     }
 
-    fn passed(&self, _: usize, _: u64) {}
+    fn passed(&self, _: &ReadBuf<'_>, _: usize) {}
 }
 
-/// A connection that is read only while its gate is open. What declares a long frame is held back until then: whoever reads it makes room for all of
-/// the frame at once.
+/// A connection that is read only while its gate is open.
 pub struct Gated {
     io: TokioIo<Upgraded>,
     gate: Arc<dyn Gate>,
-    frames: Frames,
-    held: Vec<u8>,
 }
 
 impl AsyncRead for Gated {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.gate.poll_open(cx))?;
-        if !self.held.is_empty() {
-            let n = self.held.len().min(into.remaining());
-            into.put_slice(&self.held[..n]);
-            self.held.drain(..n);
-            return Poll::Ready(Ok(()));
-        }
         let before = into.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, into))?;
-        let read = into.filled().get(before..).unwrap_or_default();
-        self.frames.pass(read);
-        self.gate.passed(read.len(), self.frames.to_come());
-        match self.gate.poll_open(cx) {
-            Poll::Pending => {
-                self.held = read.to_vec();
-                into.set_filled(before);
-                Poll::Pending
-            }
-            open => open,
-        }
+        let read = Pin::new(&mut self.io).poll_read(cx, into);
+        self.gate.passed(into, before);
+        read
     }
 }
 
@@ -188,7 +169,7 @@ where
             // A message is written when it is said.
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BYTES_MAX + message_bytes_max);
-        let io = Gated { io: TokioIo::new(upgraded), gate, frames: Frames::default(), held: Vec::new() };
+        let io = Gated { io: TokioIo::new(upgraded), gate };
         serve(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await).await;
     });
     let mut response = Response::builder()

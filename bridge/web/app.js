@@ -43,6 +43,8 @@ export class App {
     this.model = new Model();
     /** @type {any} */
     this.figures = undefined;
+    /** The moment of the address, until it can be gone to. @type {number | undefined} */
+    this.wanted = undefined;
     /** @type {Playhead} */
     this.playhead = { mode: 'live', time: 0, speed: 1, offsets: new Map() };
     /** Length of the window, ms; 0: the whole log. */
@@ -138,7 +140,7 @@ export class App {
       this.banner.connection(c);
       this.dirty();
     };
-    feed.figures((f) => { this.figures = f; }, 1);
+    feed.figures((f) => { this.figures = f; this.#seekWanted(); }, 1);
     feed.subscribe({ filter: '#', latest_only: true, rate_max: 10 }, {
       start: (where, more) => this.banner.start(where, more),
       snapshot: (records, where, done) => {
@@ -229,6 +231,16 @@ export class App {
     const to = this.away ? this.lastSeen + (this.now() - this.lastSeen) : this.now();
     const [oldest] = this.wholeLog();
     return [this.range === 0 ? Math.min(oldest, to - 60_000) : to - this.range, to];
+  }
+
+  /** Records that came after the moment of the playhead, as far as their offsets are known. */
+  sinceThen() {
+    let n = 0;
+    for (const s of this.streams.filter((one) => one.stream !== 'system')) {
+      const then = this.playhead.offsets.get(`${s.stream}/${s.partition}`);
+      if (then !== undefined) n += Math.max(0, s.end - then - 1);
+    }
+    return Math.max(n, this.since);
   }
 
   isEmpty() {
@@ -515,9 +527,18 @@ export class App {
     const client = p.get('client');
     if (client !== null) this.clientsView.chosen = client;
     const at = Date.parse(p.get('at') ?? '');
-    if (Number.isFinite(at)) setTimeout(() => this.seekFrom(at), 600);
+    this.wanted = Number.isFinite(at) ? at : undefined;
+    if (this.wanted !== undefined) this.#seekWanted();
     else if (this.playhead.mode !== 'live') this.goLive();
     this.dirty();
+  }
+
+  /** Goes to the moment of the address, as soon as the log and the gateway's clock are known: no moment lies in a log that nobody has seen. */
+  #seekWanted() {
+    if (this.wanted === undefined || this.streams.length === 0 || !this.figures) return;
+    const at = this.wanted;
+    this.wanted = undefined;
+    this.seekFrom(at);
   }
 
   nextTheme() {
@@ -577,6 +598,7 @@ export class App {
     try {
       this.about ??= await this.get('gateway');
       this.streams = (await this.get('streams'))?.streams ?? this.streams;
+      this.#seekWanted();
       // A young log fills the strip.
       const [oldest, now] = this.wholeLog();
       if (!this.rangeSaid && this.range === 300_000 && now - oldest > 300_000) this.range = 900_000;

@@ -64,6 +64,8 @@ export class Clients {
   choose(id) {
     if (!id) return;
     this.chosen = id;
+    // On a phone it stands below the list.
+    if (matchMedia('(max-width: 759px)').matches) requestAnimationFrame(() => this.panel.scrollIntoView({ block: 'start' }));
     this.app.address();
     this.app.dirty();
   }
@@ -209,13 +211,14 @@ export class Clients {
       this.about.replaceChildren(
         h('h2', { text: line(s.client_id, 120) }),
         h('p', { class: 'quiet', text: [c?.address ?? (s.connected ? 'websocket' : 'not connected'), `MQTT ${s.version}`, life].join(' · ') }),
-        ...(warn && worst ? [h('div', { class: 'alarm', role: 'alert' }, h('b', { text: `Loses data in ${span((worst.loss_at_ms ?? 0) - app.now())}` }), ` unless it reads faster. Retention then deletes the segment it will be reading: ${worst.stream}/${worst.partition} · from ${count(worst.next)}.`)] : []),
+        ...(taken(s) > 0 ? [h('div', { class: 'alarm', role: 'alert' }, h('b', { text: 'It has lost records' }), `: retention took ${count(taken(s))} before it came to them, of its topics or not.`)] : []),
+        ...(warn && worst ? [h('div', { class: 'alarm', role: 'alert' }, h('b', { text: `Loses data in ${span((worst.loss_at_ms ?? 0) - app.now())}` }), `, at the rate of the last minutes${s.connected ? ', unless it reads faster' : ''}. Retention then deletes the segment it will be reading: ${worst.stream}/${worst.partition} · from ${count(Math.max(worst.next, worst.start))}.`)] : []),
         h('p', {}, ...(speed && l.records > 0 ? ['Reads ', h('b', { text: `${Math.round(speed.reads)}/s` }), '; the log grows by ', h('b', { text: `${Math.round(speed.written)}/s` }), '. '] : []), why),
         ...(canvases ? [this.canvas, h('p', { class: 'label', text: 'how far back it reads' }), this.trend] : []),
         h('table', { class: 'listens' }, h('tbody', {},
           ...s.subscriptions.slice(0, 20).map((f, i) => row(i === 0 ? 'Subscribes to' : '', `${f.filter}  QoS ${f.qos}`, true)),
           ...(s.subscriptions.length > 20 ? [row('', `and ${s.subscriptions.length - 20} more`)] : []),
-          ...s.places.map((p) => row(`${p.stream}/${p.partition}`, p.behind_ms === null && p.live ? `live at ${count(p.end)}` : `${count(p.next)} of ${count(p.end)}`, true)),
+          ...s.places.map((p) => row(`${p.stream}/${p.partition}`, p.behind_ms === null && p.live ? `live at ${count(p.end)}` : `${count(Math.max(p.next, p.start))} of ${count(p.end)}`, true)),
           ...(c ? [row('Connected', `since ${when(c.connected_ms, app.now())}`)] : []),
           row('In flight', `${count(s.in_flight)}${s.connected ? ` of ${count(s.in_flight_max)}` : ''}${s.oldest_in_flight === null ? '' : `, oldest ${count(s.oldest_in_flight)}`}`),
           ...(s.has_will ? [row('Will', 'yes')] : []))));
@@ -230,16 +233,17 @@ export class Clients {
     if (!canvas || !p) return;
     const { c, width } = canvas;
     const x = (/** @type {number} */ o) => ((o - p.start) / Math.max(1, p.end - p.start)) * (width - 4) + 2;
-    const acked = l.s.oldest_in_flight ?? p.next;
+    const next = Math.max(p.next, p.start);
+    const acked = l.s.oldest_in_flight ?? next;
     c.fillStyle = token('bar2');
     c.fillRect(2, 18, width - 4, 14);
     c.fillStyle = token('behind-soft');
-    c.fillRect(x(p.next), 18, x(p.end) - x(p.next), 14);
+    c.fillRect(x(next), 18, x(p.end) - x(next), 14);
     c.fillStyle = token('bar');
-    c.fillRect(x(acked), 18, Math.max(1, x(p.next) - x(acked)), 14);
+    c.fillRect(x(acked), 18, Math.max(1, x(next) - x(acked)), 14);
     c.fillStyle = token('behind');
     c.fillRect(x(acked) - 1, 14, 2, 22);
-    c.fillRect(x(p.next) - 1, 14, 2, 22);
+    c.fillRect(x(next) - 1, 14, 2, 22);
     c.fillStyle = token('durable');
     c.fillRect(x(p.end) - 2, 14, 2, 22);
     c.fillStyle = token('ink2');
@@ -251,7 +255,7 @@ export class Clients {
     c.fillStyle = token('durable');
     c.fillText('on disk', width - 2, 10);
     c.fillStyle = token('behind');
-    c.fillText(`${count(p.end - p.next)} to go`, width - 2, 46);
+    c.fillText(`${count(p.end - next)} to go`, width - 2, 46);
   }
 
   /** @param {{ at: number, lag: number }[]} t */
@@ -261,15 +265,15 @@ export class Clients {
     if (!canvas || !first || !last || t.length < 2) return;
     const { c, width, height } = canvas;
     const high = Math.max(...t.map((p) => p.lag)) * 1.15 + 1;
-    const x = (/** @type {number} */ at) => 50 + ((at - first.at) / Math.max(1, last.at - first.at)) * (width - 54);
+    const x = (/** @type {number} */ at) => 66 + ((at - first.at) / Math.max(1, last.at - first.at)) * (width - 70);
     const y = (/** @type {number} */ lag) => height - 14 - (lag / high) * (height - 20);
     c.fillStyle = token('ink2');
     c.textAlign = 'right';
     for (const part of [0, 0.5, 1]) {
       const v = (high / 1.15) * part;
-      c.fillText(v === 0 ? '0' : span(v), 44, y(v) + 4);
+      c.fillText(v === 0 ? '0' : span(v), 60, y(v) + 4);
       c.fillStyle = token('line');
-      c.fillRect(50, Math.round(y(v)), width - 54, 1);
+      c.fillRect(66, Math.round(y(v)), width - 70, 1);
       c.fillStyle = token('ink2');
     }
     c.strokeStyle = token('behind');
@@ -278,7 +282,7 @@ export class Clients {
     for (const [i, p] of t.entries()) if (i === 0) c.moveTo(x(p.at), y(p.lag)); else c.lineTo(x(p.at), y(p.lag));
     c.stroke();
     c.textAlign = 'left';
-    c.fillText(`${span(last.at - first.at)} ago`, 50, height - 2);
+    c.fillText(`${span(last.at - first.at)} ago`, 66, height - 2);
     c.textAlign = 'right';
     c.fillText('now', width - 2, height - 2);
   }

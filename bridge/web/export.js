@@ -85,10 +85,11 @@ export class Export {
       lost: (range) => { lost += range.to - range.from; },
       records: (records, where) => {
         for (const r of records) {
-          if (rows.length >= RECORDS_MAX || size > BYTES_MAX) return done(` It is full: the rest is not in it. weir log cat has no such limit.`);
-          rows.push({ ...r, name: where.name });
           // The feed cuts long payloads; the file has them whole.
-          size += 200 + r.topic.length + Math.max(r.bytes, (r.text ?? r.base64 ?? '').length);
+          const more = 200 + r.topic.length + Math.max(r.bytes, (r.text ?? r.base64 ?? '').length);
+          if (rows.length >= RECORDS_MAX || size + more > BYTES_MAX) return done(` It is full: the rest is not in it. weir log cat has no such limit.`);
+          rows.push({ ...r, name: where.name });
+          size += more;
         }
         this.#say('quiet', `${count(rows.length)} records…`);
       },

@@ -10,13 +10,15 @@ export class Figures {
     this.app = app;
     const names = /** @type {[string, string, import('./app.js').View][]} */ ([['received', 'Received', 'live'], ['delivered', 'Delivered', 'clients'], ['p50', 'To disk, p50', 'log'],
       ['p99', 'To disk, p99', 'log'], ['waiting', 'Waiting', 'log'], ['connected', 'Connected', 'clients'], ['behind', 'Behind', 'clients'], ['lost', 'Lost', 'refusals']]);
-    /** @type {Map<string, { name: HTMLElement, label: string, value: HTMLElement, unit: HTMLElement }>} */
+    /** @type {Map<string, { value: HTMLElement, unit: HTMLElement }>} */
     this.cells = new Map();
     for (const [key, label, view] of names) {
-      const [name, value, unit] = [h('span', { class: 'name', text: label }), h('b', { text: '–' }), h('span', { class: 'unit' })];
+      // In the past it says that it is of now.
+      const name = h('span', { class: 'name' }, label, h('span', { class: 'now', text: ', now' }));
+      const [value, unit] = [h('b', { text: '–' }), h('span', { class: 'unit' })];
       root.append(h('a', { href: `#view=${view}`, class: 'figure', onclick: (/** @type {Event} */ e) => { e.preventDefault(); app.show(view); } },
         name, h('span', { class: 'line' }, value, unit)));
-      this.cells.set(key, { name, label, value, unit });
+      this.cells.set(key, { value, unit });
     }
     this.health = /** @type {HTMLElement} */ (document.getElementById('health'));
     this.healthWord = h('b');
@@ -41,8 +43,6 @@ export class Figures {
   update() {
     const { app } = this;
     const f = app.figures;
-    // Whatever moment the strip shows.
-    for (const cell of this.cells.values()) set(cell.name, app.playhead.mode === 'live' ? cell.label : `${cell.label}, now`);
     if (!f) return this.#health();
     // In one unit, whatever they are: side by side they are compared.
     const ms = (/** @type {number | null} */ us) => (us === null ? ['–', ''] : [(us / 1000).toFixed(us < 10_000 ? 2 : us < 100_000 ? 1 : 0), 'ms']);

@@ -137,11 +137,12 @@ export class LogView {
     const first = readers.filter((r) => r.p.behind_ms !== null).some((r) => Math.abs(at(r.p.next) - durable) < 200);
     let level = live > 0 && first ? 1 : 0;
     for (const { p, one } of readers.filter((r) => r.p.behind_ms !== null).sort((a, b) => (b.p.behind_ms ?? 0) - (a.p.behind_ms ?? 0)).slice(0, 8)) {
-      const spot = at(p.next);
+      const spot = at(Math.max(p.next, s.start));
       const kind = p.loss_at_ms !== null && p.loss_at_ms - app.now() < 6 * 3600_000 ? 'bad' : one.connected ? 'behind' : 'ink2';
       triangle(c, spot, top - 8, 4, token(kind));
       c.fillRect(spot - 1, top - 4, 2, tall + 4);
-      if (level > 2) continue;
+      // Two have room above the files.
+      if (level > 1) continue;
       const text = `${one.client_id}, ${span(p.behind_ms ?? 0)} back`;
       const w = c.measureText(text).width;
       const leftward = spot + 8 + w > right;

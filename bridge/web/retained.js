@@ -20,7 +20,7 @@ export class RetainedMessages {
     this.el = h('section', { class: 'retained', 'aria-label': 'Retained messages' },
       h('div', { class: 'head' }, h('h2', { text: 'Retained messages' }), h('span', { class: 'acts' }, this.filter, this.clear)),
       h('table', {}, this.rows), this.note);
-    this.asked = 0;
+    this.asked = -Infinity;
     /** @type {Retained[]} */
     this.all = [];
     this.more = false;
@@ -72,7 +72,7 @@ export class RetainedMessages {
       command: 'weir retained clear',
       operand: filter,
       done: (answer) => {
-        this.asked = 0;
+        this.asked = -Infinity;
         return `${count(answer.cleared)} cleared.${answer.more ? ' There are more: clear again.' : ''}`;
       },
     });

@@ -125,7 +125,7 @@ export class Strip {
     attr(this.pause, 'aria-label', paused ? 'Replay (space)' : 'Pause (space)');
     set(this.speed, `${speed}×`);
     attr(this.live, 'data-past', mode !== 'live');
-    set(this.liveCount, mode === 'live' ? '' : `+${count(app.since)}`);
+    set(this.liveCount, mode === 'live' ? '' : `+${count(app.sinceThen())}`);
     for (const [i, b] of this.ranges.entries()) attr(b, 'aria-pressed', String(RANGES[i]?.[1] === app.range));
     const [from, to] = app.window();
     attr(this.slider, 'aria-valuemin', Math.round(from));
@@ -159,7 +159,8 @@ export class Strip {
       c.fillRect(Math.round(x(at.t)), 12, 1, base - 12);
       c.fillStyle = token('ink2');
       c.textAlign = 'center';
-      c.fillText(at.text, Math.min(width - 18, Math.max(18, x(at.t))), height - 3);
+      const half = c.measureText(at.text).width / 2;
+      c.fillText(at.text, Math.min(width - half - 1, Math.max(half + 1, x(at.t))), height - 3);
     }
     const hist = this.history;
     if (hist) {
@@ -221,32 +222,40 @@ export class Strip {
   #readers(c, x, from, width, base) {
     const { app } = this;
     c.font = SANS_BOLD;
-    let right = width - 14;
-    let outside = 0;
+    const left = x(from);
     // The ranges stand to the left of the names; on a phone above them.
     const ranges = width > 600 ? 200 : 0;
-    for (const r of app.readersBehind()) {
+    /** Where names stand already. @type {[number, number][]} */
+    const taken = [];
+    const fits = (/** @type {number} */ start, /** @type {number} */ w) => start >= ranges && start + w <= width - 14 && taken.every(([a, b]) => start + w < a || start > b);
+    let outside = 0;
+    // Whoever is connected and behind has its name before those that are away.
+    const all = app.readersBehind();
+    for (const r of [...all.filter((one) => one.connected), ...all.filter((one) => !one.connected)]) {
       const t = app.now() - r.behind_ms;
+      const name = line(r.client_id, NAME_MAX);
+      const colour = r.connected ? token('behind') : token('ink3');
+      c.fillStyle = colour;
+      c.textAlign = 'left';
       if (t < from) {
-        if (outside++ > 0) continue;
-        const text = `◂ ${line(r.client_id, NAME_MAX)} reads ${span(r.behind_ms)} back`;
-        c.textAlign = 'left';
-        c.fillStyle = token('behind');
-        c.fillText(text, ranges, 9);
+        const text = `◂ ${name} ${r.connected ? `reads ${span(r.behind_ms)} back` : `away ${span(r.behind_ms)}`}`;
+        const w = c.measureText(text).width;
+        const start = Math.max(ranges, left);
+        if (outside++ > 0 || !fits(start, w)) continue;
+        c.fillText(text, start, 9);
+        taken.push([start, start + w + 12]);
         continue;
       }
       const at = x(t);
-      triangle(c, at, 12, 4, r.connected ? token('behind') : token('ink3'));
+      triangle(c, at, 12, 4, colour);
       c.fillRect(at - 0.5, 12, 1, base - 12);
-      const name = line(r.client_id, NAME_MAX);
       const text = r.connected ? `${name} reads ${span(r.behind_ms)} back` : `${name} away ${span(r.behind_ms)}`;
       const w = c.measureText(text).width;
-      const leftward = at - w > ranges;
-      const start = leftward ? Math.min(at + 2, right) - w : Math.max(at + 7, ranges);
-      if (start + w > right) continue;
-      c.textAlign = 'left';
+      // Beside its marker, or not at all.
+      const start = [at + 2 - w, at + 7].find((one) => fits(one, w));
+      if (start === undefined) continue;
       c.fillText(text, start, 9);
-      right = leftward ? start - 12 : 0;
+      taken.push([start - 12, start + w + 12]);
     }
     c.font = SANS;
   }

@@ -34,15 +34,18 @@ export class TopicView {
     this.inner = h('div', { class: 'inner' });
     this.rows = h('div', { class: 'rows history', role: 'listbox', tabindex: '0', 'aria-label': 'History' }, this.inner);
     this.fieldRows = h('tbody');
+    this.when = h('th', { class: 'n', text: 'Now' });
     this.note = h('p', { class: 'quiet note' });
     root.append(
       h('div', { class: 'head' }, this.title, this.chips, h('span', { class: 'acts' }, this.publish, this.export, this.back)),
       h('div', { class: 'upper' }, this.chartBox, h('section', { class: 'payload-box' }, h('div', { class: 'chart-head' }, h('h3', { text: 'Payload' }), this.payloadTitle, this.choice), this.payload, this.more)),
       this.life.root,
       h('div', { class: 'lower' }, h('section', { class: 'history-box' }, this.head, this.rows, this.note),
-        h('section', { class: 'fields-box' }, h('table', {}, h('thead', {}, h('tr', {}, h('th', { text: 'Field' }), h('th', { class: 'n', text: 'Now' }), h('th', { class: 'n', text: 'Lowest' }), h('th', { class: 'n', text: 'Highest' }))), this.fieldRows))));
+        h('section', { class: 'fields-box' }, h('table', {}, h('thead', {}, h('tr', {}, h('th', { text: 'Field' }), this.when, h('th', { class: 'n', text: 'Lowest' }), h('th', { class: 'n', text: 'Highest' }))), this.fieldRows))));
     /** @type {Rec[]} newest first */
     this.history = [];
+    /** Where the chosen record stood in the list. */
+    this.chosenAt = -1;
     /** @type {Rec | undefined} */
     this.selected = undefined;
     this.field = '';
@@ -263,6 +266,11 @@ export class TopicView {
     if (this.head.textContent !== columns.join('')) this.head.replaceChildren(...columns.map((c, i) => h('span', { text: c, class: numeric && (i === 2 || i === 3) ? 'n' : '' })));
     set(this.note, this.history.length === 0 ? (app.playhead.mode === 'live' ? 'Nothing yet.' : 'Nothing before this moment.') : '');
     this.inner.style.height = `${this.history.length * ROW}px`;
+    // The chosen record stays where it is on the screen while others come above it.
+    const chosenAt = this.selected ? this.history.indexOf(this.selected) : -1;
+    if (chosenAt > this.chosenAt && this.chosenAt >= 0) this.rows.scrollTop += (chosenAt - this.chosenAt) * ROW;
+    this.chosenAt = chosenAt;
+    set(this.when, this.selected ? 'Chosen' : app.playhead.mode === 'live' ? 'Now' : 'Then');
     const first = Math.max(0, Math.floor(this.rows.scrollTop / ROW));
     const n = Math.min(this.history.length - first, Math.ceil(this.rows.clientHeight / ROW) + 1);
     while (this.pool.length < n) {
@@ -283,7 +291,7 @@ export class TopicView {
       const v = numeric ? fields(r).get(this.field)?.number : undefined;
       const before = numeric ? this.history[first + i + 1] : undefined;
       const past = before ? fields(before).get(this.field)?.number : undefined;
-      const change = v !== undefined && past !== undefined ? `${v >= past ? '+' : '−'}${value(Math.abs(v - past))}` : '';
+      const change = v !== undefined && past !== undefined ? `${v >= past ? '+' : '−'}${digits(Math.abs(v - past))}` : '';
       const at = now - r.time > 20 * 3600_000 ? when(r.time, now) : clockMs(r.time);
       const cells = branch ? [at, count(r.offset), r.topic.slice(this.path.length + 1) || r.topic, short(r)] : numeric ? [at, count(r.offset), v === undefined ? '–' : value(v), change, short(r)] : [at, count(r.offset), short(r)];
       for (const [j, cell] of [...el.children].entries()) {
@@ -353,10 +361,13 @@ export class TopicView {
   }
 }
 
+/** Without the noise of binary fractions, and without zeros that nobody wrote. @param {number} v */
+const digits = (v) => String(Number(v.toPrecision(6)));
+
 /** As many decimals as the two have. @param {number} a @param {number} b @param {string[]} sources */
 function difference(a, b, sources) {
   const by = Math.abs(a - b);
-  return sources.some((s) => /e/i.test(s)) ? value(by) : by.toFixed(Math.min(20, Math.max(...sources.map((s) => (s.split('.')[1] ?? '').length))));
+  return sources.some((s) => /e/i.test(s)) ? digits(by) : by.toFixed(Math.min(20, Math.max(...sources.map((s) => (s.split('.')[1] ?? '').length))));
 }
 
 /**

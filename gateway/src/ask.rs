@@ -25,10 +25,21 @@ use std::{
 /// A gateway that takes longer has other troubles: it gives up itself after 10 s for each thing that it waits for.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "not a time; as in 30days, 12h or 90s".into())
+}
+
+/// `HOST:PORT`, also as the address that a start says.
+fn place(text: &str) -> Result<String, String> {
+    let place = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let is_place = place.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    is_place.then(|| place.to_owned()).ok_or_else(|| "not a host and a port; as in 127.0.0.1:9464".into())
+}
+
 #[derive(Args, Clone, Debug)]
 pub struct Admin {
     /// The admin port of the gateway.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464", env = "WEIR_ADMIN")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464", env = "WEIR_ADMIN", value_parser = place)]
     admin: String,
     /// How the answer is printed.
     #[arg(short, long, value_enum, default_value = "table")]
@@ -83,7 +94,7 @@ struct WhichSessions {
     /// Their client ids.
     clients: Vec<String>,
     /// All that have had no connection for so long, as in `30days`.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     idle: Option<Duration>,
 }
 
@@ -581,13 +592,21 @@ fn explain(s: &SessionInfo) -> String {
     text
 }
 
+fn loss(p: &PlaceInfo) -> String {
+    p.loss_at_ms.map_or_else(String::new, |at| {
+        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at));
+        format!("; if it reads no further, retention takes that record about {at}")
+    })
+}
+
 fn whereabouts(p: &PlaceInfo) -> String {
     if p.next < p.start {
         return format!(
-            "{} are lost for it, retention has taken them; it goes on at {}, {} behind",
+            "{} are lost for it, retention has taken them; it goes on at {}, {} behind{}",
             weir_log::records(&(weir_log::Offset(p.next)..weir_log::Offset(p.start))),
             p.start,
-            p.end - p.start
+            p.end - p.start,
+            loss(p)
         );
     }
     if p.live {
@@ -595,12 +614,6 @@ fn whereabouts(p: &PlaceInfo) -> String {
     }
     match p.end.saturating_sub(p.next) {
         0 => format!("at the end, record {}", p.end),
-        behind => {
-            let loss = p.loss_at_ms.map_or_else(String::new, |at| {
-                let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at));
-                format!("; if it reads no further, retention takes that record about {at}")
-            });
-            format!("reads record {} next, {behind} before the end; retention is at {}{loss}", p.next, p.start)
-        }
+        behind => format!("reads record {} next, {behind} before the end; retention is at {}{}", p.next, p.start, loss(p)),
     }
 }

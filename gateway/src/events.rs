@@ -35,6 +35,7 @@ use std::{
 use tokio::sync::Notify;
 use weir_core::{
     ids::Offset,
+    limits::Limit,
     message::{Message, Topic},
     packet::{Qos, ReasonCode},
     session::{Cause, Counts},
@@ -152,11 +153,22 @@ impl Events {
         }
         let mut waiting = self.waiting.lock();
         for (reason, n) in reasons.into_iter().filter(|(_, n)| *n > 0) {
-            if waiting.counted.len() >= WAITING_MAX {
-                gateway.totals.add(Total::EventsDropped, 1);
-            } else {
-                *waiting.counted.entry((client_id.into(), reason)).or_default() += n;
-            }
+            self.add(&mut waiting, gateway, (client_id, reason), n);
+        }
+    }
+
+    /// Adds what met a limit to the same.
+    pub fn limited(&self, gateway: &Gateway, client_id: &str, limit: Limit) {
+        if gateway.system.is_some() {
+            self.add(&mut self.waiting.lock(), gateway, (client_id, ("refused", limit.key())), 1);
+        }
+    }
+
+    fn add(&self, waiting: &mut Waiting, gateway: &Gateway, (client_id, what): (&str, (&'static str, &'static str)), n: u64) {
+        if waiting.counted.len() >= WAITING_MAX {
+            gateway.totals.add(Total::EventsDropped, 1);
+        } else {
+            *waiting.counted.entry((client_id.into(), what)).or_default() += n;
         }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::{
     gateway::{Connected, Gateway},
-    metrics::{DROPPED, RECEIVED, SENT, Total},
+    metrics::{DROPPED, RECEIVED, REFUSED, SENT, Total},
 };
 use serde::Serialize;
 use std::{cmp::Reverse, collections::BTreeMap, collections::VecDeque, sync::Arc, time::Duration};
@@ -95,7 +95,7 @@ fn look(gateway: &Gateway, feed: &Feed, samples: &mut VecDeque<Sample>) -> Figur
         lag_max,
         lost: gateway.totals.get(Total::Lost),
         dropped: sum(DROPPED),
-        refused: sum(&[Total::Connect, Total::Violation, Total::Topic, Total::Origin]),
+        refused: sum(REFUSED),
         synced_ms: gateway.metrics.synced_ms(),
         failed,
         positions: gateway.streams.iter().zip(&ends).map(|((stream, n), end)| (format!("{stream}/{n}"), *end)).collect(),

@@ -4,7 +4,6 @@
 //! Must not know: packets.
 
 use crate::gateway::Gateway;
-use parking_lot::Mutex;
 use std::path::Path;
 use weir_core::limits::{Fleet, Limit};
 
@@ -46,25 +45,6 @@ impl Default for FleetLimits {
     }
 }
 
-/// What bridges say of themselves: one a second, and so many at once, when many come back.
-const BRIDGE_STATE_MS: u64 = 1_000;
-const BRIDGE_STATES_AT_ONCE: u64 = 512;
-
-/// Until when they are paid for, in `Now::monotonic_ms`.
-#[derive(Default)]
-pub(crate) struct BridgeStates(Mutex<u64>);
-
-impl BridgeStates {
-    fn refuses(&self, now_ms: u64) -> bool {
-        let mut paid = self.0.lock();
-        let refuses = *paid > now_ms + BRIDGE_STATES_AT_ONCE * BRIDGE_STATE_MS;
-        if !refuses {
-            *paid = now_ms.max(*paid) + BRIDGE_STATE_MS;
-        }
-        refuses
-    }
-}
-
 /// A quarter of the disk that a directory is on; as much as there may ever be where nobody says how large that is.
 pub(crate) fn quarter_of_disk(directory: &Path) -> u64 {
     rustix::fs::statvfs(directory).map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize) / 4)
@@ -97,9 +77,5 @@ impl Fleet for Gateway {
         // Who would wait for the tail here asks the next time.
         let view = self.retained.get(self.partition_of(topic))?.try_read()?;
         view.is_beyond(topic, bytes, fleet.retained, fleet.retained_bytes)
-    }
-
-    fn refuses_bridge_state(&self) -> bool {
-        self.bridge_states.refuses(self.now().monotonic_ms)
     }
 }

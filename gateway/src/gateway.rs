@@ -12,9 +12,9 @@ use crate::{
     cursors::{Counted, Cursors},
     departures::Departures,
     directory::Directory,
-    driver::LARGE_FETCHES,
+    driver::{Debts, LARGE_FETCHES},
     events::Events,
-    fleet::{BridgeStates, FleetLimits},
+    fleet::FleetLimits,
     group::Groups,
     growth::Growth,
     interests::Interests,
@@ -89,7 +89,7 @@ pub(crate) struct Gateway {
     pub totals: Totals,
     refusals: Refusals,
     pub foreign_origins: Seldom,
-    pub bridge_states: BridgeStates,
+    pub debts: Debts,
     pub metrics: Arc<Metrics>,
     /// Sessions in the store.
     stored: AtomicU64,
@@ -205,7 +205,7 @@ impl Gateway {
             totals: Totals::default(),
             refusals: Refusals::default(),
             foreign_origins: Seldom::default(),
-            bridge_states: BridgeStates::default(),
+            debts: Debts::default(),
             metrics: p.metrics,
             stored: AtomicU64::new(p.stored),
             store_bytes_max: p.store_bytes_max,
@@ -285,6 +285,7 @@ impl Gateway {
     pub fn refused(&self, limit: Limit, client_id: &str) {
         self.totals.add(limit.into(), 1);
         self.refusals.say("refused", limit, client_id);
+        self.events.limited(self, client_id, limit);
     }
 
     /// A client publishes faster than a limit allows.

@@ -1,16 +1,18 @@
-//! How fast a partition grows: what was written in the last three minutes.
+//! How fast a partition grows: what was written in the last three minutes, or in the last seconds if that was more.
 //!
-//! Invariant: what is said is over the time in which it was written; nothing is said before a minute has been seen, and a burst is
-//! forgotten three minutes after it.
+//! Invariant: nothing is said before a minute has been seen. A load that begins is known after seconds, and one that ends is forgotten
+//! after three minutes: what comes in bursts is foreseen too.
 //! Must not know: what retention does with it.
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use weir_log::{Offset, SegmentInfo};
 
-const EVERY_MS: u64 = 10_000;
-/// Three minutes of them: who looks after a burst, or while a load begins, is wrong no longer than that.
-const SAMPLES: usize = 18;
+const EVERY_MS: u64 = 5_000;
+/// Three minutes of them.
+const SAMPLES: usize = 36;
+/// So many are the last seconds.
+const LATELY: usize = 3;
 /// Less says nothing about what comes.
 const LEAST_MS: u64 = 60_000;
 
@@ -50,9 +52,14 @@ impl Growth {
     /// Bytes per millisecond. `None`: too little was seen, or nothing was written.
     pub fn rate(&self) -> Option<f64> {
         let seen = self.0.lock();
-        let ((first_ms, first), (last_ms, last)) = (seen.samples.front()?, seen.samples.back()?);
-        let (ms, bytes) = (last_ms - first_ms, last - first);
-        (ms >= LEAST_MS && bytes > 0).then(|| bytes as f64 / ms as f64)
+        let since = |nth: usize| {
+            let ((first_ms, first), (last_ms, last)) = (seen.samples.get(nth)?, seen.samples.back()?);
+            let (ms, bytes) = (last_ms - first_ms, last - first);
+            Some((ms, bytes as f64 / ms.max(1) as f64))
+        };
+        let (ms, rate) = since(0)?;
+        let lately = since(seen.samples.len().saturating_sub(1 + LATELY)).map_or(0.0, |(_, rate)| rate);
+        (ms >= LEAST_MS && rate > 0.0).then(|| rate.max(lately))
     }
 }
 
@@ -115,6 +122,19 @@ mod tests {
             let took = log.now_ms - from;
             assert!(foreseen.abs_diff(took) <= took / 50 + 2_000, "{per_s} a second: {foreseen} ms foreseen, {took} it took");
         }
+    }
+
+    #[test]
+    fn a_load_that_begins_is_known_within_seconds() {
+        let kept = Retention { bytes: Some(64 << 20), age: None, min_age: Duration::ZERO };
+        let mut log = Log::new();
+        (0..300).for_each(|_| log.second(1_000, kept));
+        (0..16).for_each(|_| log.second(2_000_000, kept));
+        assert!(log.growth.rate().is_some_and(|rate| (1_500.0..2_100.0).contains(&rate)), "{:?}", log.growth.rate());
+        (0..100).for_each(|_| log.second(1_000, kept));
+        assert!(log.growth.rate().is_some_and(|rate| rate > 100.0), "bursts may come again: {:?}", log.growth.rate());
+        (0..100).for_each(|_| log.second(1_000, kept));
+        assert!(log.growth.rate().is_some_and(|rate| (0.9..1.1).contains(&rate)), "{:?}", log.growth.rate());
     }
 
     #[test]

@@ -50,7 +50,7 @@ use weir_bridge::{
 use weir_core::session::PACKET_BYTES_MAX;
 
 /// Of a message of MQTT over websocket, which may hold several packets [MQTT-6.0.0-2]: two of the longest.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
+const MESSAGE_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
 /// Of MQTT over websocket [MQTT-6.0.0-3]; the second is what clients of version 3.1 offer.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.

@@ -3,10 +3,7 @@
 //! Invariant: what lies in memory of unfinished packets is bounded, whatever clients declare: beyond a little of each, a connection reads on only when it has room for all of its packet.
 //! Must not know: packets.
 
-use crate::{
-    account::{PART_BYTES, PATIENCE, Room, Shared},
-    http::MESSAGE_BYTES_MAX,
-};
+use crate::account::{PART_BYTES, PATIENCE, Room, Shared};
 use parking_lot::Mutex;
 use std::{
     io,
@@ -14,14 +11,11 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
-use tokio::time::Instant;
+use tokio::{io::ReadBuf, time::Instant};
 use weir_bridge::upgrade::Gate;
 
 /// Of a packet that needs no room of its own: ten thousand of them are 160 MB.
 pub(crate) const SMALL_BYTES: usize = 16 * 1024;
-
-/// A frame is as long as what is in it and this.
-const MASK_BYTES: u64 = 4;
 
 type Asking = Pin<Box<dyn Future<Output = Option<Room>> + Send>>;
 
@@ -34,8 +28,6 @@ pub(crate) struct Meter {
 #[derive(Default)]
 struct Message {
     read: usize,
-    /// Of the frame that is not whole yet, as it declares.
-    to_come: u64,
     /// When something of it came last.
     heard: Option<Instant>,
     rooms: Vec<Room>,
@@ -47,15 +39,17 @@ impl Meter {
         Arc::new(Self { inbound, message: Mutex::default() })
     }
 
+    /// A control frame was read, which may stand between the parts of a message that is not whole (RFC 6455, 5.4): it alone is not counted any more.
+    pub fn forget(&self, frame_bytes: usize) {
+        let mut message = self.message.lock();
+        message.read = message.read.saturating_sub(frame_bytes);
+    }
+
     /// A message is whole, and has been taken.
     pub fn reset(&self) {
         let mut message = self.message.lock();
-        message.read = 0;
-        // The next one may have begun behind it.
-        if message.to_come == 0 {
-            message.heard = None;
-            message.rooms.clear();
-        }
+        (message.read, message.heard) = (0, None);
+        message.rooms.clear();
     }
 
     /// When a message that has room must have gone on.
@@ -76,16 +70,13 @@ impl Gate for Meter {
     fn poll_open(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let meter = &mut *self.message.lock();
         let room = SMALL_BYTES + meter.rooms.iter().map(Room::bytes).sum::<usize>();
-        let needs = meter.read.saturating_add(usize::try_from(meter.to_come).unwrap_or(usize::MAX));
-        // A frame that is too long is refused by its head.
-        if needs <= room || meter.to_come > MESSAGE_BYTES_MAX as u64 + MASK_BYTES {
+        if meter.read <= room {
             return Poll::Ready(Ok(()));
         }
-        let more = (needs - room).clamp(PART_BYTES, MESSAGE_BYTES_MAX).min(self.inbound.most());
         let inbound = self.inbound.clone();
         // Of a message that goes on the rest comes as that of a large one.
         let is_first = meter.rooms.is_empty();
-        let asking = meter.asking.get_or_insert_with(|| Box::pin(async move { inbound.room(more, is_first).await }));
+        let asking = meter.asking.get_or_insert_with(|| Box::pin(async move { inbound.room(PART_BYTES, is_first).await }));
         let Poll::Ready(answer) = asking.as_mut().poll(cx) else { return Poll::Pending };
         meter.asking = None;
         match answer {
@@ -97,11 +88,11 @@ impl Gate for Meter {
         }
     }
 
-    fn passed(&self, bytes: usize, to_come: u64) {
-        if bytes > 0 {
+    fn passed(&self, read: &ReadBuf<'_>, before: usize) {
+        let more = read.filled().len() - before;
+        if more > 0 {
             let mut message = self.message.lock();
-            message.read += bytes;
-            message.to_come = to_come;
+            message.read += more;
             message.heard = Some(Instant::now());
         }
     }

@@ -188,6 +188,9 @@ const NO_FILES: [rustix::fs::FsWord; 2] = [0x9FA0, 0x6265_6572];
 
 /// Why no data directory can be here, as far as that shows without making one.
 pub(crate) fn directory(path: &Path) -> Option<String> {
+    if path.as_os_str().is_empty() {
+        return Some("log.data: empty; name the data directory (--data)".into());
+    }
     let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
     let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
     let what = |why: &str| Some(format!("log.data: {} cannot be the data directory: {why}; name another (--data)", path.display()));

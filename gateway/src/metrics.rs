@@ -219,6 +219,24 @@ pub const RECEIVED: &[Total] = &[Total::In0, Total::In1, Total::In2];
 /// Messages to clients.
 pub const SENT: &[Total] = &[Total::Out0, Total::Out1, Total::Out2];
 /// Messages that were not sent to a subscriber, but those that are lost.
+/// What was asked and not done. Limits that end a connection or refuse one are in `Connect` and `Violation`.
+pub const REFUSED: &[Total] = &[
+    Total::Connect,
+    Total::Violation,
+    Total::Topic,
+    Total::Origin,
+    Total::TopicBytes,
+    Total::TopicLevels,
+    Total::UserProperties,
+    Total::UserPropertiesBytes,
+    Total::Subscriptions,
+    Total::SharedSubscriptions,
+    Total::Groups,
+    Total::Retained,
+    Total::RetainedBytes,
+    Total::ConnectionsPerAddress,
+    Total::ConnectsPerAddress,
+];
 pub const DROPPED: &[Total] = &[Total::Behind, Total::TooLarge, Total::Expired];
 /// Connections that were accepted, on any listener.
 pub const CONNECTIONS: &[Total] = &[Total::ConnectionsTcp, Total::ConnectionsWebsocket];

@@ -4,7 +4,11 @@
 //! Invariant: what it was answered is durable, as for any client; limits and rights are those of any client.
 //! Must not know: what it is for.
 
-use crate::{driver::Driver, gateway::Gateway, tcp};
+use crate::{
+    driver::{Driver, Visit},
+    gateway::Gateway,
+    tcp,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use weir_core::{
@@ -33,8 +37,13 @@ pub(crate) type Refused = Option<ReasonCode>;
 impl Visitor {
     /// Comes with a session that ends with it. An empty id: any.
     pub async fn come(gateway: Arc<Gateway>, client_id: &str) -> Result<Self, Refused> {
+        Self::come_to(gateway, client_id, Visit::default()).await
+    }
+
+    /// The same, as far as `visit` allows: else it is refused with `SESSION_TAKEN_OVER`.
+    pub async fn come_to(gateway: Arc<Gateway>, client_id: &str, visit: Visit) -> Result<Self, Refused> {
         let mut visitor = Self(Box::new(Driver::new(gateway)));
-        visitor.0.is_visitor = true;
+        visitor.0.visit = Some(Box::new(visit));
         let mut properties = PropertiesBuf::default();
         properties.push(Property::UserProperty(("position", "true")));
         let connect = Connect { properties: properties.as_properties(), ..Connect::new(Version::V5, client_id) };

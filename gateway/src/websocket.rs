@@ -60,6 +60,9 @@ fn code(cause: Cause) -> End {
     })
 }
 
+/// Of a control frame of a client, beside what is in it: head and mask.
+const CONTROL_BYTES: usize = 6;
+
 /// Both ways at once: a peer that is sent much is heard meanwhile.
 async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, driver: &mut Driver, meter: &Meter) -> End {
     let peer = driver.peer().clone();
@@ -96,8 +99,11 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
             }
             () = peer.rung() => driver.woken(),
             message = from.next(), if driver.wants_read() => {
+                match &message {
+                    Some(Ok(Message::Ping(bytes) | Message::Pong(bytes))) => meter.forget(CONTROL_BYTES + bytes.len()),
+                    _ => meter.reset(),
+                }
                 end = take(message, driver);
-                meter.reset();
             }
             () = at(deadline) => driver.timeout(),
         }

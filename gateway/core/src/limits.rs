@@ -79,8 +79,6 @@ pub trait Fleet: Send + Sync {
     fn refuses_filter(&self, filter: &str, stored: bool) -> Option<Limit>;
     /// Why no message of so many bytes is retained under this topic. Asked of every message that is to be.
     fn refuses_retained(&self, topic: &str, bytes: usize) -> Option<Limit>;
-    /// Have all bridges together said too often that they are connected? They say it where the gateway's own events are, which are not to be pushed out.
-    fn refuses_bridge_state(&self) -> bool;
 }
 
 impl std::fmt::Debug for dyn Fleet {
@@ -99,10 +97,6 @@ impl Fleet for Unbounded {
 
     fn refuses_retained(&self, _: &str, _: usize) -> Option<Limit> {
         None
-    }
-
-    fn refuses_bridge_state(&self) -> bool {
-        false
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::{Part, merged, sessions, unavailable};
 use crate::{
+    driver::Visit,
     gateway::Gateway,
     visitor::{PATIENCE, Refused, Visitor, Went},
 };
@@ -135,9 +136,13 @@ pub(crate) async fn forget(State(gateway): State<Arc<Gateway>>, Path(client_id):
         Ok(None) => return (StatusCode::NOT_FOUND, format!("there is no session of {client_id}\n")).into_response(),
         Err(words) => return unavailable(words),
     }
-    tracing::info!(client = crate::refusals::short(&client_id), "its session is ended by the admin API");
+    let now = gateway.now();
+    let steady = |wall_ms: u64| now.steady_ms.saturating_sub(now.wall_ms.saturating_sub(wall_ms));
+    let visit = Visit { idle_since: idle.idle_since_ms.map(steady) };
     let work = async move {
-        Visitor::come(gateway.clone(), &client_id).await?.leave().await;
+        // Judged again where it is claimed and loaded: nobody comes between.
+        Visitor::come_to(gateway.clone(), &client_id, visit).await?.leave().await;
+        tracing::info!(client = crate::refusals::short(&client_id), "its session is ended by the admin API");
         gateway.events.session_deleted(&gateway, &client_id);
         Ok::<_, Refused>(())
     };

@@ -47,7 +47,9 @@ fn unknown(request: &Request) -> Option<String> {
     let query = request.uri().query().filter(|_| request.method() != Method::OPTIONS)?;
     let matched = request.extensions().get::<MatchedPath>();
     let path = matched.map_or(request.uri().path(), MatchedPath::as_str);
-    let known: Vec<&str> = KNOWN.get(&(request.method().clone(), path.to_owned())).into_iter().flatten().map(String::as_str).collect();
+    // HEAD is answered as GET (RFC 9110, 9.3.2).
+    let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
+    let known: Vec<&str> = KNOWN.get(&(method, path.to_owned())).into_iter().flatten().map(String::as_str).collect();
     let names = query.split('&').filter_map(|pair| pair.split('=').next());
     let name = names.filter(|name| !name.is_empty()).find(|name| !known.contains(name))?;
     let there_are = if known.is_empty() { "it has none".into() } else { format!("there are {}", known.join(", ")) };
@@ -86,6 +88,7 @@ mod tests {
         assert!(words.contains("no parameter filtre") && words.contains("at, filter"), "{words}");
         // What lists in parts is cleared as a whole.
         assert_eq!(by("DELETE", "/api/v1/retained?filter=a"), None);
+        assert_eq!(by("HEAD", "/api/v1/retained?filter=a&limit=1"), None);
         assert!(by("DELETE", "/api/v1/retained?filter=a&limit=1").is_some_and(|words| words.ends_with("there are filter")));
         assert!(asked("/api/v1/clients?limit=1").is_some_and(|words| words.ends_with("it has none")));
     }

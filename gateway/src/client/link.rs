@@ -112,6 +112,7 @@ pub struct Wish<'a> {
 impl Link {
     /// Begins to connect. `clean`: nothing of an earlier session, and nothing is kept.
     pub fn new(c: &Connection, kind: &str, version: ProtocolVersion, clean: bool, properties: &Properties) -> Result<Self, Failure> {
+        c.judge_id()?;
         let id = c.client_id(kind);
         let trace = Trace::new(c.debug, &id);
         let keep_alive = Duration::from_secs(u64::from(c.keepalive));

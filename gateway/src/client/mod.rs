@@ -203,6 +203,17 @@ impl Connection {
         self.id.clone().or(prefixed).unwrap_or_else(|| format!("weir-{kind}-{number}"))
     }
 
+    /// An id that mosquitto's clients do not take either.
+    ///
+    /// # Errors
+    /// It is empty: no session could be found again by it.
+    fn judge_id(&self) -> Result<(), Failure> {
+        match self.id.as_deref() {
+            Some("") => Err(Failure::new("-i: the client id is empty; leave -i out for one that is made up")),
+            _ => Ok(()),
+        }
+    }
+
     /// The version that is asked for; without one, what the flags need, else `other`.
     ///
     /// # Errors

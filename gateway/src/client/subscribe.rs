@@ -56,7 +56,7 @@ pub struct Subscribe {
     /// correlation data, %E expiry, %F payload format, %P user properties, %R response topic, %S
     /// subscription identifier; %% a percent sign. %-10.5t has a width and a precision; @Y-@m-@d are
     /// those of strftime(3), @N nanoseconds; \n \t \r \0 \a \e \v \\.
-    #[arg(short = 'F', value_name = "FORMAT", conflicts_with = "verbose")]
+    #[arg(short = 'F', value_name = "FORMAT")]
     format: Option<String>,
     /// JSON of %j and %J over several lines.
     #[arg(long)]
@@ -116,7 +116,7 @@ fn words(lost: &str) -> String {
     )
 }
 
-/// What the gateway says is lost: it stands before the place. Behind the place are the publisher's properties, whatever they say.
+/// What the gateway says is lost, asked for positions: it stands before the place. Behind the place are the publisher's properties, whatever they say.
 fn lost(properties: &[(String, String)]) -> impl Iterator<Item = &str> {
     let before = properties.iter().position(|(name, _)| name == "stream").unwrap_or(0);
     properties.iter().take(before).filter(|(name, _)| name == "lost").map(|(_, range)| &**range)
@@ -130,7 +130,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn came(&mut self, m: &Message) {
-        if !self.s.connection.is_quiet() {
+        if self.s.from.is_some() && !self.s.connection.is_quiet() {
             lost(&m.properties.user_properties).for_each(|range| say(format_args!("weir: lost, by retention or damage: {}", words(range))));
         }
         let offset = m.properties.user_properties.iter().find(|(name, _)| name == "offset").and_then(|(_, at)| at.parse::<u64>().ok());

@@ -73,7 +73,7 @@ impl Driver {
             }
             Action::Refused(limit) => self.gateway.refused(limit, self.name()),
             Action::Close(cause) => {
-                if let Some(client_id) = self.client_id.as_ref().filter(|_| !self.is_visitor) {
+                if let Some(client_id) = self.client_id.as_ref().filter(|_| self.visit.is_none()) {
                     self.gateway.events.closed(&self.gateway, client_id, cause);
                 }
                 self.close.get_or_insert(cause);
@@ -161,12 +161,14 @@ impl Driver {
         let Some(m) = session.will_message(now) else { return };
         let p = self.gateway.partition_of(&m.topic);
         // Its topic was judged at CONNECT, and the rest of a will is below 128 KiB.
+        let bytes = m.topic.len() + m.headers.len() + m.payload.len();
         let pass = Pass::of(&mut self.pass, self.gateway.partitions.len(), self.registered);
         if let Err(e) = encode(&m, &mut pass.records[p]) {
             tracing::error!(client = short(session.client_id()), "a will that is no record: {e}");
             return;
         }
         pass.will = Some(p);
+        self.keep_pace(now, bytes);
         self.mark();
         self.submit(now);
         self.watermarks(now);

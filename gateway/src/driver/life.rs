@@ -4,7 +4,7 @@
 //! Invariant: a session is worked on only by the owner of its client id; whatever way it goes, the client id is given up in the end.
 //! Must not know: packets, records.
 
-use super::{Driver, Phase, log_id, pace::Pace};
+use super::{Driver, Phase, log_id};
 use crate::{gateway::session_key, metrics::Total, retention::Hold};
 use serde_json::json;
 use std::sync::Arc;
@@ -101,6 +101,10 @@ impl Driver {
 
     /// `resumed`: its time was not over.
     fn run(&mut self, now: Now, request: &ConnectRequest, session: Option<Session>, resumed: bool) {
+        let is_in_use = |since| session.as_ref().is_some_and(|s| s.away_since(self.gateway.ended(s)) > since);
+        if self.idle_since().is_some_and(is_in_use) {
+            return self.refuse(ReasonCode::SESSION_TAKEN_OVER);
+        }
         let in_store = session.is_some();
         let session_bytes = self.gateway.client_limits().session_bytes;
         let is_too_much = session.as_ref().is_some_and(|s| resumed && request.is_too_much_for(s, session_bytes));
@@ -111,6 +115,10 @@ impl Driver {
         if self.gateway.hold() == Hold::Everybody && request.will_bytes() > 0 {
             // It would be appended when the client goes, whoever waits.
             return self.refuse(ReasonCode::SERVER_BUSY);
+        }
+        if let Err(limit) = self.find_pace(now, &self.gateway.client_limits(), &request.client_id, request.will_bytes() > 0) {
+            self.gateway.refused(limit, &request.client_id);
+            return self.refuse(ReasonCode::QUOTA_EXCEEDED);
         }
         if let Some(ended) = session.as_ref().filter(|_| !resumed || request.clean_start) {
             self.gateway.interests.remove_all(ended);
@@ -130,8 +138,7 @@ impl Driver {
         let (sid, boot, fleet) = (self.gateway.sid(), self.gateway.boot, self.gateway.clone() as Arc<dyn Fleet>);
         let joining = Joining { sid, boot, partitions: &partitions, resumed, in_store, limits, fleet: &fleet };
         session.connect(now, request, &joining, self.out.end());
-        self.pace = Pace::of(limits);
-        if !self.is_visitor {
+        if self.visit.is_none() {
             let more = json!({
                 "address": self.address.map(|a| a.to_string()),
                 "version": request.version.to_string(),
@@ -207,6 +214,7 @@ impl Driver {
         self.leave_tails();
         self.leave_groups();
         if let Some(client_id) = &self.client_id {
+            self.leave_debts(client_id);
             self.gateway.directory.leave(client_id, &self.peer);
         }
         // Whoever asks from now on sees that nobody is here; whoever has asked hears it.

@@ -15,6 +15,7 @@ mod life;
 mod order;
 mod out;
 mod pace;
+pub(crate) use pace::Debts;
 mod room;
 mod sending;
 mod submit;
@@ -138,7 +139,7 @@ pub(crate) struct Driver {
     /// It speaks MQTT 3.1.
     is_31: bool,
     /// An operator's act goes this way: what happens to it is not what happens to a client.
-    pub is_visitor: bool,
+    pub visit: Option<Box<Visit>>,
     /// Of the bytes that were received last: nothing in them is answered.
     unanswered: bool,
     /// What the value of its session in the store says of how far it has come.
@@ -180,7 +181,18 @@ pub(crate) struct Driver {
     close: Option<Cause>,
 }
 
+/// What an operator's act is about.
+#[derive(Default)]
+pub(crate) struct Visit {
+    /// Only a session that nobody has, and had since then, by the steady clock.
+    pub idle_since: Option<u64>,
+}
+
 impl Driver {
+    fn idle_since(&self) -> Option<u64> {
+        self.visit.as_ref().and_then(|visit| visit.idle_since)
+    }
+
     pub fn new(gateway: Arc<Gateway>) -> Self {
         let deadline = gateway.now().monotonic_ms + FIRST_PACKET_MS;
         let driver = Self::with_phase(gateway, Phase::FirstPacket { deadline });
@@ -230,7 +242,7 @@ impl Driver {
             packets_in: 0,
             publishes: false,
             is_31: false,
-            is_visitor: false,
+            visit: None,
             unanswered: false,
             counted: Counted::default(),
             pass: None,
@@ -595,7 +607,13 @@ impl Driver {
                 self.client_id = Some(request.client_id.as_str().into());
                 let (client_id, version) = (request.client_id.as_str().into(), request.version);
                 self.peer.identify(Identity { client_id, version, address: self.address, connected_ms: self.gateway.now().wall_ms });
-                self.awaits_owner = !self.gateway.directory.claim(&request.client_id, &self.peer);
+                if self.idle_since().is_some() {
+                    if !self.gateway.directory.claim_if_free(&request.client_id, &self.peer) {
+                        return self.refuse(ReasonCode::SESSION_TAKEN_OVER);
+                    }
+                } else {
+                    self.awaits_owner = !self.gateway.directory.claim(&request.client_id, &self.peer);
+                }
                 self.phase = Phase::Claiming(Box::new(request), self.gateway.now().monotonic_ms + LOGIN_MS);
             }
         }
@@ -605,8 +623,10 @@ impl Driver {
         let statement = "the connection was refused";
         self.gateway.totals.add(Total::Connect, 1);
         let client_id = self.name();
-        self.gateway.events.refused(&self.gateway, client_id, self.address.map(|a| a.to_string()), reason);
-        tracing::info!(client = client_id, address = self.from(), %reason, "{statement}");
+        if self.visit.is_none() {
+            self.gateway.events.refused(&self.gateway, client_id, self.address.map(|a| a.to_string()), reason);
+            tracing::info!(client = client_id, address = self.from(), %reason, "{statement}");
+        }
         self.gateway.totals.add(Total::PacketsOut, 1);
         refuse(Refusal { version: self.version, reason, limit: None }, self.out.end());
         self.close = Some(Cause::Violation(Violation { reason, statement }));

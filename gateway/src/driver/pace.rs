@@ -7,6 +7,8 @@
 
 use super::Driver;
 use crate::retention::Hold;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use weir_core::{
     ids::Now,
     limits::{Limit, Limits},
@@ -40,6 +42,17 @@ impl Pace {
         any.then(|| Box::new(Self::with(messages_per_s, bytes_per_s)))
     }
 
+    /// The same, for a client that has been here before.
+    pub fn on_from(limits: &Limits, paid_us: Option<[u64; 2]>, now_us: u64) -> Option<Box<Self>> {
+        let mut pace = Self::of(limits)?;
+        if let Some(paid_us) = paid_us {
+            pace.paid_us = paid_us;
+            let until = paid_us.into_iter().max().unwrap_or_default().saturating_sub(AHEAD_US).div_ceil(1_000);
+            pace.until_ms = (until * 1_000 > now_us).then_some(until);
+        }
+        Some(pace)
+    }
+
     /// 0: any.
     fn with(messages_per_s: u64, bytes_per_s: u64) -> Self {
         Self { messages_per_s, bytes_per_s, paid_us: [0; 2], until_ms: None, sent_bytes: 0, held_ms: 0 }
@@ -62,7 +75,46 @@ impl Pace {
     }
 }
 
+/// What clients have published beyond what is paid for, while they are not here: who comes back goes on from there.
+#[derive(Default)]
+pub(crate) struct Debts(Mutex<HashMap<Box<str>, [u64; 2]>>);
+
+impl Debts {
+    fn keep(&self, client_id: &str, paid_us: [u64; 2], now_us: u64) {
+        if paid_us.iter().all(|paid| *paid <= now_us) {
+            return;
+        }
+        let mut all = self.0.lock();
+        all.insert(client_id.into(), paid_us);
+        if all.len().is_multiple_of(1_024) {
+            all.retain(|_, paid_us| paid_us.iter().any(|paid| *paid > now_us));
+        }
+    }
+
+    fn of(&self, client_id: &str) -> Option<[u64; 2]> {
+        self.0.lock().get(client_id).copied()
+    }
+}
+
 impl Driver {
+    /// Where the client goes on that has come. `Err`: it brings a will, and has published more than is paid for yet, wills among it.
+    pub(super) fn find_pace(&mut self, now: Now, limits: &Limits, client_id: &str, has_will: bool) -> Result<(), Limit> {
+        let now_us = now.monotonic_ms * 1_000;
+        self.pace = Pace::on_from(limits, self.gateway.debts.of(client_id), now_us);
+        let is_ahead = |pace: &Pace| pace.until_ms.is_some();
+        if !has_will || !self.pace.as_deref().is_some_and(is_ahead) {
+            return Ok(());
+        }
+        Err(if limits.publish_messages > 0 { Limit::PublishMessages } else { Limit::PublishBytes })
+    }
+
+    /// It goes; what it has published is paid for later.
+    pub(super) fn leave_debts(&self, client_id: &str) {
+        if let Some(pace) = &self.pace {
+            self.gateway.debts.keep(client_id, pace.paid_us, self.gateway.now().monotonic_ms * 1_000);
+        }
+    }
+
     pub(super) fn waits_for_its_pace(&self) -> bool {
         self.pace.as_ref().is_some_and(|pace| pace.until_ms.is_some())
     }

@@ -225,6 +225,7 @@ impl Session {
         self.will.clone_from(&request.will);
         self.will_owed = false;
         self.gave_up = false;
+        self.bridge_states = 0;
         self.life = Life::Connected;
         self.in_store = joining.in_store;
         self.inbound = Inbound::default();

@@ -7,6 +7,7 @@
 
 use super::{Session, subscriptions::Granted};
 use crate::{ids::PartitionId, limits::Overlapping, message::Stored, packet::Version};
+use std::num::NonZeroU32;
 
 /// What is sent of a record now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,28 +21,31 @@ pub(super) enum Copies {
 }
 
 impl Session {
-    /// `granted`: by all filters that match; by those of the copy alone when this returns.
+    /// The copy of this record that was sent last. A reader that went elsewhere meanwhile begins with the first.
+    pub(super) fn copied(&self, nth: usize, r: &Stored<'_>) -> Option<NonZeroU32> {
+        self.readers[nth].copied.filter(|(at, _)| *at == r.offset).map(|(_, identifier)| identifier)
+    }
+
+    /// `granted`: by all filters that match, or behind the first copy by whatever; by those of the copy alone when this returns.
     pub(super) fn next_copy(&mut self, nth: usize, r: &Stored<'_>, granted: &mut Granted) -> Copies {
-        // A reader that went elsewhere meanwhile begins with the first copy.
-        let copied = self.readers[nth].copied.filter(|(at, _)| *at == r.offset).map_or(0, |(_, identifier)| identifier.get());
-        let partition = self.readers[nth].id;
+        let (copied, partition) = (self.copied(nth, r), self.readers[nth].id);
         let in_copies = self.version == Version::V5 && self.limits.overlapping == Overlapping::Copies;
-        if copied == 0 && (!in_copies || granted.identifiers.len() < 2) {
+        if copied.is_none() && (!in_copies || granted.identifiers.len() < 2) {
             return Copies::One;
         }
         // What was begun in copies ends in copies, whatever the configuration says by then; 3.1.1 has no identifiers.
-        let at = granted.identifiers.partition_point(|n| *n <= copied);
-        let identifier = granted.identifiers.get(at).copied().filter(|_| self.version == Version::V5);
-        let Some(identifier) = identifier else { return Copies::Sent };
-        let is_last = at + 1 == granted.identifiers.len();
+        let above = copied.map_or(0, NonZeroU32::get);
+        let next = self.subscriptions.next_identifier(above, partition, r, self.client_hash).filter(|_| self.version == Version::V5);
+        let Some(identifier) = next else { return Copies::Sent };
+        let is_last = self.subscriptions.next_identifier(identifier, partition, r, self.client_hash).is_none();
         self.grant_copy(identifier, partition, r, granted);
         Copies::Of { identifier, is_last }
     }
 
-    /// `granted`: by all filters that match; by those of this copy alone when this returns.
+    /// What the filters of this copy give.
     pub(super) fn grant_copy(&mut self, identifier: u32, partition: PartitionId, r: &Stored<'_>, granted: &mut Granted) {
-        let is_first = granted.identifiers.first().is_none_or(|first| identifier <= *first);
-        let least = if is_first { 0 } else { identifier };
-        self.subscriptions.grant_of(least..=identifier, partition, r, self.client_hash, granted);
+        let least = self.subscriptions.next_identifier(0, partition, r, self.client_hash);
+        let from = if least.is_none_or(|least| identifier <= least) { 0 } else { identifier };
+        self.subscriptions.grant_of(from..=identifier, partition, r, self.client_hash, granted);
     }
 }

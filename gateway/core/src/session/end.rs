@@ -38,12 +38,6 @@ impl Session {
     /// The will is published now if its time has come.
     pub(super) fn owe_will(&mut self, now: Now, ended_ms: u64) {
         self.will_owed = self.will_due_at(ended_ms).is_some_and(|at| at <= now.steady_ms);
-        let is_reserved = |w: &super::OwnedWill| w.is_reserved() && self.fleet.refuses_bridge_state();
-        if self.will_owed && self.will.as_deref().is_some_and(is_reserved) {
-            self.will = None;
-            self.will_owed = false;
-            self.counts.refused_topic += 1;
-        }
         if self.will_owed {
             self.actions.push_back(Action::AppendWill);
         }

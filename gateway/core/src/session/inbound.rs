@@ -179,6 +179,9 @@ pub(super) fn place_of(receipt: Receipt) -> Offset {
     Offset(receipt.0.saturating_sub(1))
 }
 
+/// Of one connection, which is two events itself: what the gateway says there is not to be pushed out.
+const BRIDGE_STATES_MAX: u8 = 4;
+
 impl Session {
     /// Its record is made where it is returned: on its way from hand to hand it would cost more than all that is looked at here.
     #[inline]
@@ -257,8 +260,10 @@ impl Session {
     }
 
     /// A bridge says that it is connected: seldom, and with no more than that.
-    fn may_say(&self, topic: &str, p: &Publish<'_>) -> bool {
-        p.qos != Qos::ExactlyOnce && is_bridge_state(topic, p.payload) && !self.fleet.refuses_bridge_state()
+    fn may_say(&mut self, topic: &str, p: &Publish<'_>) -> bool {
+        let may = p.qos != Qos::ExactlyOnce && is_bridge_state(topic, p.payload) && self.bridge_states < BRIDGE_STATES_MAX;
+        self.bridge_states += u8::from(may);
+        may
     }
 
     #[cold]

@@ -326,6 +326,8 @@ pub struct Session {
     counts: Counts,
     /// Version 3.1.1 has no words for what the filters of a bridge are to have.
     is_bridge: bool,
+    /// Messages under `$SYS` that it has said as a bridge.
+    bridge_states: u8,
     limits: Arc<Limits>,
     fleet: Arc<dyn Fleet>,
 }
@@ -373,6 +375,7 @@ impl Session {
             will_receipt: None,
             gave_up: false,
             counts: Counts::default(),
+            bridge_states: 0,
             is_bridge: false,
             limits: DEFAULT_LIMITS.clone(),
             fleet: UNBOUNDED.clone(),

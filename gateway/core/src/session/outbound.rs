@@ -267,8 +267,11 @@ impl Session {
             return Delivery::Done;
         }
         let mut granted = self.outbound.granted.take().unwrap_or_default();
-        let matches = self.subscriptions.grant(partition, r, self.client_hash, &mut granted);
-        let late = granted.qos == Qos::AtMostOnce && reader.is_late(r.offset);
+        // What was begun in copies was judged with the first of them: each looks at its own filters.
+        let is_begun = self.copied(nth, r).is_some();
+        let is_behind = reader.is_late(r.offset);
+        let matches = is_begun || self.subscriptions.grant(partition, r, self.client_hash, &mut granted);
+        let late = !is_begun && granted.qos == Qos::AtMostOnce && is_behind;
         let delivery = if !matches {
             Delivery::Done
         } else if r.is_expired(now.steady_ms) {
@@ -545,9 +548,11 @@ impl Session {
             }
             let sent = record.is_some_and(|r| {
                 // Whatever it was granted then, it completes with the QoS it began with; a filter that is gone gives no identifiers.
-                self.subscriptions.grant(f.partition, &r, self.client_hash, &mut granted);
-                if let Why::Copy(identifier) = f.why {
-                    self.grant_copy(identifier, f.partition, &r, &mut granted);
+                match f.why {
+                    Why::Copy(identifier) => self.grant_copy(identifier, f.partition, &r, &mut granted),
+                    _ => {
+                        self.subscriptions.grant(f.partition, &r, self.client_hash, &mut granted);
+                    }
                 }
                 let flags = (true, f.stage.qos(), f.why == Why::Retained || granted.retain);
                 self.emit(false, out, |s, out| s.write(now, (f.partition, &r), flags, Some(f.ordinal), &granted, out))

@@ -82,6 +82,14 @@ struct Match {
     start: Vec<(PartitionId, Offset)>,
 }
 
+impl Match {
+    /// It has begun before this record, which is not its own.
+    fn gives(&self, p: PartitionId, r: &Stored<'_>, client_hash: u64) -> bool {
+        let started = self.start.iter().all(|(q, start)| *q != p || r.offset >= *start);
+        started && !(self.options.no_local && r.client_hash == client_hash)
+    }
+}
+
 impl Subscriptions {
     pub fn next_id(&mut self) -> SubscribeId {
         self.next_id += 1;
@@ -139,8 +147,17 @@ impl Subscriptions {
                 identifier: s.identifier,
                 start: s.start.clone(),
             }));
+            // A copy looks at the filters with its identifier alone.
+            last.matching.sort_by_key(|m| m.identifier);
         }
         &last.matching
+    }
+
+    /// The least identifier above this one of those that match.
+    pub fn next_identifier(&mut self, above: u32, p: PartitionId, r: &Stored<'_>, client_hash: u64) -> Option<u32> {
+        let all = self.find(r.topic);
+        let behind = all.get(all.partition_point(|m| m.identifier <= above)..)?;
+        behind.iter().find(|m| m.gives(p, r, client_hash)).map(|m| m.identifier)
     }
 
     /// The greatest QoS of those that match, all their identifiers, retain as published if any asks.
@@ -160,21 +177,16 @@ impl Subscriptions {
         let mut qos = None;
         (into.retain, into.position) = (false, false);
         into.identifiers.clear();
-        for m in self.find(r.topic) {
-            let started = m.start.iter().all(|(q, start)| *q != p || r.offset >= *start);
-            let echo = m.options.no_local && r.client_hash == client_hash;
-            if !started || echo || !identifiers.contains(&m.identifier) {
-                continue;
-            }
+        let all = self.find(r.topic);
+        let first = all.partition_point(|m| m.identifier < *identifiers.start());
+        let all = all.get(first..).unwrap_or_default().iter().take_while(|m| m.identifier <= *identifiers.end());
+        for m in all.filter(|m| m.gives(p, r, client_hash)) {
             qos = qos.max(Some(m.options.qos));
             into.retain |= r.retain && m.options.retain_as_published;
             into.position |= m.position;
             into.identifiers.extend((m.identifier != 0).then_some(m.identifier));
         }
-        if into.identifiers.len() > 1 {
-            into.identifiers.sort_unstable();
-            into.identifiers.dedup();
-        }
+        into.identifiers.dedup();
         into.qos = qos.unwrap_or_default().min(r.qos);
         qos.is_some()
     }

@@ -25,7 +25,6 @@ use crate::{
     message::{Message, WillMark},
     packet::{PacketId, Qos, SubscriptionOptions, Version, Will},
     property::{Properties, PropertiesBuf, Property},
-    topic::is_reserved,
     topic::shared,
 };
 use std::{borrow::Cow, fmt, num::NonZeroU32};
@@ -67,11 +66,6 @@ pub struct OwnedWill {
 }
 
 impl OwnedWill {
-    /// It goes to a topic of the gateway's own.
-    pub(super) fn is_reserved(&self) -> bool {
-        is_reserved(&self.topic)
-    }
-
     /// What it takes in the session's value.
     pub(super) fn bytes(&self) -> usize {
         self.topic.len() + self.headers.len() + self.payload.len()
