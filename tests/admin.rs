@@ -437,7 +437,7 @@ fn sessions_end_by_id_or_by_how_long_nobody_came() {
     assert!(["away", "here", "old-1", "old-2"].iter().all(|id| events.contains(&format!("$SYS/events/deleted/{id}\n"))), "{events}");
 }
 
-/// Since when nobody is connected is told from the end of the connection, also of one that ended with the process.
+/// A session is idle since its connection ended, also when the process ended it.
 #[test]
 fn a_session_that_was_in_use_until_the_gateway_ended_is_not_idle() {
     let dir = dir();
@@ -458,7 +458,7 @@ fn a_session_that_was_in_use_until_the_gateway_ended_is_not_idle() {
         let out = Command::new(binary()).args(["sessions", "--admin", &admin]).output().unwrap();
         assert_eq!(out.status.success(), reaches, "{admin}: {}", String::from_utf8_lossy(&out.stderr));
     }
-    // Whoever asked a moment ago who is idle is asked again by what ends it.
+    // The gateway judges again when it ends the session.
     let since = session["since_ms"].as_u64().unwrap();
     let delete = |since: u64| request(weir.admin, "DELETE", &format!("/api/v1/sessions/device?idle_since_ms={since}"), "").0;
     assert_eq!((delete(since - 1_000), delete(since + 1_000)), (409, 204));

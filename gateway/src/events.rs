@@ -139,7 +139,7 @@ impl Events {
         self.push(gateway, "cleared", "", json!({ "filter": filter, "topics": topics }));
     }
 
-    /// Adds what was dropped or refused to what is told within a second.
+    /// Adds what was dropped or refused to the events of the next second.
     pub fn counted(&self, gateway: &Gateway, client_id: &str, counts: &Counts) {
         let reasons = [
             (("dropped", "behind"), counts.dropped_behind),

@@ -165,7 +165,7 @@ fn cannot_listen(address: SocketAddr) -> Option<&'static str> {
         None => {}
     }
     let is_privileged = (1..1_024).contains(&address.port()) && refused(address.port()) == Some(ErrorKind::PermissionDenied);
-    is_privileged.then_some("only root, or who has CAP_NET_BIND_SERVICE, listens below port 1024")
+    is_privileged.then_some("listening below port 1024 needs root or CAP_NET_BIND_SERVICE")
 }
 
 /// Names of pages and hosts that nothing could ever match.

@@ -30,7 +30,7 @@ pub struct ClientInfo {
     pub behind_records: Option<u64>,
 }
 
-/// Who is connected, by client id.
+/// The clients that are connected, by client id.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ClientsInfo {
     pub clients: Vec<ClientInfo>,

@@ -75,7 +75,8 @@ impl Pace {
     }
 }
 
-/// What clients have published beyond what is paid for, while they are not here: who comes back goes on from there.
+/// What clients published beyond their rate before they left. The next connection of the same client
+/// id starts from there.
 #[derive(Default)]
 pub(crate) struct Debts(Mutex<HashMap<Box<str>, [u64; 2]>>);
 

@@ -36,7 +36,7 @@ impl Drop for Waiter {
     }
 }
 
-/// Who takes less than a step in this time is closed when others wait. A socket says that it can take more when a third of its buffer is free, which may be a MiB.
+/// A client that takes less than a step in this time is closed when others wait. A socket says that it can take more when a third of its buffer is free, which may be a MiB.
 const PATIENCE_MS: u64 = 30_000;
 
 impl Driver {
