@@ -203,8 +203,16 @@ fn retention_goes_on_beside_websockets_that_hardly_read() {
 
 /// Of the process, in bytes.
 fn memory(weir: &Weir) -> u64 {
+    status_bytes(weir, "VmRSS:")
+}
+
+fn address_space(weir: &Weir) -> u64 {
+    status_bytes(weir, "VmSize:")
+}
+
+fn status_bytes(weir: &Weir, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", weir.process.0.id())).unwrap();
-    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kib = status.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap() * 1_024
 }
 
@@ -571,6 +579,25 @@ fn pings_between_the_parts_of_a_message_give_no_room_back() {
     drop(all);
 }
 
+/// Fourteen bytes that announce 16 MB took that much of the address space, and where it is limited, the gateway ended.
+#[test]
+fn what_a_frame_only_announces_takes_no_room() {
+    let _alone = alone();
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let connect = |n| support::slow::websocket_subscriber(weir.http, &format!("announces {n}"));
+    let mut sockets: Vec<TcpStream> = (0..200).map(connect).collect();
+    let before = address_space(&weir);
+    for socket in &mut sockets {
+        socket.write_all(&[0x82, 0xFF, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xF0, 0, 0, 0, 0, 1, 2, 3]).unwrap();
+    }
+    let worst = worst_acknowledgement(weir.mqtt);
+    assert!(worst < Duration::from_millis(200), "an acknowledgement took {worst:?}");
+    let more = address_space(&weir).saturating_sub(before) >> 20;
+    // A part of 64 KiB for each, and what the gateway's threads take by themselves.
+    assert!(more < 400, "{more} MiB more, of 3,200 that were announced");
+}
+
 /// Whoever declares much and does not send it takes memory from nobody, over TCP and websocket.
 #[test]
 fn packets_that_stop_half_way_take_bounded_memory_for_a_short_time() {
@@ -608,12 +635,20 @@ fn packets_that_stop_half_way_take_bounded_memory_for_a_short_time() {
     let worst = worst_acknowledgement(mqtt);
     assert!(worst < Duration::from_millis(200), "an acknowledgement took {worst:?}");
     assert!(metric(weir.admin, "weir_inbound_bytes") > 100e6);
-    let all: Vec<TcpStream> = stuck.into_iter().chain(websockets).map(|t| t.join().unwrap()).collect();
+    let all: Vec<TcpStream> = stuck.into_iter().map(|t| t.join().unwrap()).collect();
+    let mut websockets: Vec<TcpStream> = websockets.into_iter().map(|t| t.join().unwrap()).collect();
     // Those who had room and did not go on have lost it, and those who waited were told to go.
     support::eventually("there is room again", Duration::from_secs(35), || metric(weir.admin, "weir_inbound_bytes") == 0.0);
     let mut c = Raw::connect_with(mqtt, Version::V5, "large", true, &[]);
     c.publish(1, false, 1, "t", &"x".repeat(5_000_000));
     c.expect_ack(PUBACK, 1);
     assert!(metric(weir.admin, "weir_refused_total{reason=\"inbound_bytes\"}") > 50.0);
+    for socket in &mut websockets {
+        let mut goodbye = Vec::new();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let _ = socket.read_to_end(&mut goodbye);
+        // A close frame that says: policy violation. Version 3.1.1 has no more words for it.
+        assert!(goodbye.ends_with(&[0x88, 2, 0x03, 0xF0]), "{goodbye:?}");
+    }
     drop(all);
 }

@@ -11,6 +11,7 @@ pub mod feed;
 pub mod filters;
 pub mod frame;
 pub mod outlet;
+mod parts;
 pub mod record;
 pub mod snapshot;
 pub mod socket;

@@ -4,6 +4,7 @@
 //! a close frame of each side (5.5.1, 7.1).
 //! Must not know: what is said over it, or whose page may ask (`origins`).
 
+use crate::parts::Parts;
 use axum::{
     body::Body,
     extract::Request,
@@ -19,6 +20,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -40,8 +42,7 @@ pub type Socket = WebSocketStream<Gated>;
 /// Whether more is read of a message that is not whole yet.
 pub trait Gate: Send + Sync {
     fn poll_open(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// What was read in a buffer that held `before` bytes.
-    fn passed(&self, read: &ReadBuf<'_>, before: usize);
+    fn passed(&self, bytes: usize);
 }
 
 /// Everything is read: messages are small.
@@ -52,22 +53,36 @@ impl Gate for Open {
         Poll::Ready(Ok(()))
     }
 
-    fn passed(&self, _: &ReadBuf<'_>, _: usize) {}
+    fn passed(&self, _: usize) {}
 }
 
 /// A connection that is read only while its gate is open.
 pub struct Gated {
     io: TokioIo<Upgraded>,
     gate: Arc<dyn Gate>,
+    parts: Parts,
 }
 
 impl AsyncRead for Gated {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.parts.give(into) {
+            return Poll::Ready(Ok(()));
+        }
         ready!(self.gate.poll_open(cx))?;
+        let gated = &mut *self;
+        let mut buffer = [MaybeUninit::uninit(); READ_BUFFER_BYTES];
+        let (buffer, _) = buffer.split_at_mut(into.remaining().min(READ_BUFFER_BYTES));
         let before = into.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, into);
-        self.gate.passed(into, before);
-        read
+        while into.filled().len() == before {
+            let mut read = ReadBuf::uninit(buffer);
+            ready!(Pin::new(&mut gated.io).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                break;
+            }
+            gated.gate.passed(read.filled().len());
+            gated.parts.pass(read.filled(), into);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -169,7 +184,7 @@ where
             // A message is written when it is said.
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BYTES_MAX + message_bytes_max);
-        let io = Gated { io: TokioIo::new(upgraded), gate };
+        let io = Gated { io: TokioIo::new(upgraded), gate, parts: Parts::new(message_bytes_max) };
         serve(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await).await;
     });
     let mut response = Response::builder()

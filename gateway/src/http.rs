@@ -192,7 +192,7 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension
     if gateway.is_draining() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    let meter = Meter::new(gateway.inbound.clone());
+    let meter = Meter::new(gateway.clone());
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|from| from.0);
     upgrade(request, &SUBPROTOCOLS, MESSAGE_BYTES_MAX, meter.clone(), move |socket| {
         browser.give_back();

@@ -3,7 +3,10 @@
 //! Invariant: what lies in memory of unfinished packets is bounded, whatever clients declare: beyond a little of each, a connection reads on only when it has room for all of its packet.
 //! Must not know: packets.
 
-use crate::account::{PART_BYTES, PATIENCE, Room, Shared};
+use crate::{
+    account::{PART_BYTES, PATIENCE, Room, STEP_BYTES},
+    gateway::Gateway,
+};
 use parking_lot::Mutex;
 use std::{
     io,
@@ -11,7 +14,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
-use tokio::{io::ReadBuf, time::Instant};
+use tokio::time::Instant;
 use weir_bridge::upgrade::Gate;
 
 /// Of a packet that needs no room of its own: ten thousand of them are 160 MB.
@@ -21,22 +24,24 @@ type Asking = Pin<Box<dyn Future<Output = Option<Room>> + Send>>;
 
 /// What a websocket has read of a message that is not whole yet.
 pub(crate) struct Meter {
-    inbound: Shared,
+    gateway: Arc<Gateway>,
     message: Mutex<Message>,
 }
 
 #[derive(Default)]
 struct Message {
     read: usize,
-    /// When something of it came last.
+    /// When it went on last.
     heard: Option<Instant>,
+    /// How much of it there was.
+    bytes: usize,
     rooms: Vec<Room>,
     asking: Option<Asking>,
 }
 
 impl Meter {
-    pub fn new(inbound: Shared) -> Arc<Self> {
-        Arc::new(Self { inbound, message: Mutex::default() })
+    pub fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+        Arc::new(Self { gateway, message: Mutex::default() })
     }
 
     /// A control frame was read, which may stand between the parts of a message that is not whole (RFC 6455, 5.4): it alone is not counted any more.
@@ -48,20 +53,38 @@ impl Meter {
     /// A message is whole, and has been taken.
     pub fn reset(&self) {
         let mut message = self.message.lock();
-        (message.read, message.heard) = (0, None);
+        (message.read, message.heard, message.bytes) = (0, None, 0);
         message.rooms.clear();
+    }
+
+    /// The gateway does not read: that is no silence of the client.
+    pub fn is_not_read(&self) {
+        if let Some(heard) = &mut self.message.lock().heard {
+            *heard = Instant::now();
+        }
     }
 
     /// When a message that has room must have gone on.
     fn deadline(&self) -> Option<Instant> {
         let message = self.message.lock();
-        message.heard.filter(|_| !message.rooms.is_empty()).map(|heard| heard + PATIENCE)
+        message.heard.filter(|_| !message.rooms.is_empty() && message.asking.is_none()).map(|heard| heard + PATIENCE)
     }
 
     /// A message that has room does not go on.
     pub async fn stalled(&self) {
         while self.deadline().is_none_or(|at| at > Instant::now()) {
             tokio::time::sleep_until(self.deadline().unwrap_or_else(|| Instant::now() + PATIENCE)).await;
+        }
+    }
+}
+
+/// `None`: there was none in time.
+async fn part(gateway: Arc<Gateway>, is_first: bool) -> Option<Room> {
+    loop {
+        match gateway.inbound.room(PART_BYTES, is_first).await {
+            // The publishers that have it wait too.
+            None if gateway.is_held() => {}
+            room => return room,
         }
     }
 }
@@ -73,12 +96,11 @@ impl Gate for Meter {
         if meter.read <= room {
             return Poll::Ready(Ok(()));
         }
-        let inbound = self.inbound.clone();
         // Of a message that goes on the rest comes as that of a large one.
         let is_first = meter.rooms.is_empty();
-        let asking = meter.asking.get_or_insert_with(|| Box::pin(async move { inbound.room(PART_BYTES, is_first).await }));
+        let asking = meter.asking.get_or_insert_with(|| Box::pin(part(self.gateway.clone(), is_first)));
         let Poll::Ready(answer) = asking.as_mut().poll(cx) else { return Poll::Pending };
-        meter.asking = None;
+        (meter.asking, meter.heard) = (None, Some(Instant::now()));
         match answer {
             Some(room) => {
                 meter.rooms.push(room);
@@ -88,12 +110,12 @@ impl Gate for Meter {
         }
     }
 
-    fn passed(&self, read: &ReadBuf<'_>, before: usize) {
-        let more = read.filled().len() - before;
-        if more > 0 {
-            let mut message = self.message.lock();
-            message.read += more;
-            message.heard = Some(Instant::now());
+    fn passed(&self, bytes: usize) {
+        let is_short = self.gateway.inbound.is_short();
+        let mut message = self.message.lock();
+        message.read += bytes;
+        if !is_short || message.heard.is_none() || message.read >= message.bytes + STEP_BYTES {
+            (message.heard, message.bytes) = (Some(Instant::now()), message.read);
         }
     }
 }
@@ -101,6 +123,7 @@ impl Gate for Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::Shared;
 
     #[tokio::test(start_paused = true)]
     async fn small_packets_have_room_when_large_ones_have_taken_all_of_theirs() {

@@ -8,7 +8,7 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{self, Bytes, Message, protocol::frame::coding::CloseCode};
 use weir_bridge::upgrade::{Socket, broken, close};
@@ -53,6 +53,8 @@ fn code(cause: Cause) -> End {
         Cause::Socket => return End::Gone,
         Cause::Disconnect { .. } => CloseCode::Normal,
         Cause::Violation(v) if v.reason == ReasonCode::PACKET_TOO_LARGE => CloseCode::Size,
+        // It broke no rule of the protocol.
+        Cause::Violation(v) if v.reason == ReasonCode::QUOTA_EXCEEDED => CloseCode::Policy,
         Cause::Violation(_) => CloseCode::Protocol,
         Cause::KeepAlive | Cause::TakenOver | Cause::Dismissed => CloseCode::Policy,
         Cause::Drain => CloseCode::Away,
@@ -85,6 +87,9 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
                 return gone(driver);
             }
         }
+        if !driver.wants_read() {
+            meter.is_not_read();
+        }
         let until = last_words.into_iter().chain(piece.map(|(_, until)| until)).min();
         let deadline = driver.deadline().map(|d| driver.instant(d)).filter(|_| driver.close().is_none());
         tokio::select! {
@@ -93,10 +98,7 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
                 driver.written(piece.take().map_or(0, |(bytes, _)| bytes));
             }
             () = at(until) => return gone(driver),
-            () = meter.stalled(), if driver.wants_read() => {
-                driver.half_way(Cause::Socket);
-                return End::Gone;
-            }
+            () = meter.stalled(), if driver.wants_read() => driver.half_way(),
             () = peer.rung() => driver.woken(),
             message = from.next(), if driver.wants_read() => {
                 match &message {
@@ -140,6 +142,8 @@ fn take(message: Option<Result<Message, tungstenite::Error>>, driver: &mut Drive
             driver.closed(Cause::Socket);
             return Some(End::Goodbye);
         }
+        // By its meter.
+        Some(Err(tungstenite::Error::Io(e))) if e.kind() == ErrorKind::TimedOut => driver.half_way(),
         Some(Err(e)) => {
             match broken(&e) {
                 Some(CloseCode::Size) => {

@@ -110,10 +110,11 @@ impl Driver {
         true
     }
 
-    /// A packet has stopped half-way, which only the socket knows.
-    pub fn half_way(&mut self, cause: Cause) {
-        self.gateway.refused(Limit::InboundBytes, self.name());
-        self.closed(cause);
+    /// A message that carries packets has stopped half-way, or had no room.
+    pub fn half_way(&mut self) {
+        let now = self.gateway.now();
+        self.close_for_room(now);
+        self.pump(now);
     }
 
     pub(super) fn close_for_room(&mut self, now: Now) {
