@@ -69,7 +69,7 @@ fn value(nth: usize, client_id: &str) -> Vec<u8> {
         Joining { sid: nth as u64 + 1, boot: 0, partitions: &partitions, resumed: false, in_store: false, limits: &limits, fleet: &fleet };
     let mut out = Vec::new();
     session.connect(now, &request, &joining, &mut out);
-    session.packet(now, packet(&subscribe), &mut out).expect("no violation");
+    session.packet(now, &packet(&subscribe), &mut out).expect("no violation");
     session.handle(now, Event::Closed(Cause::Socket), &mut out);
     session.value()
 }

@@ -54,7 +54,7 @@ fn session(filter: Option<&str>, out: &mut Vec<u8>) -> Result<Session, Box<dyn E
     if let Some(filter) = filter {
         let body = [&[0, 1][..], &text(filter), &[1]].concat();
         let subscribe = [&[0x82, body.len() as u8][..], &body].concat();
-        session.packet(NOW, packet(&subscribe)?.0, out).map_err(|v| v.statement)?;
+        session.packet(NOW, &packet(&subscribe)?.0, out).map_err(|v| v.statement)?;
         let ids: Vec<_> = std::iter::from_fn(|| session.poll_action()).collect();
         for action in ids {
             if let weir_core::session::Action::Subscribe { id, .. } = action {
@@ -75,7 +75,7 @@ fn published(batches: usize) -> Result<usize, Box<dyn Error>> {
         let mut rest = &read[..];
         while !rest.is_empty() {
             let (packet, n) = packet(rest)?;
-            appended += usize::from(matches!(session.packet(NOW, packet, &mut out), Ok(Some(Append::Message(_)))));
+            appended += usize::from(matches!(session.packet(NOW, &packet, &mut out), Ok(Some(Append::Message(_)))));
             rest = &rest[n..];
         }
         let receipt = Receipt(batch * BATCH as u64);
@@ -120,7 +120,7 @@ fn delivered(batches: usize) -> Result<usize, Box<dyn Error>> {
             let mut rest = &acks[..];
             while !rest.is_empty() {
                 let (packet, n) = packet(rest)?;
-                session.packet(NOW, packet, &mut Vec::new()).map_err(|v| v.statement)?;
+                session.packet(NOW, &packet, &mut Vec::new()).map_err(|v| v.statement)?;
                 rest = &rest[n..];
             }
         }

@@ -178,7 +178,7 @@ impl World {
             match decode(rest, self.version, 1 << 20) {
                 Ok(Decoded::Packet(packet, used)) => {
                     rest = &rest[used..];
-                    match self.session.packet(self.now(), packet, &mut self.out) {
+                    match self.session.packet(self.now(), &packet, &mut self.out) {
                         Ok(None) => {}
                         Ok(Some(append)) => {
                             self.receipts += 1;

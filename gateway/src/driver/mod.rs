@@ -40,7 +40,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use trace::Traces;
 use weir_bridge::filters::Filters;
 use weir_core::{
-    codec::{Decoded, decode, decode_31},
+    codec::{Decoded, decode_of},
     ids::{Now, Offset, PartitionId, Receipt, Source, Watermark},
     packet::{Packet, ReasonCode, Version},
     session::{Action, Append, Cause, ConnectRequest, Event, PACKET_BYTES_MAX, Refusal, Session, Violation, refuse},
@@ -479,9 +479,9 @@ impl Driver {
             let is_first = matches!(self.phase, Phase::FirstPacket { .. });
             let max = if is_first { self.gateway.client_limits().will_bytes + FIRST_PACKET_MORE } else { PACKET_BYTES_MAX };
             let rest = bytes.get(used..).unwrap_or_default();
-            match if self.is_31 { decode_31(rest, max) } else { decode(rest, self.version, max) } {
+            match &decode_of(rest, self.version, self.is_31, max) {
                 Ok(Decoded::Incomplete(needs)) => {
-                    self.needs = needs;
+                    self.needs = *needs;
                     break;
                 }
                 Ok(Decoded::Packet(packet, n)) => {
@@ -489,21 +489,21 @@ impl Driver {
                         // There may be room now.
                         self.stuck = false;
                     }
-                    if self.must_wait(now, &packet) {
+                    if self.must_wait(now, packet) {
                         self.blocked = true;
                         break;
                     }
-                    used += n;
+                    used += *n;
                     self.packets_in += 1;
                     self.unanswered &= matches!(packet, Packet::PubAck(_) | Packet::PubComp(_));
                     if matches!(packet, Packet::Publish(_)) {
                         self.publishes = true;
-                        self.keep_pace(now, n);
+                        self.keep_pace(now, *n);
                     }
                     self.packet(now, packet);
                 }
                 Err(e) => {
-                    self.violation(now, e.into());
+                    self.violation(now, (*e).into());
                     break;
                 }
             }
@@ -528,7 +528,7 @@ impl Driver {
         }
     }
 
-    fn packet(&mut self, now: Now, packet: Packet<'_>) {
+    fn packet(&mut self, now: Now, packet: &Packet<'_>) {
         match &mut self.phase {
             Phase::FirstPacket { .. } => self.first_packet(packet),
             Phase::Running(session) => match session.packet(now, packet, self.out.end()) {
@@ -583,7 +583,7 @@ impl Driver {
         }
     }
 
-    fn first_packet(&mut self, packet: Packet<'_>) {
+    fn first_packet(&mut self, packet: &Packet<'_>) {
         let Packet::Connect(c) = packet else {
             let statement = "MQTT-3.1.0-1: the first packet is not a CONNECT";
             self.close = Some(Cause::Violation(Violation { reason: ReasonCode::PROTOCOL_ERROR, statement }));
@@ -593,7 +593,7 @@ impl Driver {
         self.version = c.version;
         self.is_31 = c.is_31;
         self.gateway.totals.add(Total::Connects, 1);
-        match ConnectRequest::read(&c, &self.gateway.client_limits()) {
+        match ConnectRequest::read(c, &self.gateway.client_limits()) {
             Err(refusal) => {
                 if let Some(limit) = refusal.limit {
                     self.gateway.refused(limit, c.client_id);

@@ -32,22 +32,17 @@ fn protocol_error<T>(statement: &'static str) -> Result<T> {
 /// Decodes the packet at the front of `bytes`. A CONNECT says its version itself; every other packet is read as `version`.
 /// A packet longer than `packet_bytes_max` (fixed header included) is refused as soon as its length is known.
 pub fn decode(bytes: &[u8], version: Version, packet_bytes_max: usize) -> Result<Decoded<'_>> {
-    decode_with(bytes, version, packet_bytes_max, 0)
-}
-
-/// Decodes the packet at the front of `bytes`, of a client that speaks MQTT 3.1. Where it repeats a PUBREL,
-/// a SUBSCRIBE or an UNSUBSCRIBE it sets DUP (MQTT 3.1, 2.1), which later versions reserve.
-pub fn decode_31(bytes: &[u8], packet_bytes_max: usize) -> Result<Decoded<'_>> {
-    let repeats = bytes.first().is_some_and(|first| matches!(first >> 4, 6 | 8 | 10));
-    decode_with(bytes, Version::V311, packet_bytes_max, if repeats { DUP } else { 0 })
+    decode_of(bytes, version, false, packet_bytes_max)
 }
 
 const DUP: u8 = 0x08;
 
-/// `ignored`: bits of the first byte that may have any value.
-fn decode_with(bytes: &[u8], version: Version, packet_bytes_max: usize, ignored: u8) -> Result<Decoded<'_>> {
+/// The same of a client that may speak MQTT 3.1. Where that repeats a PUBREL, a SUBSCRIBE or an UNSUBSCRIBE
+/// it sets DUP (MQTT 3.1, 2.1), which later versions reserve.
+pub fn decode_of(bytes: &[u8], version: Version, is_31: bool, packet_bytes_max: usize) -> Result<Decoded<'_>> {
     let Some((&first, rest)) = bytes.split_first() else { return Ok(Decoded::Incomplete(2)) };
-    check_flags(first & !ignored, version)?;
+    let repeats = is_31 && matches!(first >> 4, 6 | 8 | 10);
+    check_flags(if repeats { first & !DUP } else { first }, version)?;
     let mut c = Cursor::new(rest);
     let length = match c.varint() {
         Ok(n) => n as usize,

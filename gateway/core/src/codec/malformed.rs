@@ -136,13 +136,13 @@ fn a_length_beyond_the_limit_is_refused_before_its_bytes_arrive() {
 fn only_version_31_repeats_with_dup_what_is_no_publish() {
     let packets: [&[u8]; 3] = [&[0x6A, 2, 0, 1], &[0x8A, 6, 0, 1, 0, 1, b'a', 1], &[0xAA, 5, 0, 1, 0, 1, b'a']];
     for packet in packets {
-        assert!(matches!(decode_31(packet, 100), Ok(Decoded::Packet(_, n)) if n == packet.len()), "{packet:02x?}");
+        assert!(matches!(decode_of(packet, Version::V311, true, 100), Ok(Decoded::Packet(_, n)) if n == packet.len()), "{packet:02x?}");
         for version in [Version::V311, Version::V5] {
             assert!(decode(packet, version, 100).is_err_and(|e| e.statement.starts_with("MQTT-2.1.3-1")), "{packet:02x?}");
         }
     }
     // Every other flag is as reserved as before.
     for packet in [[0x6B, 2, 0, 1], [0x68, 2, 0, 1], [0x48, 2, 0, 1]] {
-        assert!(decode_31(&packet, 100).is_err(), "{packet:02x?}");
+        assert!(decode_of(&packet, Version::V311, true, 100).is_err(), "{packet:02x?}");
     }
 }

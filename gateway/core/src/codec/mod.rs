@@ -11,7 +11,7 @@ mod malformed;
 #[cfg(test)]
 mod roundtrip;
 
-pub use decode::{Decoded, decode, decode_31, disconnect_reason};
+pub use decode::{Decoded, decode, decode_of, disconnect_reason};
 pub use encode::{encode, publish_head};
 
 use crate::{packet::ReasonCode, topic::is_plain};

@@ -495,12 +495,12 @@ impl Session {
     }
 
     /// Takes a packet; a record may have to be appended. Replies that need no waiting go to `out`.
-    pub fn packet<'a>(&mut self, now: Now, packet: Packet<'a>, out: &mut Vec<u8>) -> Result<Option<Append<'a>>, Violation> {
+    pub fn packet<'a>(&mut self, now: Now, packet: &Packet<'a>, out: &mut Vec<u8>) -> Result<Option<Append<'a>>, Violation> {
         self.heard_ms = now.monotonic_ms;
         match packet {
-            Packet::Publish(p) => self.publish(now, &p, out),
+            Packet::Publish(p) => self.publish(now, p, out),
             Packet::PubAck(a) => self.puback(now, a.packet_id).map(|()| None),
-            Packet::PubRec(a) => self.pubrec(now, &a, out).map(|()| None),
+            Packet::PubRec(a) => self.pubrec(now, a, out).map(|()| None),
             Packet::PubComp(a) => self.pubcomp(now, a.packet_id).map(|()| None),
             Packet::PubRel(a) => {
                 let note = self.end_exchange(a.packet_id)?;
@@ -508,12 +508,12 @@ impl Session {
                 Ok(note)
             }
             Packet::Subscribe(s) => {
-                self.subscribe(now, &s)?;
+                self.subscribe(now, s)?;
                 self.release(out);
                 Ok(None)
             }
             Packet::Unsubscribe(u) => {
-                self.unsubscribe(&u)?;
+                self.unsubscribe(u)?;
                 self.release(out);
                 Ok(None)
             }
@@ -521,7 +521,7 @@ impl Session {
                 self.reply(&Packet::PingResp, out);
                 Ok(None)
             }
-            Packet::Disconnect(d) => self.disconnect(now, &d, out).map(|()| None),
+            Packet::Disconnect(d) => self.disconnect(now, d, out).map(|()| None),
             Packet::Connect(_) => Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-3.1.0-2: a second CONNECT")),
             Packet::Auth(_) => Err(Violation::new(ReasonCode::PROTOCOL_ERROR, "MQTT-4.12.0-6: AUTH without an authentication method")),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {

@@ -187,7 +187,7 @@ impl World {
         let (now, mut out) = (self.now(), std::mem::take(&mut self.out));
         let decoded = decode(&bytes, self.version, usize::MAX);
         let result = match decoded {
-            Ok(Decoded::Packet(p, _)) => self.session.packet(now, p, &mut out).map(|m| {
+            Ok(Decoded::Packet(p, _)) => self.session.packet(now, &p, &mut out).map(|m| {
                 m.map(|append| match append {
                     Append::Message(m) => {
                         let p = partition(&m.topic);

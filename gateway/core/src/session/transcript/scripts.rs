@@ -458,7 +458,7 @@ fn a_second_connect_and_packets_of_servers_are_violations() {
     w.settle();
     let connect = Packet::Connect(Connect::new(Version::V5, "a"));
     for p in [connect, Packet::PingResp] {
-        let v = w.session.packet(w.now(), p, &mut Vec::new()).expect_err("refused");
+        let v = w.session.packet(w.now(), &p, &mut Vec::new()).expect_err("refused");
         assert_eq!(v.reason, ReasonCode::PROTOCOL_ERROR);
     }
 }
@@ -593,7 +593,7 @@ fn auth_and_topics_that_are_no_keys_are_violations() {
     w.client(&["CONNECT", "clean"]);
     w.settle();
     let auth = Packet::Auth(crate::packet::Auth { reason: ReasonCode::SUCCESS, properties: Properties::default() });
-    let v = w.session.packet(w.now(), auth, &mut Vec::new()).expect_err("refused");
+    let v = w.session.packet(w.now(), &auth, &mut Vec::new()).expect_err("refused");
     assert_eq!((v.reason, &v.statement[..13]), (ReasonCode::PROTOCOL_ERROR, "MQTT-4.12.0-6"));
     let topic = "t".repeat(KEY_BYTES_MAX + 1);
     let publish = Publish {
@@ -618,7 +618,7 @@ fn auth_and_topics_that_are_no_keys_are_violations() {
         w.settle();
         out.clear();
         let packet_id = (qos != Qos::AtMostOnce).then(|| PacketId::new(7).expect("an id"));
-        let got = w.session.packet(w.now(), Packet::Publish(Publish { qos, packet_id, ..publish }), &mut out);
+        let got = w.session.packet(w.now(), &Packet::Publish(Publish { qos, packet_id, ..publish }), &mut out);
         assert_eq!(got.map_err(|v| v.reason), answer.map(|_| None), "{version} {qos:?}");
         assert!(answer.is_err() || answer == Ok(&out), "{version} {qos:?}: {out:02x?}");
         assert_eq!(w.session.poll_action(), Some(Action::Refused(Limit::TopicBytes)), "{version} {qos:?}");
