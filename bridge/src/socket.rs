@@ -9,7 +9,7 @@ use crate::{
     frame,
     outlet::{Gone, Outlet},
     subscription,
-    upgrade::{Open, Socket, broken, close, upgrade},
+    upgrade::{Messages, Socket, broken, close, upgrade},
 };
 use axum::{
     extract::{Request, State},
@@ -73,7 +73,7 @@ impl Drop for Here {
 
 pub async fn ws(State(feed): State<Arc<Feed>>, request: Request) -> Response {
     let Some(here) = Here::new(&feed) else { return Here::refused() };
-    upgrade(request, &[], MESSAGE_BYTES_MAX, Arc::new(Open), |socket| serve(socket, feed, here))
+    upgrade(request, &[], Messages::Whole(MESSAGE_BYTES_MAX), |socket| serve(socket, feed, here))
 }
 
 struct Browser {

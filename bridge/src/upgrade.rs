@@ -1,10 +1,9 @@
 //! From an HTTP request to a websocket (RFC 6455, 4.2).
 //!
-//! Invariant: messages above the limit are refused before they are in memory, and a socket ends with
-//! a close frame of each side (5.5.1, 7.1).
+//! Invariant: no more of a message is in memory than its limit, and a socket ends with a close frame of each side (5.5.1, 7.1).
 //! Must not know: what is said over it, or whose page may ask (`origins`).
 
-use crate::parts::Parts;
+use crate::fragmenter::Fragmenter;
 use axum::{
     body::Body,
     extract::Request,
@@ -22,7 +21,6 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -37,56 +35,47 @@ use tokio_tungstenite::{
     },
 };
 
-pub type Socket = WebSocketStream<Gated>;
+pub type Socket = WebSocketStream<Io>;
 
-/// Whether more is read of a message that is not whole yet.
-pub trait Gate: Send + Sync {
-    fn poll_open(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    fn passed(&self, bytes: usize);
+/// How the messages of a socket are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Messages {
+    /// Whole, of so many bytes at most.
+    Whole(usize),
+    /// As their bytes come: see `fragmenter`. Text is an empty message.
+    Stream,
 }
 
-/// Everything is read: messages are small.
-pub struct Open;
-
-impl Gate for Open {
-    fn poll_open(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn passed(&self, _: usize) {}
-}
-
-/// A connection that is read only while its gate is open.
-pub struct Gated {
+/// The connection below a websocket.
+pub struct Io {
     io: TokioIo<Upgraded>,
-    gate: Arc<dyn Gate>,
-    parts: Parts,
+    fragmenter: Option<Fragmenter>,
 }
 
-impl AsyncRead for Gated {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.parts.give(into) {
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let Some(fragmenter) = &mut this.fragmenter else { return Pin::new(&mut this.io).poll_read(cx, into) };
+        if fragmenter.drain_into(into) {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.gate.poll_open(cx))?;
-        let gated = &mut *self;
         let mut buffer = [MaybeUninit::uninit(); READ_BUFFER_BYTES];
         let (buffer, _) = buffer.split_at_mut(into.remaining().min(READ_BUFFER_BYTES));
         let before = into.filled().len();
+        // The first bytes of a header are nothing yet.
         while into.filled().len() == before {
             let mut read = ReadBuf::uninit(buffer);
-            ready!(Pin::new(&mut gated.io).poll_read(cx, &mut read))?;
+            ready!(Pin::new(&mut this.io).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 break;
             }
-            gated.gate.passed(read.filled().len());
-            gated.parts.pass(read.filled(), into);
+            fragmenter.push(read.filled(), into);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Gated {
+impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
@@ -100,7 +89,7 @@ impl AsyncWrite for Gated {
     }
 }
 
-/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded. No message of the feed is so large (`MESSAGE_BYTES`, `steps`).
+/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded. No message of the feed is so large (`MESSAGE_BYTES`, `steps`), nor one of MQTT (`PIECE_BYTES`).
 const WRITE_BYTES_MAX: usize = 2 << 20;
 /// Read at once, and held by every socket: the library's default is 128 KiB, which ten thousand browsers that say nothing would hold too.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
@@ -146,8 +135,7 @@ pub async fn close(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<S
 pub fn upgrade<F>(
     mut request: Request,
     protocols: &[&'static str],
-    message_bytes_max: usize,
-    gate: Arc<dyn Gate>,
+    messages: Messages,
     serve: impl FnOnce(Socket) -> F + Send + 'static,
 ) -> Response
 where
@@ -177,6 +165,10 @@ where
     };
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
+        let (message_bytes_max, fragmenter) = match messages {
+            Messages::Whole(bytes_max) => (bytes_max, None),
+            Messages::Stream => (READ_BUFFER_BYTES, Some(Fragmenter::default())),
+        };
         let config = WebSocketConfig::default()
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max))
@@ -184,7 +176,7 @@ where
             // A message is written when it is said.
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BYTES_MAX + message_bytes_max);
-        let io = Gated { io: TokioIo::new(upgraded), gate, parts: Parts::new(message_bytes_max) };
+        let io = Io { io: TokioIo::new(upgraded), fragmenter };
         serve(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await).await;
     });
     let mut response = Response::builder()

@@ -10,7 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// What must have moved in that time.
 pub(crate) const STEP_BYTES: usize = 64 * 1024;
-/// Where a length is not known beforehand, room is taken in such parts.
+/// Of a packet that needs no room of its own: ten thousand of them are 160 MB.
+pub(crate) const SMALL_BYTES: usize = 16 * 1024;
+/// What needs no more has a part of an account for itself.
 pub(crate) const PART_BYTES: usize = 256 * 1024;
 const UNIT: usize = 1_024;
 
@@ -166,5 +168,19 @@ mod tests {
         assert!(shared.is_short() && shared.try_room(PART_BYTES + 1, true).is_none() && shared.try_room(1, false).is_none());
         let small = shared.wait(PART_BYTES).await.expect("room");
         assert_eq!(shared.taken(), large.bytes() + small.bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_packets_have_room_when_large_ones_have_taken_all_of_theirs() {
+        let shared = Shared::new(16 << 20);
+        let large: Vec<_> = std::iter::from_fn(|| shared.try_room(1 << 20, true)).collect();
+        assert_eq!((large.len(), shared.is_short(), shared.bytes()), (15, true, 16 << 20));
+        let small = shared.try_room(PART_BYTES, true).expect("room for a small one");
+        assert!(shared.try_room(PART_BYTES, false).is_none() && shared.try_room(PART_BYTES + 1, true).is_none());
+        let rest = shared.room(3 * PART_BYTES / 4, true).await.expect("more of it");
+        assert_eq!(shared.taken(), (15 << 20) + 7 * PART_BYTES / 4);
+        assert!(shared.room(PART_BYTES, false).await.is_none(), "after a while");
+        drop((small, rest, large));
+        assert_eq!(shared.taken(), 0);
     }
 }

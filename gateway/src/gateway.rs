@@ -30,6 +30,7 @@ use crate::{
 };
 use dashmap::DashMap;
 use parking_lot::RwLock;
+use std::net::SocketAddr;
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -267,9 +268,9 @@ impl Gateway {
         (0..self.partitions.len()).filter(move |nth| (system == Some(*nth)) == wanted)
     }
 
-    pub fn peer(&self) -> Arc<Peer> {
+    pub fn peer(&self, address: Option<SocketAddr>) -> Arc<Peer> {
         let id = self.next_peer.fetch_add(1, Ordering::Relaxed);
-        let peer = Arc::new(Peer::new(id, self.partitions.len()));
+        let peer = Arc::new(Peer::new(id, self.partitions.len(), address));
         self.peers.insert(id, peer.clone());
         if self.is_draining() {
             peer.tell(|m| m.drain = true);

@@ -204,7 +204,7 @@ impl Home {
     }
 
     fn new(gateway: Arc<Gateway>, name: Box<str>, stored: Option<Group>, subscribers: HashSet<u64>) -> Self {
-        let peer = gateway.peer();
+        let peer = gateway.peer(None);
         let filter: Box<str> = name.split_once('/').map_or("", |(_, filter)| filter).into();
         let mut home = Self {
             name,

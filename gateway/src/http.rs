@@ -12,7 +12,6 @@ use crate::{
     },
     gateway::Gateway,
     hosts::{self, Hosts, ours},
-    inbound::Meter,
     origins::{Origins, may_ask},
     sockets::{self, Browser, HttpSocket, Sockets},
     websocket,
@@ -44,13 +43,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use weir_bridge::{
     feed::Feed,
-    upgrade::{has, upgrade},
+    upgrade::{Messages, has, upgrade},
     web,
 };
-use weir_core::session::PACKET_BYTES_MAX;
-
-/// Of a message of MQTT over websocket, which may hold several packets [MQTT-6.0.0-2]: two of the longest.
-const MESSAGE_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
 /// Of MQTT over websocket [MQTT-6.0.0-3]; the second is what clients of version 3.1 offer.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.
@@ -192,11 +187,10 @@ async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension
     if gateway.is_draining() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    let meter = Meter::new(gateway.clone());
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|from| from.0);
-    upgrade(request, &SUBPROTOCOLS, MESSAGE_BYTES_MAX, meter.clone(), move |socket| {
+    upgrade(request, &SUBPROTOCOLS, Messages::Stream, move |socket| {
         browser.give_back();
-        websocket::serve(socket, address, gateway, meter)
+        websocket::serve(socket, address, gateway)
     })
 }
 

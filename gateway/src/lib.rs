@@ -31,7 +31,6 @@ mod group;
 mod growth;
 mod hosts;
 mod http;
-mod inbound;
 pub mod inspect;
 mod interests;
 pub mod judge;

@@ -61,12 +61,13 @@ pub(crate) struct Mail {
 pub(crate) struct Identity {
     pub client_id: Box<str>,
     pub version: Version,
-    pub address: Option<SocketAddr>,
     pub connected_ms: u64,
 }
 
 pub(crate) struct Peer {
     pub id: u64,
+    /// Where it comes from, if that is known.
+    pub address: Option<SocketAddr>,
     identity: OnceLock<Identity>,
     bell: Notify,
     /// Held only while there is any: most connections are told nothing most of the time.
@@ -92,9 +93,10 @@ impl PartialEq for Peer {
 }
 
 impl Peer {
-    pub fn new(id: u64, partitions: usize) -> Self {
+    pub fn new(id: u64, partitions: usize, address: Option<SocketAddr>) -> Self {
         Self {
             id,
+            address,
             identity: OnceLock::new(),
             bell: Notify::new(),
             mail: Mutex::default(),

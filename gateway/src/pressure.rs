@@ -87,8 +87,8 @@ mod tests {
     use weir_core::packet::Version;
 
     fn went(pressure: &Pressure, client_id: &str, bytes: u64) {
-        let peer = Peer::new(1, 1);
-        peer.identify(Identity { client_id: client_id.into(), version: Version::V5, address: None, connected_ms: 0 });
+        let peer = Peer::new(1, 1, None);
+        peer.identify(Identity { client_id: client_id.into(), version: Version::V5, connected_ms: 0 });
         peer.add_published(bytes);
         pressure.gone(&peer);
     }

@@ -447,7 +447,7 @@ mod tests {
         let (_tx, commands) = tokio::sync::mpsc::unbounded_channel();
         let shared = (Arc::default(), Arc::default());
         let mut tail = Tail::new(PartitionId(0), 0, engine.follow(id, bell.clone()), bell, commands, shared);
-        let (wide, plain) = (Arc::new(Peer::new(1, 1)), Arc::new(Peer::new(2, 1)));
+        let (wide, plain) = (Arc::new(Peer::new(1, 1, None)), Arc::new(Peer::new(2, 1, None)));
         let subscribe = |tail: &mut Tail, peer: &Arc<Peer>, filter: Box<str>| {
             tail.serve(Command::Subscribe(peer.clone(), SubscribeId(0), filter, Offset(0)));
         };

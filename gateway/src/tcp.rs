@@ -5,10 +5,10 @@
 //! Must not know: MQTT.
 
 use crate::{
+    account::SMALL_BYTES,
     addresses,
     driver::Driver,
     gateway::Gateway,
-    inbound::SMALL_BYTES,
     metrics::Total,
     peer::Peer,
     sockets::{self, Place},
@@ -61,8 +61,11 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// A socket's place, and that of its address.
-type Places = (Place, addresses::Place);
+/// With its places: one of all, and one of those that its address may have.
+struct Socket {
+    stream: TcpStream,
+    _places: (Place, addresses::Place),
+}
 
 /// Accepts until the gateway drains.
 pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
@@ -74,7 +77,10 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
             return;
         }
         let Ok(open) = gateway.admit(address) else { continue };
-        tokio::spawn(serve((place, open), stream, address, gateway.clone()));
+        gateway.totals.add(Total::ConnectionsTcp, 1);
+        // A task keeps a place for everything that it ever hands on by value: one pointer, then.
+        let socket = Box::new(Socket { stream, _places: (place, open) });
+        tokio::spawn(serve(socket, Box::new(Driver::new(gateway.clone(), Some(address)))));
         accepted += 1;
         if accepted.is_multiple_of(ACCEPTED_AT_ONCE) {
             // Others have their turn.
@@ -83,15 +89,12 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     }
 }
 
-async fn serve(place: Places, mut stream: TcpStream, address: SocketAddr, gateway: Arc<Gateway>) {
+async fn serve(mut socket: Box<Socket>, mut driver: Box<Driver>) {
     // A socket without it still works, only slower.
-    let _ = stream.set_nodelay(true);
-    gateway.totals.add(Total::ConnectionsTcp, 1);
-    // A task keeps a place for everything that it ever hands on by value: one pointer, then.
-    let mut driver = Box::new(Driver::new(gateway.clone()));
-    driver.address = Some(address);
-    let gone = converse(&mut stream, &mut driver).await;
+    let _ = socket.stream.set_nodelay(true);
+    let gone = converse(&mut socket.stream, &mut driver).await;
     if gone {
+        let gateway = driver.gateway().clone();
         // A fleet goes all at once too, and each has a session to leave and a socket to close.
         let _turn = Box::pin(gateway.leaving.acquire()).await;
         // With its turn taken, or there were no line: without a pause this ends at once, one after the other.
@@ -99,9 +102,9 @@ async fn serve(place: Places, mut stream: TcpStream, address: SocketAddr, gatewa
         if driver.close().is_none() {
             driver.closed(Cause::Socket);
         }
-        drop((stream, place));
+        drop(socket);
     } else {
-        tokio::spawn(linger(place, stream));
+        tokio::spawn(linger(socket));
     }
     outlive(driver).await;
 }
@@ -115,11 +118,11 @@ pub(crate) async fn outlive(mut driver: Box<Driver>) {
 }
 
 /// Closes politely: a socket that is dropped with unread bytes sends a reset, and the peer never sees why it was closed.
-async fn linger(_place: Places, mut stream: TcpStream) {
-    let _ = stream.shutdown().await;
+async fn linger(mut socket: Box<Socket>) {
+    let _ = socket.stream.shutdown().await;
     let mut sink = [0; 4096];
     let end = Instant::now() + Duration::from_secs(1);
-    while let Ok(Ok(1..)) = tokio::time::timeout_at(end, stream.read(&mut sink)).await {}
+    while let Ok(Ok(1..)) = tokio::time::timeout_at(end, socket.stream.read(&mut sink)).await {}
 }
 
 /// A connection's turn to write. It is one of `Gateway::sending` while it had more to send when its last turn was over.

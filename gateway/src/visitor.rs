@@ -42,7 +42,7 @@ impl Visitor {
 
     /// The same, as far as `visit` allows: else it is refused with `SESSION_TAKEN_OVER`.
     pub async fn come_to(gateway: Arc<Gateway>, client_id: &str, visit: Visit) -> Result<Self, Refused> {
-        let mut visitor = Self(Box::new(Driver::new(gateway)));
+        let mut visitor = Self(Box::new(Driver::new(gateway, None)));
         visitor.0.visit = Some(Box::new(visit));
         let mut properties = PropertiesBuf::default();
         properties.push(Property::UserProperty(("position", "true")));

@@ -3,12 +3,12 @@
 //! Invariant: packets may be cut anywhere between messages [MQTT-6.0.0-2]; a text message ends the connection.
 //! Must not know: MQTT.
 
-use crate::{driver::Driver, gateway::Gateway, inbound::Meter, metrics::Total, tcp};
+use crate::{driver::Driver, gateway::Gateway, metrics::Total, tcp};
 use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{self, Bytes, Message, protocol::frame::coding::CloseCode};
 use weir_bridge::upgrade::{Socket, broken, close};
@@ -19,13 +19,11 @@ const PIECE_BYTES: usize = 32 * 1024;
 /// A peer that takes not even one message for so long is gone.
 const WRITE_STALL: Duration = Duration::from_secs(10);
 
-/// `meter`: of the bytes of its messages.
-pub(crate) async fn serve(socket: Socket, address: Option<SocketAddr>, gateway: Arc<Gateway>, meter: Arc<Meter>) {
+pub(crate) async fn serve(socket: Socket, address: Option<SocketAddr>, gateway: Arc<Gateway>) {
     gateway.totals.add(Total::ConnectionsWebsocket, 1);
-    let mut driver = Box::new(Driver::new(gateway));
-    driver.address = address;
+    let mut driver = Box::new(Driver::new(gateway, address));
     let (mut to, mut from) = socket.split();
-    let end = converse(&mut to, &mut from, &mut driver, &meter).await;
+    let end = converse(&mut to, &mut from, &mut driver).await;
     let farewell = async move {
         match end {
             End::Gone => {}
@@ -62,11 +60,8 @@ fn code(cause: Cause) -> End {
     })
 }
 
-/// Of a control frame of a client, beside what is in it: head and mask.
-const CONTROL_BYTES: usize = 6;
-
 /// Both ways at once: a peer that is sent much is heard meanwhile.
-async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, driver: &mut Driver, meter: &Meter) -> End {
+async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, driver: &mut Driver) -> End {
     let peer = driver.peer().clone();
     // Bytes that are on the way, and until when they must have left.
     let mut piece: Option<(usize, Instant)> = None;
@@ -87,9 +82,6 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
                 return gone(driver);
             }
         }
-        if !driver.wants_read() {
-            meter.is_not_read();
-        }
         let until = last_words.into_iter().chain(piece.map(|(_, until)| until)).min();
         let deadline = driver.deadline().map(|d| driver.instant(d)).filter(|_| driver.close().is_none());
         tokio::select! {
@@ -98,15 +90,8 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
                 driver.written(piece.take().map_or(0, |(bytes, _)| bytes));
             }
             () = at(until) => return gone(driver),
-            () = meter.stalled(), if driver.wants_read() => driver.half_way(),
             () = peer.rung() => driver.woken(),
-            message = from.next(), if driver.wants_read() => {
-                match &message {
-                    Some(Ok(Message::Ping(bytes) | Message::Pong(bytes))) => meter.forget(CONTROL_BYTES + bytes.len()),
-                    _ => meter.reset(),
-                }
-                end = take(message, driver);
-            }
+            message = from.next(), if driver.wants_read() => end = take(message, driver),
             () = at(deadline) => driver.timeout(),
         }
         if driver.take_turn_over() {
@@ -142,13 +127,8 @@ fn take(message: Option<Result<Message, tungstenite::Error>>, driver: &mut Drive
             driver.closed(Cause::Socket);
             return Some(End::Goodbye);
         }
-        // By its meter.
-        Some(Err(tungstenite::Error::Io(e))) if e.kind() == ErrorKind::TimedOut => driver.half_way(),
         Some(Err(e)) => {
             match broken(&e) {
-                Some(CloseCode::Size) => {
-                    driver.broke(ReasonCode::PACKET_TOO_LARGE, "a websocket message longer than two of the longest packets")
-                }
                 Some(_) => driver.broke(ReasonCode::PROTOCOL_ERROR, "RFC 6455: a broken frame"),
                 None => driver.closed(Cause::Socket),
             }

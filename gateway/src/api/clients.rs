@@ -46,7 +46,7 @@ pub(crate) async fn clients(State(gateway): State<Arc<Gateway>>) -> Json<Clients
             client_id: identity.client_id.to_string(),
             origin: format!("{:016x}", weir_core::message::hash(identity.client_id.as_bytes())),
             version: identity.version.to_string(),
-            address: identity.address.map(|a| a.to_string()),
+            address: p.address.map(|a| a.to_string()),
             connected_ms: identity.connected_ms,
             behind_records: p.lag(&ends),
         })

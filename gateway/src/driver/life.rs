@@ -140,7 +140,7 @@ impl Driver {
         session.connect(now, request, &joining, self.out.end());
         if self.visit.is_none() {
             let more = json!({
-                "address": self.address.map(|a| a.to_string()),
+                "address": self.peer.address.map(|a| a.to_string()),
                 "version": request.version.to_string(),
                 "clean_start": request.clean_start,
                 "session_present": resumed && !request.clean_start,

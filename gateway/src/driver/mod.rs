@@ -129,8 +129,6 @@ pub(crate) struct Driver {
     delivered_held: u32,
     pub out: Out,
     asked: Asked,
-    /// Where it comes from, if that is known.
-    pub address: Option<SocketAddr>,
     /// Not counted yet.
     bytes_in: u64,
     packets_in: u64,
@@ -193,16 +191,16 @@ impl Driver {
         self.visit.as_ref().and_then(|visit| visit.idle_since)
     }
 
-    pub fn new(gateway: Arc<Gateway>) -> Self {
+    pub fn new(gateway: Arc<Gateway>, address: Option<SocketAddr>) -> Self {
         let deadline = gateway.now().monotonic_ms + FIRST_PACKET_MS;
-        let driver = Self::with_phase(gateway, Phase::FirstPacket { deadline });
+        let driver = Self::with_phase(gateway, address, Phase::FirstPacket { deadline });
         driver.peer.set_connected(true);
         driver
     }
 
     /// Looks after a session that nobody is connected to; `None` if somebody is.
     pub fn offline(gateway: Arc<Gateway>, client_id: &str) -> Option<Self> {
-        let mut driver = Self::with_phase(gateway, Phase::Offline(None));
+        let mut driver = Self::with_phase(gateway, None, Phase::Offline(None));
         if !driver.gateway.directory.claim_if_free(client_id, &driver.peer) {
             driver.gateway.peers.remove(&driver.peer.id);
             return None;
@@ -211,8 +209,8 @@ impl Driver {
         Some(driver)
     }
 
-    fn with_phase(gateway: Arc<Gateway>, phase: Phase) -> Self {
-        let peer = gateway.peer();
+    fn with_phase(gateway: Arc<Gateway>, address: Option<SocketAddr>, phase: Phase) -> Self {
+        let peer = gateway.peer(address);
         let seen = gateway.partitions.iter().map(|p| Receipt(gateway.engine.span(log_id(*p)).durable.0)).collect();
         Self {
             who: peer.clone(),
@@ -237,7 +235,6 @@ impl Driver {
             delivered_held: 0,
             out: Out::default(),
             asked: Asked::default(),
-            address: None,
             bytes_in: 0,
             packets_in: 0,
             publishes: false,
@@ -564,7 +561,7 @@ impl Driver {
 
     /// Where it comes from, in a line of the log.
     fn from(&self) -> tracing::field::DisplayValue<String> {
-        tracing::field::display(self.address.map_or_else(|| "?".into(), |a| a.to_string()))
+        tracing::field::display(self.peer.address.map_or_else(|| "?".into(), |a| a.to_string()))
     }
 
     fn violation(&mut self, now: Now, v: Violation) {
@@ -606,7 +603,7 @@ impl Driver {
                 }
                 self.client_id = Some(request.client_id.as_str().into());
                 let (client_id, version) = (request.client_id.as_str().into(), request.version);
-                self.peer.identify(Identity { client_id, version, address: self.address, connected_ms: self.gateway.now().wall_ms });
+                self.peer.identify(Identity { client_id, version, connected_ms: self.gateway.now().wall_ms });
                 if self.idle_since().is_some() {
                     if !self.gateway.directory.claim_if_free(&request.client_id, &self.peer) {
                         return self.refuse(ReasonCode::SESSION_TAKEN_OVER);
@@ -624,7 +621,7 @@ impl Driver {
         self.gateway.totals.add(Total::Connect, 1);
         let client_id = self.name();
         if self.visit.is_none() {
-            self.gateway.events.refused(&self.gateway, client_id, self.address.map(|a| a.to_string()), reason);
+            self.gateway.events.refused(&self.gateway, client_id, self.peer.address.map(|a| a.to_string()), reason);
             tracing::info!(client = client_id, address = self.from(), %reason, "{statement}");
         }
         self.gateway.totals.add(Total::PacketsOut, 1);

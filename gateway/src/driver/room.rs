@@ -4,10 +4,7 @@
 //! Must not know: what is in the packet.
 
 use super::{Driver, Phase};
-use crate::{
-    account::{PATIENCE, Room, STEP_BYTES},
-    inbound::SMALL_BYTES,
-};
+use crate::account::{PATIENCE, Room, SMALL_BYTES, STEP_BYTES};
 use weir_core::{
     ids::Now,
     limits::Limit,
@@ -28,6 +25,8 @@ pub(super) enum For {
 }
 
 const PATIENCE_MS: u64 = PATIENCE.as_millis() as u64;
+/// A gateway that looks so late has stood still itself.
+const LATE_MS: u64 = 1_000;
 
 impl Driver {
     pub(super) fn waits_for_room(&self) -> bool {
@@ -98,23 +97,14 @@ impl Driver {
 
     /// Others may wait for the room that it has, and it sends no more of its packet.
     pub(super) fn is_stuck_in_a_packet(&mut self, now: Now) -> bool {
-        if self.room_deadline().is_none_or(|at| at > now.monotonic_ms) {
-            return false;
-        }
-        let reads = self.wants_read();
-        if let Some(For::Has { heard_ms, .. }) = self.room.as_deref_mut().filter(|_| !reads) {
-            // The gateway does not read: that is no silence of the client.
+        let Some(at) = self.room_deadline().filter(|at| *at <= now.monotonic_ms) else { return false };
+        // The gateway does not read, or did not run: that is no silence of the client.
+        let is_heard = self.wants_read() && now.monotonic_ms < at + LATE_MS;
+        if let Some(For::Has { heard_ms, .. }) = self.room.as_deref_mut().filter(|_| !is_heard) {
             *heard_ms = now.monotonic_ms;
             return false;
         }
         true
-    }
-
-    /// A message that carries packets has stopped half-way, or had no room.
-    pub fn half_way(&mut self) {
-        let now = self.gateway.now();
-        self.close_for_room(now);
-        self.pump(now);
     }
 
     pub(super) fn close_for_room(&mut self, now: Now) {

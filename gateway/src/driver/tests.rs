@@ -67,9 +67,9 @@ fn a_connection_that_panics_gives_its_client_id_back_and_is_counted() {
     let dir = tempfile::tempdir().expect("a directory");
     let engine: Arc<dyn Engine> = Arc::new(FileEngine::open(&options(dir.path()), &mut |_, _, _| Vec::new()).expect("opens"));
     let (gateway, _due) = gateway(engine, 1);
-    let mut first = Driver::new(gateway.clone());
+    let mut first = Driver::new(gateway.clone(), None);
     first.received(CONNECT);
-    let mut second = Driver::new(gateway.clone());
+    let mut second = Driver::new(gateway.clone(), None);
     second.received(CONNECT);
     assert!(matches!(second.phase, Phase::Claiming(..)), "the first one has the client id");
     let panicked = catch_unwind(AssertUnwindSafe(|| {
@@ -89,7 +89,7 @@ fn a_connection_that_panics_gives_its_client_id_back_and_is_counted() {
 fn a_group_that_panics_ends_with_its_members_and_nobody_else() {
     let (engine, _disks) = stepped();
     let (gateway, _due) = gateway(engine, 1);
-    let (member, other) = (gateway.peer(), gateway.peer());
+    let (member, other) = (gateway.peer(None), gateway.peer(None));
     let panicked = catch_unwind(AssertUnwindSafe(|| crate::group::panics(&gateway, "g/t", &member)));
     assert!(panicked.is_err());
     assert_eq!((member.take().is_some_and(|m| m.dismissed), other.take().is_some()), (true, false));
@@ -107,7 +107,7 @@ fn a_due_will_that_the_log_cannot_take_waits_for_the_next_start_and_is_not_tried
         driver.woken();
     };
     let (first_life, _due) = gateway(engine.clone(), 1);
-    let mut connected = Driver::new(first_life);
+    let mut connected = Driver::new(first_life, None);
     connected.received(WITH_WILL);
     (0..4).for_each(|_| step(&mut connected));
     assert_eq!(connected.out.unsent().first(), Some(&0x20), "a CONNACK");
@@ -122,7 +122,7 @@ fn a_due_will_that_the_log_cannot_take_waits_for_the_next_start_and_is_not_tried
     assert!(offline.is_left());
     assert!(due.try_recv().is_err(), "it would be looked at for ever");
     // Its client is refused: a session without the will would forget it.
-    let mut back = Driver::new(second_life);
+    let mut back = Driver::new(second_life, None);
     back.received(WITH_WILL);
     (0..4).for_each(|_| step(&mut back));
     assert!(back.is_left());
@@ -139,7 +139,7 @@ fn everybody_whose_record_is_in_a_batch_is_woken_when_it_is_durable() {
         if let Some(last) = connect.last_mut() {
             *last = name;
         }
-        let mut driver = Driver::new(gateway.clone());
+        let mut driver = Driver::new(gateway.clone(), None);
         driver.received(&connect);
         for _ in 0..4 {
             while engine.step_state() {}

@@ -224,7 +224,7 @@ impl World {
             // Where retention takes what is old, clients stay away for longer.
             17 if !life.connections.contains_key(&i) && (self.calm || !self.ages() || self.rng.below(8) == 0) => {
                 self.clients[i].connect();
-                life.connections.insert(i, Driver::new(life.gateway.clone()));
+                life.connections.insert(i, Driver::new(life.gateway.clone(), None));
             }
             18 if !self.calm && self.rng.below(12) == 0 => {
                 if let Some(mut driver) = life.connections.remove(&i) {

@@ -27,7 +27,7 @@ struct Talker {
 
 impl Talker {
     fn new(life: &Life, name: char, version: Version, acknowledges: bool) -> Self {
-        let driver = Driver::new(life.gateway.clone());
+        let driver = Driver::new(life.gateway.clone(), None);
         let mut t =
             Self { version, driver, out: Vec::new(), heard: Vec::new(), next_id: 0, owed: vec![(0x20, 0)], open: Vec::new(), acknowledges };
         let level = if version == Version::V5 { 5 } else { 4 };
