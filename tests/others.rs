@@ -630,7 +630,12 @@ fn uploads_over_websocket_that_have_room_one_after_the_other_all_end() {
             let mut socket = support::slow::websocket_subscriber(weir.http, &format!("upload {n}"));
             std::thread::spawn(move || {
                 socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                socket.write_all(&frame_of_publish(7_300_000, 7_300_000)).unwrap();
+                let frame = frame_of_publish(7_300_000, 7_300_000);
+                let (begun, rest) = frame.split_at(3_200_000);
+                socket.write_all(begun).unwrap();
+                // All have begun, as far as they are read.
+                std::thread::sleep(Duration::from_millis(500));
+                socket.write_all(rest).unwrap();
                 let mut puback = [0; 6];
                 socket.read_exact(&mut puback).expect("an acknowledgement");
                 assert_eq!(&puback, b"\x82\x04\x40\x02\0\x07");
@@ -642,16 +647,50 @@ fn uploads_over_websocket_that_have_room_one_after_the_other_all_end() {
     assert_eq!(metric(weir.admin, "weir_refused_total{reason=\"inbound_bytes\"}"), 0.0);
 }
 
+/// A machine that is paused, or a gateway that is stopped, hears nobody meanwhile.
+#[test]
+fn a_gateway_that_stood_still_closes_nobody_for_it() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut tcp = support::slow::subscriber(weir.mqtt, "tcp", 0);
+    let mut websocket = support::slow::websocket_subscriber(weir.http, "websocket");
+    let frame = frame_of_publish(1_000_000, 1_000_000);
+    let (begun, rest) = frame.split_at(200_000);
+    tcp.write_all(&begun[14..]).unwrap();
+    websocket.write_all(begun).unwrap();
+    support::eventually("both have room", Duration::from_secs(5), || metric(weir.admin, "weir_inbound_bytes") > 1.9e6);
+    support::signal(weir.process.0.id(), "STOP");
+    std::thread::sleep(Duration::from_millis(11_500));
+    support::signal(weir.process.0.id(), "CONT");
+    std::thread::sleep(Duration::from_secs(1));
+    tcp.write_all(rest).unwrap();
+    websocket.write_all(rest).unwrap();
+    let mut puback = [0; 6];
+    tcp.read_exact(&mut puback[..4]).expect("an acknowledgement");
+    assert_eq!(&puback[..4], b"\x40\x02\0\x07");
+    websocket.read_exact(&mut puback).expect("an acknowledgement");
+    assert_eq!(&puback, b"\x82\x04\x40\x02\0\x07");
+}
+
 /// The room of a message went back when it was whole, and the beginning of a packet in it lay in memory without any.
 #[test]
 fn the_beginning_of_a_packet_in_a_whole_message_has_room_or_is_not_read() {
     let _alone = alone();
     let dir = dir();
     let weir = weir_with_inbound_bytes(dir.path(), "16MiB");
-    let mut first: Vec<TcpStream> = (0..300).map(|n| support::slow::websocket_subscriber(weir.http, &format!("begins {n}"))).collect();
+    // There is no room but for what is small.
+    let uploads: Vec<TcpStream> = (0..2)
+        .map(|n| {
+            let mut socket = support::slow::subscriber(weir.mqtt, &format!("upload {n}"), 0);
+            begin_large(&mut socket, 100_000);
+            socket
+        })
+        .collect();
+    support::eventually("they have room", Duration::from_secs(5), || metric(weir.admin, "weir_inbound_bytes") > 14e6);
+    let first: Vec<TcpStream> = (0..300).map(|n| support::slow::websocket_subscriber(weir.http, &format!("begins {n}"))).collect();
     let before = memory(&weir);
     let writers: Vec<_> = first
-        .drain(..)
+        .into_iter()
         .map(|mut socket| {
             std::thread::spawn(move || {
                 socket.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
@@ -661,10 +700,11 @@ fn the_beginning_of_a_packet_in_a_whole_message_has_room_or_is_not_read() {
         })
         .collect();
     let sockets: Vec<TcpStream> = writers.into_iter().map(|w| w.join().unwrap()).collect();
+    std::thread::sleep(Duration::from_secs(2));
     let more = memory(&weir).saturating_sub(before) >> 20;
     // 80 MiB were sent, and 16 KiB of each need no room.
     assert!(more < 50, "{more} MiB more");
-    drop(sockets);
+    drop((sockets, uploads));
 }
 
 /// Whoever declares much and does not send it takes memory from nobody, over TCP and websocket.
