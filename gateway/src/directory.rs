@@ -10,13 +10,13 @@ use weir_core::directory::{Left, Slot};
 
 #[derive(Default)]
 pub(crate) struct Directory {
-    slots: DashMap<Box<str>, Slot<Arc<Peer>>>,
+    slots: DashMap<Arc<str>, Slot<Arc<Peer>>>,
 }
 
 impl Directory {
     /// Asks for a client id; `Mail::owned` follows. False: another connection has it, and is asked to leave.
-    pub fn claim(&self, client_id: &str, peer: &Arc<Peer>) -> bool {
-        let told = match self.slots.entry(client_id.into()) {
+    pub fn claim(&self, client_id: &Arc<str>, peer: &Arc<Peer>) -> bool {
+        let told = match self.slots.entry(client_id.clone()) {
             Entry::Vacant(v) => {
                 v.insert(Slot::new(peer.clone()));
                 None
@@ -43,8 +43,8 @@ impl Directory {
     }
 
     /// Takes a client id that nobody has; false: somebody has it.
-    pub fn claim_if_free(&self, client_id: &str, peer: &Arc<Peer>) -> bool {
-        match self.slots.entry(client_id.into()) {
+    pub fn claim_if_free(&self, client_id: &Arc<str>, peer: &Arc<Peer>) -> bool {
+        match self.slots.entry(client_id.clone()) {
             Entry::Occupied(_) => return false,
             Entry::Vacant(v) => drop(v.insert(Slot::new(peer.clone()))),
         }
@@ -53,8 +53,8 @@ impl Directory {
     }
 
     /// Gives it up, as owner or while waiting.
-    pub fn leave(&self, client_id: &str, peer: &Arc<Peer>) {
-        let Entry::Occupied(mut o) = self.slots.entry(client_id.into()) else { return };
+    pub fn leave(&self, client_id: &Arc<str>, peer: &Arc<Peer>) {
+        let Entry::Occupied(mut o) = self.slots.entry(client_id.clone()) else { return };
         let left = o.get_mut().leave(peer);
         match left {
             Left::NotOwner => {}

@@ -429,7 +429,7 @@ impl Home {
         for nth in 0..self.readers.len() {
             let offered = self.gateway.passed[nth].offset();
             let reader = &mut self.readers[nth];
-            reader.pass(&self.peer.inboxes[nth].lock(), offered);
+            reader.pass(&self.peer.inbox(nth), offered);
             self.group.passed(self.gateway.partitions[nth], reader.next);
             if reader.is_unsaved() {
                 self.dirty.get_or_insert_with(Instant::now);
@@ -497,7 +497,7 @@ impl Home {
         let Some(reader) = self.readers.get(nth) else { return false };
         let id = weir_log::PartitionId(self.gateway.partitions[nth].0);
         let is_far = reader.next.0 < self.gateway.engine.recent_start(id).0;
-        let has_given = || self.offered[nth] >= to && reader.has_sent_all(&self.peer.inboxes[nth].lock());
+        let has_given = || self.offered[nth] >= to && reader.has_sent_all(&self.peer.inbox(nth));
         reader.next < to && !is_far && !has_given()
     }
 
@@ -546,7 +546,7 @@ impl Home {
             // One fetch at a time; its partition has its turn when it has come.
             return false;
         }
-        let step = self.readers[nth].step(&mut self.peer.inboxes[nth].lock(), durable, recent);
+        let step = self.readers[nth].step(&mut self.peer.inbox(nth), durable, recent);
         match step {
             Step::Wait => false,
             Step::Join => {

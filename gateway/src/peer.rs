@@ -4,9 +4,12 @@
 //! Must not know: sessions, sockets.
 
 use crate::account::Room;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::{net::SocketAddr, sync::OnceLock};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
 use weir_core::{
     fanout::Inbox,
@@ -59,7 +62,7 @@ pub(crate) struct Mail {
 /// Who a connection is, once it has said so.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
-    pub client_id: Box<str>,
+    pub client_id: Arc<str>,
     pub version: Version,
     pub connected_ms: u64,
 }
@@ -73,15 +76,19 @@ pub(crate) struct Peer {
     /// Held only while there is any: most connections are told nothing most of the time.
     mail: Mutex<Option<Box<Mail>>>,
     /// One per partition, in the order of the engine.
-    pub inboxes: Box<[Mutex<Inbox>]>,
+    partitions: Box<[OfPartition]>,
     /// It has a socket.
     connected: AtomicBool,
     /// Its session is in the state store.
     stored: AtomicBool,
     /// Bytes of the messages that it published, since they were taken last.
     published: AtomicU64,
-    /// Per partition: what it reads next while it is behind, else `LIVE`.
-    behind: Box<[AtomicU64]>,
+}
+
+struct OfPartition {
+    inbox: Mutex<Inbox>,
+    /// What it reads next while it is behind, else `LIVE`.
+    behind: AtomicU64,
 }
 
 const LIVE: u64 = u64::MAX;
@@ -100,12 +107,16 @@ impl Peer {
             identity: OnceLock::new(),
             bell: Notify::new(),
             mail: Mutex::default(),
-            inboxes: (0..partitions).map(|_| Mutex::default()).collect(),
+            partitions: (0..partitions).map(|_| OfPartition { inbox: Mutex::default(), behind: AtomicU64::new(LIVE) }).collect(),
             connected: AtomicBool::new(false),
             stored: AtomicBool::new(false),
             published: AtomicU64::new(0),
-            behind: (0..partitions).map(|_| AtomicU64::new(LIVE)).collect(),
         }
+    }
+
+    /// Of the nth partition.
+    pub fn inbox(&self, nth: usize) -> MutexGuard<'_, Inbox> {
+        self.partitions[nth].inbox.lock()
     }
 
     pub fn tell(&self, write: impl FnOnce(&mut Mail)) {
@@ -152,14 +163,14 @@ impl Peer {
 
     /// What it reads next in the nth partition while it is behind; `None`: it is live, or reads nothing.
     pub fn set_behind(&self, nth: usize, next: Option<Offset>) {
-        if let Some(behind) = self.behind.get(nth) {
-            behind.store(next.map_or(LIVE, |at| at.0), Ordering::Relaxed);
+        if let Some(partition) = self.partitions.get(nth) {
+            partition.behind.store(next.map_or(LIVE, |at| at.0), Ordering::Relaxed);
         }
     }
 
     /// Records that it is behind, over all partitions; `None`: it is not.
     pub fn lag(&self, ends: &[u64]) -> Option<u64> {
-        let next = self.behind.iter().map(|b| b.load(Ordering::Relaxed));
+        let next = self.partitions.iter().map(|p| p.behind.load(Ordering::Relaxed));
         let lags = next.zip(ends).filter(|(next, _)| *next != LIVE).map(|(next, end)| end.saturating_sub(next));
         lags.reduce(|a, b| a + b).filter(|lag| *lag > 0)
     }

@@ -10,7 +10,7 @@ use crate::{
     refusals::{is_due, short},
 };
 use parking_lot::Mutex;
-use std::{collections::HashMap, ops::Range, time::Instant};
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Instant};
 use weir_core::ids::Offset;
 
 /// Clients that have gone.
@@ -19,7 +19,7 @@ const GONE_MAX: usize = 4_096;
 /// Bytes of records, by client, of connections that have ended.
 #[derive(Default)]
 pub(crate) struct Pressure {
-    gone: Mutex<HashMap<Box<str>, u64>>,
+    gone: Mutex<HashMap<Arc<str>, u64>>,
     /// When it stood in the log of the process last.
     said: Mutex<Option<Instant>>,
 }
@@ -43,7 +43,7 @@ impl Pressure {
 
 /// The client that published most of what pushed out what others had not read.
 pub(crate) struct Loudest {
-    pub client_id: Box<str>,
+    pub client_id: Arc<str>,
     /// Since retention last made room by bytes.
     pub bytes: u64,
 }

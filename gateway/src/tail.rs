@@ -236,7 +236,7 @@ impl Tail {
             Command::Join(peer) => {
                 let reader = self.by_peer.get(&peer).and_then(|slot| self.readers[*slot as usize].as_mut());
                 if let Some(reader) = reader {
-                    reader.peer.inboxes[self.nth].lock().join(self.position);
+                    reader.peer.inbox(self.nth).join(self.position);
                     reader.live = true;
                     reader.peer.wake();
                 }
@@ -326,7 +326,7 @@ impl Tail {
         for slot in self.touched.drain(..) {
             let Some(reader) = &mut self.readers[slot as usize] else { continue };
             let entry = Entry { batch: span.clone(), runs: std::mem::take(&mut reader.runs) };
-            reader.live = reader.peer.inboxes[self.nth].lock().offer(entry);
+            reader.live = reader.peer.inbox(self.nth).offer(entry);
             reader.peer.wake();
         }
     }
@@ -467,7 +467,7 @@ mod tests {
         tail.offer(&batch);
         let offered = |peer: &Peer| {
             let (mut reader, mut entries) = (fanout::Reader::new(Offset(0), Offset(0)), Vec::new());
-            while reader.step(&mut peer.inboxes[0].lock(), Offset(3), Offset(0)) == fanout::Step::Send {
+            while reader.step(&mut peer.inbox(0), Offset(3), Offset(0)) == fanout::Step::Send {
                 let entry = reader.entry().expect("an entry").clone();
                 reader.sent(entry.batch.end);
                 entries.push(entry.runs);

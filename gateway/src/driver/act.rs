@@ -152,7 +152,7 @@ impl Driver {
         let Some(session) = self.phase.session() else { return };
         for (nth, tail) in self.gateway.passed.iter().enumerate() {
             let offered = tail.offset();
-            session.pass(nth, &self.peer.inboxes[nth].lock(), offered);
+            session.pass(nth, &self.peer.inbox(nth), offered);
         }
     }
 

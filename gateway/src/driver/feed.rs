@@ -441,7 +441,7 @@ impl Driver {
         let p = log_id(self.gateway.partitions[nth]);
         let durable = Offset(self.gateway.engine.span(p).durable.0);
         let recent = Offset(self.gateway.engine.recent_start(p).0);
-        let step = session.step(nth, &mut self.peer.inboxes[nth].lock(), durable, recent);
+        let step = session.step(nth, &mut self.peer.inbox(nth), durable, recent);
         match step {
             Step::Wait => false,
             Step::Join => {
@@ -493,7 +493,7 @@ impl Driver {
         let p = log_id(self.gateway.partitions[nth]);
         let batch = self.gateway.engine.recent(p, &[weir_log::Offset(entry.batch.start.0)]).pop().flatten();
         let Some(batch) = batch else {
-            session.reader(nth).fall_behind(&mut self.peer.inboxes[nth].lock());
+            session.reader(nth).fall_behind(&mut self.peer.inbox(nth));
             return true;
         };
         // What was sent of it before there was no room is passed over run by run.

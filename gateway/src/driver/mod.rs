@@ -95,7 +95,7 @@ pub(crate) struct Driver {
     /// The peer, as the log knows it.
     who: Arc<dyn Wake>,
     phase: Phase,
-    client_id: Option<Box<str>>,
+    client_id: Option<Arc<str>>,
     version: Version,
     /// The beginning of a packet, or packets that wait for the session.
     rest: Vec<u8>,
@@ -201,11 +201,12 @@ impl Driver {
     /// Looks after a session that nobody is connected to; `None` if somebody is.
     pub fn offline(gateway: Arc<Gateway>, client_id: &str) -> Option<Self> {
         let mut driver = Self::with_phase(gateway, None, Phase::Offline(None));
-        if !driver.gateway.directory.claim_if_free(client_id, &driver.peer) {
+        let client_id: Arc<str> = client_id.into();
+        if !driver.gateway.directory.claim_if_free(&client_id, &driver.peer) {
             driver.gateway.peers.remove(&driver.peer.id);
             return None;
         }
-        driver.client_id = Some(client_id.into());
+        driver.client_id = Some(client_id);
         Some(driver)
     }
 
@@ -601,15 +602,17 @@ impl Driver {
                 if request.client_id.is_empty() {
                     request.assign(format!("weir-{:x}", self.gateway.sid()));
                 }
-                self.client_id = Some(request.client_id.as_str().into());
-                let (client_id, version) = (request.client_id.as_str().into(), request.version);
-                self.peer.identify(Identity { client_id, version, connected_ms: self.gateway.now().wall_ms });
+                // The connection, its identity and the directory keep the same one.
+                let client_id: Arc<str> = request.client_id.as_str().into();
+                self.client_id = Some(client_id.clone());
+                let (version, connected_ms) = (request.version, self.gateway.now().wall_ms);
+                self.peer.identify(Identity { client_id: client_id.clone(), version, connected_ms });
                 if self.idle_since().is_some() {
-                    if !self.gateway.directory.claim_if_free(&request.client_id, &self.peer) {
+                    if !self.gateway.directory.claim_if_free(&client_id, &self.peer) {
                         return self.refuse(ReasonCode::SESSION_TAKEN_OVER);
                     }
                 } else {
-                    self.awaits_owner = !self.gateway.directory.claim(&request.client_id, &self.peer);
+                    self.awaits_owner = !self.gateway.directory.claim(&client_id, &self.peer);
                 }
                 self.phase = Phase::Claiming(Box::new(request), self.gateway.now().monotonic_ms + LOGIN_MS);
             }

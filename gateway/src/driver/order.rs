@@ -60,7 +60,7 @@ impl Driver {
         if reader.next >= end || far || !reads {
             return false;
         }
-        let all_sent = reader.has_sent_all(&self.peer.inboxes[nth].lock());
+        let all_sent = reader.has_sent_all(&self.peer.inbox(nth));
         !self.has_reached(nth, end) || !all_sent || !matches!(self.feeding, Feeding::Idle)
     }
 
