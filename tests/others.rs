@@ -622,6 +622,7 @@ fn weir_with_inbound_bytes(dir: &std::path::Path, bytes: &str) -> Weir {
 /// Each took room for a part of its message, none had room for all of it, and nobody went on for ten seconds.
 #[test]
 fn uploads_over_websocket_that_have_room_one_after_the_other_all_end() {
+    let _alone = alone();
     let dir = dir();
     let weir = weir_with_inbound_bytes(dir.path(), "16MiB");
     let began = std::time::Instant::now();
@@ -650,6 +651,7 @@ fn uploads_over_websocket_that_have_room_one_after_the_other_all_end() {
 /// A machine that is paused, or a gateway that is stopped, hears nobody meanwhile.
 #[test]
 fn a_gateway_that_stood_still_closes_nobody_for_it() {
+    let _alone = alone();
     let dir = dir();
     let weir = Weir::start(dir.path());
     let mut tcp = support::slow::subscriber(weir.mqtt, "tcp", 0);
