@@ -579,7 +579,8 @@ fn pings_between_the_parts_of_a_message_give_no_room_back() {
     drop(all);
 }
 
-/// Fourteen bytes that announce 16 MB took that much of the address space, and where it is limited, the gateway ended.
+/// Fourteen bytes that announce 16 MB took that much of the address space. Where that is limited,
+/// the gateway would end.
 #[test]
 fn what_a_frame_only_announces_takes_no_room() {
     let _alone = alone();
@@ -619,7 +620,8 @@ fn weir_with_inbound_bytes(dir: &std::path::Path, bytes: &str) -> Weir {
     Weir::spawn(command, ports)
 }
 
-/// Each took room for a part of its message, none had room for all of it, and nobody went on for ten seconds.
+/// Each took room for a part of its message, none had room for all of it, and none went on for ten
+/// seconds.
 #[test]
 fn uploads_over_websocket_that_have_room_one_after_the_other_all_end() {
     let _alone = alone();
@@ -674,7 +676,8 @@ fn a_gateway_that_stood_still_closes_nobody_for_it() {
     assert_eq!(&puback, b"\x82\x04\x40\x02\0\x07");
 }
 
-/// The room of a message went back when it was whole, and the beginning of a packet in it lay in memory without any.
+/// The room of a message went back when it was whole, and the beginning of a packet in it lay in
+/// memory without any.
 #[test]
 fn the_beginning_of_a_packet_in_a_whole_message_has_room_or_is_not_read() {
     let _alone = alone();
@@ -740,6 +743,12 @@ fn packets_that_stop_half_way_take_bounded_memory_for_a_short_time() {
             })
         })
         .collect();
+    let mut version_5 = support::slow::websocket(http);
+    version_5.write_all(&support::slow::frame(b"\x10\x0F\0\x04MQTT\x05\x02\0\0\0\0\x02v5")).unwrap();
+    let mut connack = [0; 6];
+    version_5.read_exact(&mut connack).unwrap();
+    assert_eq!((connack[2], connack[5]), (0x20, 0), "{connack:?}");
+    version_5.write_all(&frame_of_publish(7_300_000, 100_000)).unwrap();
     std::thread::sleep(Duration::from_secs(2));
     let more = memory(&weir).saturating_sub(before) >> 20;
     assert!(more < 450, "{more} MiB more");
@@ -753,7 +762,12 @@ fn packets_that_stop_half_way_take_bounded_memory_for_a_short_time() {
     let mut c = Raw::connect_with(mqtt, Version::V5, "large", true, &[]);
     c.publish(1, false, 1, "t", &"x".repeat(5_000_000));
     c.expect_ack(PUBACK, 1);
-    assert!(metric(weir.admin, "weir_refused_total{reason=\"inbound_bytes\"}") > 50.0);
+    // Each of them, over TCP and websocket.
+    assert_eq!(metric(weir.admin, "weir_refused_total{reason=\"inbound_bytes\"}"), 131.0);
+    let mut goodbye = Vec::new();
+    version_5.read_to_end(&mut goodbye).expect("no reset");
+    assert!(goodbye.windows(3).any(|w| w[0] == 0xE0 && w[2] == 0x97), "DISCONNECT, quota exceeded: {goodbye:?}");
+    assert!(goodbye.ends_with(&[0x88, 2, 0x03, 0xF0]), "{goodbye:?}");
     for socket in &mut websockets {
         let mut goodbye = Vec::new();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

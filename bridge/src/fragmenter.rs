@@ -1,7 +1,9 @@
-//! Binary messages of a websocket as a stream of bytes: what has come of one is passed on as a message of its own.
+//! Binary messages of a websocket as a stream of bytes: what has come of one is passed on as a
+//! message of its own.
 //!
-//! Invariant: the bytes of binary messages come out in order and unchanged, and nothing waits for the rest of a message. So
-//! nobody keeps a message, or makes room for what a peer has only announced. Control frames stay whole.
+//! Invariant: the bytes of binary messages come out in order and unchanged, and nothing waits for
+//! the rest of a message. So no message is kept, and nothing is reserved for what a peer has only
+//! announced. Control frames stay whole.
 //! Must not know: what is in a message. Whose messages may be cut: MQTT's [MQTT-6.0.0-2].
 
 use std::io::Cursor;
@@ -31,7 +33,8 @@ pub(crate) struct Fragmenter {
 /// What becomes of a frame's payload.
 #[derive(Default)]
 enum Frame {
-    /// It belongs to a binary message. The header of what is passed on next; its mask is turned to where the payload is.
+    /// It belongs to a binary message. The header of what is passed on next, with the mask turned
+    /// to where the payload is.
     Binary(FrameHeader),
     /// It is passed on as it came.
     Whole,
@@ -50,33 +53,32 @@ impl Fragmenter {
 
     /// Passes on what was read.
     pub fn push(&mut self, mut read: &[u8], into: &mut ReadBuf<'_>) {
-        while let Some((byte, behind)) = read.split_first() {
-            if self.left == 0 {
-                self.push_header_byte(*byte, into);
-                read = behind;
-            } else {
-                let bytes = read.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-                let (payload, behind) = read.split_at(bytes);
-                self.left -= bytes as u64;
-                self.push_payload(payload, into);
-                read = behind;
-            }
+        while !read.is_empty() {
+            read = if self.left == 0 { self.push_header(read, into) } else { self.push_payload(read, into) };
         }
     }
 
-    fn push_header_byte(&mut self, byte: u8, into: &mut ReadBuf<'_>) {
-        self.header.push(byte);
-        match FrameHeader::parse(&mut Cursor::new(&self.header)) {
-            Ok(None) => {}
-            Ok(Some((header, length))) => {
+    /// Takes the header of a frame from the front; gives what stands behind it.
+    fn push_header<'r>(&mut self, read: &'r [u8], into: &mut ReadBuf<'_>) -> &'r [u8] {
+        let known = self.header.len();
+        let (bytes, behind) = read.split_at(read.len().min(HEADER_BYTES_MAX - known));
+        self.header.extend_from_slice(bytes);
+        let mut header = Cursor::new(&self.header);
+        match FrameHeader::parse(&mut header) {
+            // Fewer bytes than the longest header has: there are no more.
+            Ok(None) => behind,
+            Ok(Some((frame, length))) => {
+                let used = (header.position() as usize).saturating_sub(known);
                 self.header.clear();
-                self.begin(header, length, into);
+                self.begin(frame, length, into);
+                read.get(used..).unwrap_or_default()
             }
             Err(_) => {
-                // Whoever reads it says what is wrong, and reads no further.
+                // The websocket library fails at the same header, and reads no further.
                 let header = std::mem::take(&mut self.header);
                 self.write(&header, into);
                 (self.frame, self.left) = (Frame::Refused, u64::MAX);
+                behind
             }
         }
     }
@@ -93,7 +95,8 @@ impl Fragmenter {
                 Frame::Refused
             }
             OpCode::Data(_) => {
-                // A message within another one, or the rest of none: nobody knows of a message that it goes on with (5.4).
+                // A message within another one, or the rest of none (5.4). Either is refused as a
+                // continuation: the websocket library knows of no message that it goes on with.
                 header.opcode = OpCode::Data(Data::Continue);
                 self.write_header(&header, 0, into);
                 Frame::Refused
@@ -110,23 +113,26 @@ impl Fragmenter {
         Frame::Binary(FrameHeader { is_final: true, opcode: OpCode::Data(Data::Binary), ..header })
     }
 
-    fn push_payload(&mut self, payload: &[u8], into: &mut ReadBuf<'_>) {
-        match std::mem::take(&mut self.frame) {
-            Frame::Binary(mut header) => {
-                self.write_header(&header, payload.len() as u64, into);
+    /// Takes payload from the front; gives what stands behind it.
+    fn push_payload<'r>(&mut self, read: &'r [u8], into: &mut ReadBuf<'_>) -> &'r [u8] {
+        let bytes = read.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let (payload, behind) = read.split_at(bytes);
+        self.left -= bytes as u64;
+        let mut frame = std::mem::take(&mut self.frame);
+        match &mut frame {
+            Frame::Binary(header) => {
+                self.write_header(header, bytes as u64, into);
                 self.write(payload, into);
                 if let Some(mask) = &mut header.mask {
                     // The mask of the rest begins where this one ends (5.3).
-                    mask.rotate_left(payload.len() % 4);
+                    mask.rotate_left(bytes % 4);
                 }
-                self.frame = Frame::Binary(header);
             }
-            Frame::Whole => {
-                self.write(payload, into);
-                self.frame = Frame::Whole;
-            }
+            Frame::Whole => self.write(payload, into),
             Frame::Refused => {}
         }
+        self.frame = frame;
+        behind
     }
 
     fn write_header(&mut self, header: &FrameHeader, length: u64, into: &mut ReadBuf<'_>) {

@@ -1,6 +1,7 @@
 //! From an HTTP request to a websocket (RFC 6455, 4.2).
 //!
-//! Invariant: no more of a message is in memory than its limit, and a socket ends with a close frame of each side (5.5.1, 7.1).
+//! Invariant: no more of a message is in memory than its limit, and a socket ends with a close frame
+//! of each side (5.5.1, 7.1).
 //! Must not know: what is said over it, or whose page may ask (`origins`).
 
 use crate::fragmenter::Fragmenter;
@@ -89,7 +90,8 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded. No message of the feed is so large (`MESSAGE_BYTES`, `steps`), nor one of MQTT (`PIECE_BYTES`).
+/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded. No
+/// message of the feed is so large (`MESSAGE_BYTES`, `steps`), nor one of MQTT (`PIECE_BYTES`).
 const WRITE_BYTES_MAX: usize = 2 << 20;
 /// Read at once, and held by every socket: the library's default is 128 KiB, which ten thousand browsers that say nothing would hold too.
 const READ_BUFFER_BYTES: usize = 8 * 1024;

@@ -12,7 +12,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const STEP_BYTES: usize = 64 * 1024;
 /// Of a packet that needs no room of its own: ten thousand of them are 160 MB.
 pub(crate) const SMALL_BYTES: usize = 16 * 1024;
-/// What needs no more has a part of an account for itself.
+/// What needs no more than this counts as small: see `Shared`.
 pub(crate) const PART_BYTES: usize = 256 * 1024;
 const UNIT: usize = 1_024;
 
@@ -80,7 +80,8 @@ impl Account {
     }
 }
 
-/// So much of a shared account is for what needs up to `PART_BYTES`, whatever larger ones have taken.
+/// The fraction of a shared account that is for what needs up to `PART_BYTES`, whatever larger ones
+/// have taken.
 const SMALL_PART: usize = 16;
 
 /// An account of which a part is for what is small.

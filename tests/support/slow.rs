@@ -23,8 +23,8 @@ pub fn subscriber(port: u16, client_id: &str, keep_alive_s: u8) -> TcpStream {
     socket
 }
 
-/// The same over websocket.
-pub fn websocket_subscriber(port: u16, client_id: &str) -> TcpStream {
+/// A websocket for MQTT over which nothing was said.
+pub fn websocket(port: u16) -> TcpStream {
     let mut c = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let request = "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
@@ -35,8 +35,17 @@ pub fn websocket_subscriber(port: u16, client_id: &str) -> TcpStream {
         c.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    // Binary, masked with zeros.
-    let frame = |packet: &[u8]| [&[0x82, 0x80 | packet.len() as u8, 0, 0, 0, 0][..], packet].concat();
+    c
+}
+
+/// A short packet in a frame of its own: binary, masked with zeros.
+pub fn frame(packet: &[u8]) -> Vec<u8> {
+    [&[0x82, 0x80 | packet.len() as u8, 0, 0, 0, 0][..], packet].concat()
+}
+
+/// The same as `subscriber` over websocket.
+pub fn websocket_subscriber(port: u16, client_id: &str) -> TcpStream {
+    let mut c = websocket(port);
     c.write_all(&frame(&connect_packet(client_id, 0))).unwrap();
     c.write_all(&frame(SUBSCRIBE)).unwrap();
     c.read_exact(&mut [0; 2 + 4 + 2 + 5]).unwrap();

@@ -25,7 +25,7 @@ pub(super) enum For {
 }
 
 const PATIENCE_MS: u64 = PATIENCE.as_millis() as u64;
-/// A gateway that looks so late has stood still itself.
+/// A deadline that is looked at so late: the gateway itself has stood still.
 const LATE_MS: u64 = 1_000;
 
 impl Driver {
@@ -99,8 +99,8 @@ impl Driver {
     pub(super) fn is_stuck_in_a_packet(&mut self, now: Now) -> bool {
         let Some(at) = self.room_deadline().filter(|at| *at <= now.monotonic_ms) else { return false };
         // The gateway does not read, or did not run: that is no silence of the client.
-        let is_heard = self.wants_read() && now.monotonic_ms < at + LATE_MS;
-        if let Some(For::Has { heard_ms, .. }) = self.room.as_deref_mut().filter(|_| !is_heard) {
+        let listens = self.wants_read() && now.monotonic_ms < at + LATE_MS;
+        if let Some(For::Has { heard_ms, .. }) = self.room.as_deref_mut().filter(|_| !listens) {
             *heard_ms = now.monotonic_ms;
             return false;
         }

@@ -37,8 +37,8 @@ pub fn decode(bytes: &[u8], version: Version, packet_bytes_max: usize) -> Result
 
 const DUP: u8 = 0x08;
 
-/// The same of a client that may speak MQTT 3.1. Where that repeats a PUBREL, a SUBSCRIBE or an UNSUBSCRIBE
-/// it sets DUP (MQTT 3.1, 2.1), which later versions reserve.
+/// The same of a client that may speak MQTT 3.1. Where that repeats a PUBREL, a SUBSCRIBE or an
+/// UNSUBSCRIBE it sets DUP (MQTT 3.1, 2.1), which later versions reserve.
 pub fn decode_of(bytes: &[u8], version: Version, is_31: bool, packet_bytes_max: usize) -> Result<Decoded<'_>> {
     let Some((&first, rest)) = bytes.split_first() else { return Ok(Decoded::Incomplete(2)) };
     let repeats = is_31 && matches!(first >> 4, 6 | 8 | 10);
