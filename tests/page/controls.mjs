@@ -143,6 +143,20 @@ const unknown = (page) => page.evaluate((known) => {
   return all.filter((el) => !el.closest('.u-wrap') && !isKnown(el)).map((el) => el.outerHTML.slice(0, 160));
 }, CONTROLS.map((c) => c.css).map((css) => css.replaceAll(/:text-is\("[^"]*"\)/g, '')));
 
+/** Controls that moved on the page while somebody could have been about to press them. Rows of lists come and go. */
+const moved = (page, ms) => page.evaluate(async (limit) => {
+  const places = () => new Map([...document.querySelectorAll('button, a[href], input')]
+    .filter((el) => !el.closest('.rows, .urgent, .events') && el.checkVisibility())
+    .map((el) => [el, Math.round(el.getBoundingClientRect().top + scrollY)]));
+  const before = places();
+  const found = new Set();
+  for (const end = performance.now() + limit; performance.now() < end;) {
+    await new Promise(requestAnimationFrame);
+    for (const [el, top] of places()) if (before.has(el) && before.get(el) !== top) found.add(`${el.className} ${el.textContent}: ${before.get(el)} to ${top}`);
+  }
+  return [...found];
+}, ms);
+
 /** Back to where nothing is chosen, at an address. */
 async function reset(page, at) {
   await page.evaluate((hash) => {
@@ -211,6 +225,7 @@ export async function controls(browser, weir) {
       await reset(page, at);
       await sleep(1000);
       for (const what of await unknown(page)) failed.push(`in no line of the table, ${width} px, ${at}: ${what}`);
+      for (const what of await moved(page, 2000)) failed.push(`moved by itself, ${width} px, ${at}: ${what}`);
     }
     let pressed = 0;
     for (const control of CONTROLS) {
