@@ -312,6 +312,9 @@ fn explain_says_where_the_messages_of_a_client_are() {
         text.contains("2 of at most 2 messages are on their way to it and not acknowledged, the oldest is record 0; it gets no more until"),
         "{text}"
     );
+    // Whatever a client takes at once, the gateway sends no more than 1,024.
+    let _wide = Raw::connect_with(weir.mqtt, Version::V5, "wide", true, &[0x21, 0xFF, 0xFF]);
+    assert_eq!(json(weir.admin, "/api/v1/sessions/wide")["in_flight_max"], 1_024);
     drop(slow);
     eventually("it is offline", Duration::from_secs(5), || {
         explain(weir.admin, "slow").contains("not connected; its session ends 3600 s after")

@@ -142,11 +142,11 @@ impl Events {
     /// Adds what was dropped or refused to the events of the next second.
     pub fn counted(&self, gateway: &Gateway, client_id: &str, counts: &Counts) {
         let reasons = [
-            (("dropped", "behind"), counts.dropped_behind),
-            (("dropped", "too_large"), counts.dropped_too_large),
-            (("dropped", "expired"), counts.dropped_expired),
+            (("dropped", "behind"), counts.dropped_behind.into()),
+            (("dropped", "too_large"), counts.dropped_too_large.into()),
+            (("dropped", "expired"), counts.dropped_expired.into()),
             (("dropped", "lost"), counts.lost),
-            (("refused", "topic"), counts.refused_topic),
+            (("refused", "topic"), counts.refused_topic.into()),
         ];
         if gateway.system.is_none() || reasons.iter().all(|(_, n)| *n == 0) {
             return;

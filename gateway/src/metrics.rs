@@ -282,8 +282,8 @@ impl Totals {
     }
 
     pub fn add_counts(&self, c: &Counts) {
-        let [in_0, in_1, in_2] = c.received;
-        let [out_0, out_1, out_2] = c.sent;
+        let [in_0, in_1, in_2] = c.received.map(u64::from);
+        let [out_0, out_1, out_2] = c.sent.map(u64::from);
         let pairs = [
             (Total::In0, in_0),
             (Total::In1, in_1),
@@ -291,14 +291,14 @@ impl Totals {
             (Total::Out0, out_0),
             (Total::Out1, out_1),
             (Total::Out2, out_2),
-            (Total::PacketsOut, out_0 + out_1 + out_2 + c.answers),
+            (Total::PacketsOut, out_0 + out_1 + out_2 + u64::from(c.answers)),
             (Total::PayloadIn, c.received_payload),
             (Total::PayloadOut, c.sent_payload),
-            (Total::Behind, c.dropped_behind),
-            (Total::TooLarge, c.dropped_too_large),
-            (Total::Expired, c.dropped_expired),
+            (Total::Behind, c.dropped_behind.into()),
+            (Total::TooLarge, c.dropped_too_large.into()),
+            (Total::Expired, c.dropped_expired.into()),
             (Total::Lost, c.lost),
-            (Total::Topic, c.refused_topic),
+            (Total::Topic, c.refused_topic.into()),
         ];
         pairs.iter().for_each(|(total, n)| self.add(*total, *n));
     }

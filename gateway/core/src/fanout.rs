@@ -143,8 +143,9 @@ pub struct Reader {
     pub next: Offset,
     entries: Entries,
     fetching: bool,
-    /// Joins that had been answered when it asked for one.
-    joining: Option<u64>,
+    /// It has asked to join, when `asked` joins had been answered.
+    joining: bool,
+    asked: u64,
     live: bool,
     /// Joins seen.
     joins: u64,
@@ -170,8 +171,8 @@ impl Reader {
             inbox.entries.clear();
             (inbox.mode, inbox.refused) = (Mode::Behind, None);
         }
-        if self.joining.is_some_and(|asked| inbox.joins > asked) {
-            self.joining = None;
+        if self.joining && inbox.joins > self.asked {
+            self.joining = false;
         }
         self.note_mode(inbox);
         if self.fetching {
@@ -189,7 +190,7 @@ impl Reader {
         if self.entry().is_some() {
             return Step::Send;
         }
-        if inbox.mode == Mode::Live || self.joining.is_some() {
+        if inbox.mode == Mode::Live || self.joining {
             return Step::Wait;
         }
         if let Some(refused) = inbox.refused.take() {
@@ -199,7 +200,7 @@ impl Reader {
             self.fetching = true;
             return Step::Fetch(self.next..durable);
         }
-        self.joining = Some(inbox.joins);
+        (self.joining, self.asked) = (true, inbox.joins);
         Step::Join
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: actions are carried out in order; a put that finds no room holds up those behind it.
 //! Must not know: packets, sockets.
 
-use super::{Driver, NEVER, PUT_AHEAD_MS, PUT_BYTES_PER_MS, Phase, feed::Feeding, log_id, submit::Pass};
+use super::{Deferred, Driver, PUT_AHEAD_MS, PUT_BYTES_PER_MS, Phase, feed::Feeding, log_id, submit::Pass};
 use crate::{
     gateway::{encode, session_key},
     group::{self, Groups},
@@ -22,7 +22,7 @@ impl Driver {
     /// Carries out what the session asks.
     pub(super) fn act(&mut self, now: Now) {
         if let Some(put) = self.put.take() {
-            self.perform(now, *put);
+            self.perform(now, put.action);
         }
         while self.put.is_none() {
             let Some(action) = self.phase.session().and_then(Session::poll_action) else { return };
@@ -116,10 +116,9 @@ impl Driver {
         let goes_on = self.close.is_none() && matches!(self.phase, Phase::Running(_));
         let Some(session) = self.phase.session() else { return };
         if goes_on && self.paid_ms > now.monotonic_ms + PUT_AHEAD_MS {
-            (self.put, self.put_at) = (Some(Box::new(action)), self.paid_ms - PUT_AHEAD_MS);
+            self.put = Some(Box::new(Deferred { action, due: Some(self.paid_ms - PUT_AHEAD_MS) }));
             return;
         }
-        self.put_at = NEVER;
         let value = (action == Action::PutValue).then(|| session.value());
         self.paid_ms = self.paid_ms.max(now.monotonic_ms) + value.as_ref().map_or(0, |v| v.len() as u64 / PUT_BYTES_PER_MS);
         let key = session_key(session.client_id());
@@ -133,7 +132,7 @@ impl Driver {
                 }
                 self.event(now, Event::PutSubmitted(Receipt(receipt.0)));
             }
-            Err(AppendError::Full) => self.put = Some(Box::new(action)),
+            Err(AppendError::Full) => self.put = Some(Box::new(Deferred { action, due: None })),
             Err(AppendError::TooLarge { bytes, .. }) => {
                 tracing::error!(client = short(session.client_id()), bytes, "the session's value is too large to be stored");
                 self.event(now, Event::Closed(Cause::LogFailed));

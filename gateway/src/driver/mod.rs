@@ -89,6 +89,13 @@ impl Phase {
     }
 }
 
+/// A put that found no room, or came too soon after others.
+struct Deferred {
+    action: Action,
+    /// In `Now::monotonic_ms`; `None`: when there is room.
+    due: Option<u64>,
+}
+
 pub(crate) struct Driver {
     gateway: Arc<Gateway>,
     peer: Arc<Peer>,
@@ -128,7 +135,8 @@ pub(crate) struct Driver {
     /// The same of those that wait for the session's value.
     delivered_held: u32,
     pub out: Out,
-    asked: Asked,
+    /// Of who publishes and wants to know whether anybody subscribes.
+    asked: Option<Box<Asked>>,
     /// Not counted yet.
     bytes_in: u64,
     packets_in: u64,
@@ -148,12 +156,9 @@ pub(crate) struct Driver {
     registered: Registration,
     /// An append found no room.
     full: bool,
-    /// A put found no room, or comes too soon after others: that is seldom.
-    put: Option<Box<Action>>,
+    put: Option<Box<Deferred>>,
     /// Until when what it has put is paid for, in `Now::monotonic_ms`.
     paid_ms: u64,
-    /// When the put that came too soon is due; `NEVER`: none did.
-    put_at: u64,
     seen: Box<[Receipt]>,
     seen_state: Receipt,
     feeding: Feeding,
@@ -235,7 +240,7 @@ impl Driver {
             delivered: 0,
             delivered_held: 0,
             out: Out::default(),
-            asked: Asked::default(),
+            asked: None,
             bytes_in: 0,
             packets_in: 0,
             publishes: false,
@@ -248,7 +253,6 @@ impl Driver {
             full: false,
             put: None,
             paid_ms: 0,
-            put_at: NEVER,
             seen,
             seen_state: Receipt(0),
             feeding: Feeding::Idle,
@@ -335,7 +339,7 @@ impl Driver {
             Phase::Running(s) => s
                 .deadline()
                 .into_iter()
-                .chain((self.put_at < NEVER).then_some(self.put_at))
+                .chain(self.put.as_ref().and_then(|put| put.due))
                 .chain(self.room_deadline())
                 .chain(self.pace_deadline())
                 .chain(self.sending_deadline())
@@ -547,7 +551,7 @@ impl Driver {
     fn tell_interest(&mut self, append: &Append<'_>) {
         if let (Phase::Running(session), Append::Message(m)) = (&mut self.phase, append)
             && session.tells_interest(m)
-            && !self.gateway.interests.any(&m.topic, &mut self.asked)
+            && !self.gateway.interests.any(&m.topic, self.asked.get_or_insert_default())
         {
             session.nobody_subscribes();
         }

@@ -33,8 +33,8 @@ pub struct ConnectRequest {
     is_bridge: bool,
     pub expiry_s: u32,
     keep_alive_s: u16,
-    receive_maximum: usize,
-    packet_bytes_max: usize,
+    receive_maximum: u16,
+    maximum_packet_size: u32,
     topic_aliases_max: u16,
     position: bool,
     will: Option<Box<OwnedWill>>,
@@ -106,8 +106,8 @@ impl ConnectRequest {
             is_bridge: c.is_bridge,
             expiry_s: if c.version == Version::V311 && !c.clean_start { u32::MAX } else { 0 },
             keep_alive_s: c.keep_alive_s,
-            receive_maximum: if c.version == Version::V5 { INFLIGHT_MAX } else { usize::from(limits.in_flight_311) },
-            packet_bytes_max: usize::MAX,
+            receive_maximum: if c.version == Version::V5 { INFLIGHT_MAX } else { limits.in_flight_311 },
+            maximum_packet_size: u32::MAX,
             topic_aliases_max: 0,
             position: wants_position(c.properties),
             will: c.will.map(|w| Box::new(OwnedWill::of(&w))),
@@ -118,8 +118,8 @@ impl ConnectRequest {
         for property in c.properties.iter() {
             match property {
                 Property::SessionExpiryInterval(s) => request.expiry_s = s,
-                Property::ReceiveMaximum(n) => request.receive_maximum = usize::from(n),
-                Property::MaximumPacketSize(n) => request.packet_bytes_max = n as usize,
+                Property::ReceiveMaximum(n) => request.receive_maximum = n.min(INFLIGHT_MAX),
+                Property::MaximumPacketSize(n) => request.maximum_packet_size = n,
                 Property::TopicAliasMaximum(n) => request.topic_aliases_max = n,
                 Property::AuthenticationMethod(_) => return Err(refusal(ReasonCode::BAD_AUTHENTICATION_METHOD)),
                 _ => {}
@@ -209,7 +209,6 @@ impl Session {
             self.exchanges = Exchanges::default();
             self.outbound = Outbound::default();
             self.paging.clear();
-            self.page_sent.clear();
             self.lost.clear();
             self.readers = Box::default();
         }
@@ -233,10 +232,10 @@ impl Session {
         self.aliases_out = aliases::Outbound::new(request.topic_aliases_max);
         self.connack_sent = false;
         self.moved = None;
-        self.keep_alive_ms = u64::from(request.keep_alive_s) * 1_500;
+        self.keep_alive_s = request.keep_alive_s;
         self.heard_ms = now.monotonic_ms;
-        self.outbound.window_max = request.receive_maximum;
-        self.outbound.packet_bytes_max = request.packet_bytes_max;
+        self.outbound.receive_maximum = request.receive_maximum;
+        self.outbound.maximum_packet_size = request.maximum_packet_size;
         self.held = Held::default();
         self.position = request.position;
         // Whatever carried it is sent again, or was never there.
@@ -250,7 +249,7 @@ impl Session {
             Until::Ready
         };
         let connack = self.connack(request, present);
-        if connack.len() > request.packet_bytes_max {
+        if connack.len() > self.outbound.packet_bytes_max() {
             // What may not be sent is not sent, and without it there is no connection [MQTT-3.1.2-24].
             let statement = "MQTT-3.1.2-24: a maximum packet size that leaves no room for the CONNACK";
             return self.handle(now, Event::Closed(Cause::Violation(Violation::new(ReasonCode::PACKET_TOO_LARGE, statement))), out);

@@ -74,7 +74,7 @@ impl Session {
             subscriptions: all.map(|(filter, s)| Subscribed { filter: filter.clone(), qos: s.options.qos as u8 }).collect(),
             places: places.collect(),
             in_flight: self.outbound.window.len(),
-            in_flight_max: self.outbound.window_max,
+            in_flight_max: self.outbound.window_max(),
             oldest_in_flight: self.oldest_in_flight(),
             unacknowledged: self.inbound.waiting(),
             unreleased: self.exchanges.len(),

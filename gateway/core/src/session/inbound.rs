@@ -55,14 +55,14 @@ pub(super) struct Inbound {
     /// How far each source is durable.
     durable: Vec<(Source, Receipt)>,
     /// Entries from here on wait for `Submitted`.
-    submitted: usize,
+    submitted: u32,
     /// SUBACKs in the queue: no PUBLISH is sent meanwhile.
-    pub subscribing: usize,
+    pub subscribing: u32,
 }
 
 impl Inbound {
     pub fn push(&mut self, until: Until, ack: Reply) {
-        self.subscribing += usize::from(matches!(ack, Reply::Subscribe(_)));
+        self.subscribing += u32::from(matches!(ack, Reply::Subscribe(_)));
         self.queue.push_back((until, ack));
     }
 
@@ -92,7 +92,7 @@ impl Inbound {
     pub fn submitted(&mut self, p: PartitionId, receipt: Receipt, n: u32, exchanges: &mut Exchanges) {
         let mut left = n;
         while left > 0 {
-            let Some((until, reply)) = self.queue.get_mut(self.submitted) else { return };
+            let Some((until, reply)) = self.queue.get_mut(self.submitted as usize) else { return };
             if *until == Until::Appended {
                 *until = Until::Durable(Source::Partition(p), receipt);
                 left -= 1;
@@ -165,7 +165,7 @@ impl Inbound {
         }
         let (_, ack) = self.queue.pop_front()?;
         self.submitted = self.submitted.saturating_sub(1);
-        self.subscribing -= usize::from(matches!(ack, Reply::Subscribe(_)));
+        self.subscribing -= u32::from(matches!(ack, Reply::Subscribe(_)));
         let place = match until {
             Until::Durable(Source::Partition(p), receipt) => Some((p, place_of(receipt))),
             _ => None,

@@ -56,7 +56,7 @@ use subscriptions::Subscriptions;
 /// version 5 says it (Receive Maximum).
 pub const RECEIVE_MAXIMUM: u16 = 1_024;
 /// Outbound messages of QoS 1 and 2 on the way to one client: each costs 32 bytes, and the client may set less.
-pub const INFLIGHT_MAX: usize = 1_024;
+pub const INFLIGHT_MAX: u16 = 1_024;
 /// Topics, filters and client ids are keys of the log, of 65,535 bytes at most, some with a prefix.
 pub const KEY_BYTES_MAX: usize = 65_000;
 /// A packet becomes one record, and a record must fit several times in a segment.
@@ -221,26 +221,26 @@ enum Life {
     Ended,
 }
 
-/// Counted per session, taken by the shell.
+/// Counted since the shell took them last, which is after every turn: 32 bits are plenty for messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// QoS 0 messages that were not sent because the reader was behind.
-    pub dropped_behind: u64,
+    pub dropped_behind: u32,
     /// Messages larger than the client's maximum packet size.
-    pub dropped_too_large: u64,
-    pub dropped_expired: u64,
+    pub dropped_too_large: u32,
+    pub dropped_expired: u32,
     /// Records of the log, matching or not, that retention or damage took before they were read, and messages on their way that it took.
     pub lost: u64,
     /// Publishes to topics that belong to the gateway.
-    pub refused_topic: u64,
+    pub refused_topic: u32,
     /// By QoS.
-    pub received: [u64; 3],
-    pub sent: [u64; 3],
+    pub received: [u32; 3],
+    pub sent: [u32; 3],
     /// Bytes of the payloads of those messages.
     pub received_payload: u64,
     pub sent_payload: u64,
     /// Packets to the client that are no PUBLISH.
-    pub answers: u64,
+    pub answers: u32,
 }
 
 #[derive(Debug)]
@@ -277,6 +277,8 @@ pub struct Paging {
     /// Index of the partition.
     pub partition: usize,
     pub after: Option<Box<str>>,
+    /// What was sent of the part that is being sent; 64 at most.
+    pub sent: Vec<Offset>,
 }
 
 #[derive(Debug)]
@@ -300,8 +302,6 @@ pub struct Session {
     outbound: Outbound,
     held: Held,
     paging: VecDeque<Paging>,
-    /// What was sent of the part of the first page that is being sent; 64 at most.
-    page_sent: Vec<Offset>,
     /// The client wants to know where its messages went.
     position: bool,
     lost: Vec<Lost>,
@@ -317,7 +317,7 @@ pub struct Session {
     /// Deliveries or acknowledgements moved what is stored, since then.
     moved: Option<u64>,
     connack_sent: bool,
-    keep_alive_ms: u64,
+    keep_alive_s: u16,
     heard_ms: u64,
     /// It is to be published before the session is handed over.
     will_owed: bool,
@@ -357,7 +357,6 @@ impl Session {
             outbound: Outbound::default(),
             held: Held::default(),
             paging: VecDeque::new(),
-            page_sent: Vec::new(),
             position: false,
             lost: Vec::new(),
             life: Life::Offline,
@@ -369,7 +368,7 @@ impl Session {
             put_wanted: false,
             moved: None,
             connack_sent: false,
-            keep_alive_ms: 0,
+            keep_alive_s: 0,
             heard_ms: 0,
             will_owed: false,
             will_receipt: None,
@@ -476,9 +475,14 @@ impl Session {
     /// When `Event::Timeout` is due, in `Now::monotonic_ms`.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        let keep_alive = (self.keep_alive_ms > 0 && self.life == Life::Connected).then(|| self.heard_ms + self.keep_alive_ms);
+        let keep_alive = (self.keep_alive_s > 0 && self.life == Life::Connected).then(|| self.silent_at());
         let checkpoint = self.moved.filter(|_| self.life == Life::Connected).map(|at| at + CHECKPOINT_MS);
         keep_alive.into_iter().chain(checkpoint).min()
+    }
+
+    /// When it counts as gone: after one and a half times its keep-alive [MQTT-3.1.2-22].
+    fn silent_at(&self) -> u64 {
+        self.heard_ms + u64::from(self.keep_alive_s) * 1_500
     }
 
     pub fn poll_action(&mut self) -> Option<Action> {
@@ -591,7 +595,7 @@ impl Session {
     }
 
     fn timeout(&mut self, now: Now, out: &mut Vec<u8>) {
-        if self.keep_alive_ms > 0 && now.monotonic_ms >= self.heard_ms + self.keep_alive_ms {
+        if self.keep_alive_s > 0 && now.monotonic_ms >= self.silent_at() {
             self.close(now, Cause::KeepAlive, out);
         } else if self.moved.is_some_and(|at| now.monotonic_ms >= at + CHECKPOINT_MS) {
             self.put_wanted = true;

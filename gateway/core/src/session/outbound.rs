@@ -76,15 +76,16 @@ fn id_of(ordinal: u64) -> PacketId {
 pub(super) struct Outbound {
     pub window: VecDeque<Inflight>,
     pub next_ordinal: u64,
-    /// The client's Receive Maximum, or ours.
-    pub window_max: usize,
+    /// The client's Receive Maximum, or ours if that is less.
+    pub receive_maximum: u16,
     /// The client's Maximum Packet Size.
-    pub packet_bytes_max: usize,
+    pub maximum_packet_size: u32,
     /// Entries of the window that were sent in an earlier life only, and not yet again in this one.
     pub resend: std::ops::Range<usize>,
     /// Room for what a record is granted, of who is sent messages.
     granted: Option<Box<Granted>>,
-    own: PropertiesBuf,
+    /// Room for the properties of what it is sent.
+    own: Option<Box<PropertiesBuf>>,
 }
 
 impl Default for Outbound {
@@ -92,16 +93,24 @@ impl Default for Outbound {
         Self {
             window: VecDeque::new(),
             next_ordinal: 0,
-            window_max: INFLIGHT_MAX,
-            packet_bytes_max: usize::MAX,
+            receive_maximum: INFLIGHT_MAX,
+            maximum_packet_size: u32::MAX,
             resend: 0..0,
             granted: None,
-            own: PropertiesBuf::default(),
+            own: None,
         }
     }
 }
 
 impl Outbound {
+    pub fn window_max(&self) -> usize {
+        self.receive_maximum.into()
+    }
+
+    pub fn packet_bytes_max(&self) -> usize {
+        self.maximum_packet_size as usize
+    }
+
     /// Takes the next free id.
     fn take_id(&mut self) -> u64 {
         loop {
@@ -148,7 +157,7 @@ impl Outbound {
     }
 
     fn has_room(&self) -> bool {
-        self.window.len() < self.window_max.min(INFLIGHT_MAX)
+        self.window.len() < self.window_max()
     }
 }
 
@@ -312,7 +321,7 @@ impl Session {
     /// How many records a group may have on the way to this session.
     #[must_use]
     pub fn credit(&self) -> usize {
-        self.outbound.window_max.min(crate::group::CREDIT_MAX)
+        self.outbound.window_max().min(crate::group::CREDIT_MAX)
     }
 
     /// What it reads next in the nth partition while it is behind there; `None`: it is live, or subscribes to nothing in it.
@@ -342,7 +351,7 @@ impl Session {
         let wants = r.offset >= reader.reader.next
             && self.subscriptions.grant(reader.id, r, self.client_hash, &mut granted)
             && !r.is_expired(now.steady_ms)
-            && r.payload.len() < self.outbound.packet_bytes_max;
+            && r.payload.len() < self.outbound.packet_bytes_max();
         self.outbound.granted = Some(granted);
         wants
     }
@@ -455,7 +464,7 @@ impl Session {
     ) -> bool {
         let id = ordinal.map(id_of);
         let mut told = 0;
-        let mut own = std::mem::take(&mut self.outbound.own);
+        let mut own = self.outbound.own.take().unwrap_or_default();
         own.clear();
         if self.version == Version::V5 {
             granted.identifiers.iter().for_each(|n| {
@@ -468,7 +477,7 @@ impl Session {
             if granted.position {
                 // What the message needs without it: with heads and an alias as long as they can be.
                 let bytes = r.topic.len() + r.headers.raw().len() + r.payload.len() + own.as_properties().raw().len() + PUBLISH_BYTES_MAX;
-                told = self.push_position(partition, r, self.outbound.packet_bytes_max.saturating_sub(bytes), &mut own);
+                told = self.push_position(partition, r, self.outbound.packet_bytes_max().saturating_sub(bytes), &mut own);
             }
         }
         let alias = self.aliases_out.of(r.topic);
@@ -479,8 +488,8 @@ impl Session {
         let stored = if self.version == Version::V5 { r.headers } else { Properties::default() };
         let before = out.len();
         publish_head(out, self.version, flags, topic, id, own.as_properties(), stored, r.payload.len());
-        self.outbound.own = own;
-        if out.len() - before + r.payload.len() > self.outbound.packet_bytes_max {
+        self.outbound.own = Some(own);
+        if out.len() - before + r.payload.len() > self.outbound.packet_bytes_max() {
             out.truncate(before);
             self.counts.dropped_too_large += 1;
             return false;
@@ -502,7 +511,7 @@ impl Session {
     #[must_use]
     pub fn resend_next(&mut self, out: &mut Vec<u8>) -> Option<(PartitionId, Vec<Offset>)> {
         // Not more at once than the client takes now [MQTT-3.3.4-9].
-        let end = self.outbound.resend.end.min(self.outbound.window_max);
+        let end = self.outbound.resend.end.min(self.outbound.window_max());
         while let Some(f) = self.outbound.window.get(self.outbound.resend.start).copied()
             && self.outbound.resend.start < end
             && f.stage == Stage::Released
@@ -588,7 +597,7 @@ impl Session {
         let (Some(s), Some(reader)) = (self.subscriptions.all.get(&paging.filter), self.readers.get(paging.partition)) else {
             return Delivery::Done;
         };
-        if self.page_sent.contains(&r.offset) {
+        if paging.sent.contains(&r.offset) {
             // By the connection before this one.
             return Delivery::Done;
         }
@@ -601,7 +610,7 @@ impl Session {
         let partition = reader.id;
         let delivery = self.send(now, partition, r, &granted, true, Why::Retained, out);
         if delivery == Delivery::Done {
-            self.page_sent.push(r.offset);
+            self.paging.iter_mut().take(1).for_each(|page| page.sent.push(r.offset));
             self.touch(now);
         }
         delivery
@@ -610,7 +619,7 @@ impl Session {
     pub(super) fn page_ended(&mut self, after: Option<Box<str>>) {
         let partitions = self.readers.len();
         let Some(paging) = self.paging.front_mut() else { return };
-        self.page_sent = Vec::new();
+        paging.sent = Vec::new();
         paging.after = after;
         if paging.after.is_none() {
             paging.partition += 1;

@@ -57,7 +57,7 @@ impl Session {
             self.push_place(p, offset, &mut properties);
         }
         // A longer acknowledgement than the client takes says less [MQTT-3.4.2-2, MQTT-3.7.2-2].
-        let fits = properties.as_properties().raw().len() + ACK_BYTES_MAX <= self.outbound.packet_bytes_max;
+        let fits = properties.as_properties().raw().len() + ACK_BYTES_MAX <= self.outbound.packet_bytes_max();
         if fits { properties } else { PropertiesBuf::default() }
     }
 

@@ -268,7 +268,7 @@ impl Session {
             }
             let wanted = options.retain_handling == 0 || options.retain_handling == 1 && new.is_some();
             if wanted && !(known && ack.retained.iter().any(|p| &*p.filter == filter)) {
-                ack.retained.push(Paging { filter: filter.into(), again: new.is_none(), partition: 0, after: None });
+                ack.retained.push(Paging { filter: filter.into(), again: new.is_none(), partition: 0, after: None, sent: Vec::new() });
             }
         }
         self.subscriptions.changed();
@@ -284,8 +284,8 @@ impl Session {
     /// An answer that the client does not take is not sent, and without one it would wait for ever [MQTT-3.1.2-24].
     fn fits_answer(&self, filters: usize) -> Result<(), Violation> {
         let reasons = vec![0; filters];
-        let fits = self.outbound.packet_bytes_max > filters + 10
-            || self.suback(PacketId::MIN, &reasons, "").len() <= self.outbound.packet_bytes_max;
+        let fits = self.outbound.packet_bytes_max() > filters + 10
+            || self.suback(PacketId::MIN, &reasons, "").len() <= self.outbound.packet_bytes_max();
         let statement = "MQTT-3.1.2-24: a maximum packet size that leaves no room for the answer to so many filters";
         if fits { Ok(()) } else { Err(Violation::new(ReasonCode::PACKET_TOO_LARGE, statement)) }
     }
@@ -311,7 +311,7 @@ impl Session {
             words.push(Property::ReasonString(why));
         }
         let bytes = encoded(words.as_properties());
-        if bytes.len() > self.outbound.packet_bytes_max { encoded(Properties::default()) } else { bytes }
+        if bytes.len() > self.outbound.packet_bytes_max() { encoded(Properties::default()) } else { bytes }
     }
 
     /// `bytes`: of the filters of the session, with those of this packet that were taken.
@@ -375,9 +375,6 @@ impl Session {
             if let Some(gone) = self.subscriptions.all.remove(filter) {
                 self.subscriptions.starting.remove(&gone.id);
                 self.actions.push_back(Action::Unsubscribe(filter.into()));
-                if self.paging.front().is_some_and(|p| &*p.filter == filter) {
-                    self.page_sent.clear();
-                }
                 self.paging.retain(|p| &*p.filter != filter);
                 reasons.push(ReasonCode::SUCCESS.0);
             } else if let Some(gone) = self.subscriptions.shared.remove(filter) {

@@ -236,11 +236,12 @@ impl Session {
         let copies: Vec<_> = copies.collect();
         let copied: Vec<_> =
             self.readers.iter().filter_map(|r| Some((r.id.0, r.copied.filter(|(at, _)| *at == r.reader.next)?.1.get()))).collect();
-        if self.page_sent.is_empty() && self.lost.is_empty() && kept.is_empty() && copies.is_empty() && copied.is_empty() {
+        let page_sent = self.paging.front().map_or(&[][..], |page| &page.sent);
+        if page_sent.is_empty() && self.lost.is_empty() && kept.is_empty() && copies.is_empty() && copied.is_empty() {
             return;
         }
-        put(b, self.page_sent.len() as u64);
-        self.page_sent.iter().for_each(|at| put(b, at.0));
+        put(b, page_sent.len() as u64);
+        page_sent.iter().for_each(|at| put(b, at.0));
         put(b, self.lost.len() as u64);
         for Lost { partition, range, .. } in &self.lost {
             [u64::from(partition.0), range.start.0, range.end.0].iter().for_each(|n| put(b, *n));
@@ -320,14 +321,15 @@ impl Session {
             let again = f.int()? != 0;
             let partition = usize::try_from(f.int()?).ok()?;
             let after = f.text()?;
-            Some(Paging { filter, again, partition, after: (!after.is_empty()).then(|| after.into()) })
+            Some(Paging { filter, again, partition, after: (!after.is_empty()).then(|| after.into()), sent: Vec::new() })
         })?;
         s.paging = paging.into();
         if flags & 2 != 0 {
             s.will = Some(Box::new(Self::will_fields(&mut f)?));
         }
         if !f.0.is_empty() {
-            s.page_sent = f.list(|f| f.int().map(Offset))?;
+            let sent = f.list(|f| f.int().map(Offset))?;
+            s.paging.iter_mut().take(1).for_each(|page| page.sent.clone_from(&sent));
             s.lost = f.list(|f| {
                 let (partition, start) = f.place()?;
                 Some(Lost { partition, range: start..Offset(f.int()?), carrier: None })
