@@ -208,7 +208,7 @@ impl Session {
             self.subscriptions = Subscriptions::default();
             self.exchanges = Exchanges::default();
             self.outbound = Outbound::default();
-            self.paging.clear();
+            self.pages.clear();
             self.lost.clear();
             self.readers = Box::default();
         }

@@ -277,8 +277,20 @@ pub struct Paging {
     /// Index of the partition.
     pub partition: usize,
     pub after: Option<Box<str>>,
+}
+
+/// A page that is being sent, or is next.
+#[derive(Clone, Debug)]
+struct BegunPage {
+    paging: Paging,
     /// What was sent of the part that is being sent; 64 at most.
-    pub sent: Vec<Offset>,
+    sent: Vec<Offset>,
+}
+
+impl From<Paging> for BegunPage {
+    fn from(paging: Paging) -> Self {
+        Self { paging, sent: Vec::new() }
+    }
 }
 
 #[derive(Debug)]
@@ -301,7 +313,7 @@ pub struct Session {
     exchanges: Exchanges,
     outbound: Outbound,
     held: Held,
-    paging: VecDeque<Paging>,
+    pages: VecDeque<BegunPage>,
     /// The client wants to know where its messages went.
     position: bool,
     lost: Vec<Lost>,
@@ -356,7 +368,7 @@ impl Session {
             exchanges: Exchanges::default(),
             outbound: Outbound::default(),
             held: Held::default(),
-            paging: VecDeque::new(),
+            pages: VecDeque::new(),
             position: false,
             lost: Vec::new(),
             life: Life::Offline,
@@ -629,7 +641,7 @@ impl Session {
                 Reply::Subscribe(s) => {
                     self.counts.answers += 1;
                     out.extend_from_slice(&s.bytes);
-                    self.paging.extend(s.retained);
+                    self.pages.extend(s.retained.into_iter().map(BegunPage::from));
                 }
                 Reply::Unsubscribe(bytes) => {
                     self.counts.answers += 1;

@@ -6,7 +6,7 @@
 //! holds.
 //! Must not know: where records come from.
 
-use super::{Action, INFLIGHT_MAX, Paging, Session, Violation, bare, copies::Copies, subscriptions::Granted};
+use super::{Action, BegunPage, INFLIGHT_MAX, Paging, Session, Violation, bare, copies::Copies, subscriptions::Granted};
 use crate::{
     codec::publish_head,
     fanout::{Inbox, Step},
@@ -588,29 +588,32 @@ impl Session {
     /// The retained page to read next; deliveries wait until it has ended, or a stale value could follow a newer one.
     #[must_use]
     pub fn page_next(&self) -> Option<&Paging> {
-        self.paging.front()
+        self.pages.front().map(|page| &page.paging)
     }
 
     /// Gives a retained message of the page.
     pub fn deliver_retained(&mut self, now: Now, r: &Stored<'_>, out: &mut Vec<u8>) -> Delivery {
-        let Some(paging) = self.paging.front() else { return Delivery::Done };
+        let Some(BegunPage { paging, sent }) = self.pages.front() else { return Delivery::Done };
         let (Some(s), Some(reader)) = (self.subscriptions.all.get(&paging.filter), self.readers.get(paging.partition)) else {
             return Delivery::Done;
         };
-        if paging.sent.contains(&r.offset) {
-            // By the connection before this one.
+        if sent.contains(&r.offset) {
+            // By the connection before this one, or before it was read again.
             return Delivery::Done;
         }
-        if r.is_expired(now.steady_ms) {
+        let delivery = if r.is_expired(now.steady_ms) {
             self.counts.dropped_expired += 1;
-            return Delivery::Done;
-        }
-        let identifiers = if s.identifier == 0 { Vec::new() } else { vec![s.identifier] };
-        let granted = Granted { qos: s.options.qos.min(r.qos), retain: true, position: s.position, identifiers };
-        let partition = reader.id;
-        let delivery = self.send(now, partition, r, &granted, true, Why::Retained, out);
+            Delivery::Done
+        } else {
+            let identifiers = if s.identifier == 0 { Vec::new() } else { vec![s.identifier] };
+            let granted = Granted { qos: s.options.qos.min(r.qos), retain: true, position: s.position, identifiers };
+            let partition = reader.id;
+            self.send(now, partition, r, &granted, true, Why::Retained, out)
+        };
         if delivery == Delivery::Done {
-            self.paging.iter_mut().take(1).for_each(|page| page.sent.push(r.offset));
+            if let Some(page) = self.pages.front_mut() {
+                page.sent.push(r.offset);
+            }
             self.touch(now);
         }
         delivery
@@ -618,13 +621,13 @@ impl Session {
 
     pub(super) fn page_ended(&mut self, after: Option<Box<str>>) {
         let partitions = self.readers.len();
-        let Some(paging) = self.paging.front_mut() else { return };
-        paging.sent = Vec::new();
+        let Some(BegunPage { paging, sent }) = self.pages.front_mut() else { return };
+        *sent = Vec::new();
         paging.after = after;
         if paging.after.is_none() {
             paging.partition += 1;
             if paging.partition >= partitions {
-                self.paging.pop_front();
+                self.pages.pop_front();
             }
         }
     }

@@ -268,7 +268,7 @@ impl Session {
             }
             let wanted = options.retain_handling == 0 || options.retain_handling == 1 && new.is_some();
             if wanted && !(known && ack.retained.iter().any(|p| &*p.filter == filter)) {
-                ack.retained.push(Paging { filter: filter.into(), again: new.is_none(), partition: 0, after: None, sent: Vec::new() });
+                ack.retained.push(Paging { filter: filter.into(), again: new.is_none(), partition: 0, after: None });
             }
         }
         self.subscriptions.changed();
@@ -375,7 +375,7 @@ impl Session {
             if let Some(gone) = self.subscriptions.all.remove(filter) {
                 self.subscriptions.starting.remove(&gone.id);
                 self.actions.push_back(Action::Unsubscribe(filter.into()));
-                self.paging.retain(|p| &*p.filter != filter);
+                self.pages.retain(|page| &*page.paging.filter != filter);
                 reasons.push(ReasonCode::SUCCESS.0);
             } else if let Some(gone) = self.subscriptions.shared.remove(filter) {
                 let in_flight = |id: SubscribeId| self.outbound.window.iter().any(|f| f.why.shared() == Some(id));

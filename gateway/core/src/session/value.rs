@@ -15,7 +15,7 @@
 //! the identifier of the last one that was sent.
 
 use super::{
-    Lost, Paging, PartitionReader, Session,
+    BegunPage, Lost, Paging, PartitionReader, Session,
     outbound::{Inflight, Stage, Why},
     subscriptions::Subscription,
 };
@@ -179,7 +179,7 @@ impl Session {
             put(&mut b, n);
         }
         // Those of a SUBSCRIBE that is about to be answered too: nobody asks for them again.
-        let pages: Vec<&Paging> = self.paging.iter().chain(self.inbound.pages()).collect();
+        let pages: Vec<&Paging> = self.pages.iter().map(|page| &page.paging).chain(self.inbound.pages()).collect();
         put(&mut b, self.subscriptions.len() as u64);
         for (filter, s) in self.subscriptions.all.iter().chain(&self.subscriptions.shared) {
             b.push(s.options.to_byte() | if s.position { POSITION } else { 0 });
@@ -236,7 +236,7 @@ impl Session {
         let copies: Vec<_> = copies.collect();
         let copied: Vec<_> =
             self.readers.iter().filter_map(|r| Some((r.id.0, r.copied.filter(|(at, _)| *at == r.reader.next)?.1.get()))).collect();
-        let page_sent = self.paging.front().map_or(&[][..], |page| &page.sent);
+        let page_sent = self.pages.front().map_or(&[][..], |page| &page.sent);
         if page_sent.is_empty() && self.lost.is_empty() && kept.is_empty() && copies.is_empty() && copied.is_empty() {
             return;
         }
@@ -321,15 +321,17 @@ impl Session {
             let again = f.int()? != 0;
             let partition = usize::try_from(f.int()?).ok()?;
             let after = f.text()?;
-            Some(Paging { filter, again, partition, after: (!after.is_empty()).then(|| after.into()), sent: Vec::new() })
+            Some(Paging { filter, again, partition, after: (!after.is_empty()).then(|| after.into()) })
         })?;
-        s.paging = paging.into();
+        s.pages = paging.into_iter().map(BegunPage::from).collect();
         if flags & 2 != 0 {
             s.will = Some(Box::new(Self::will_fields(&mut f)?));
         }
         if !f.0.is_empty() {
             let sent = f.list(|f| f.int().map(Offset))?;
-            s.paging.iter_mut().take(1).for_each(|page| page.sent.clone_from(&sent));
+            if let Some(page) = s.pages.front_mut() {
+                page.sent = sent;
+            }
             s.lost = f.list(|f| {
                 let (partition, start) = f.place()?;
                 Some(Lost { partition, range: start..Offset(f.int()?), carrier: None })

@@ -368,7 +368,12 @@ impl World {
         let r = Self::stored_record(words);
         let delivery = match (self.session.may_deliver(), words[0]) {
             (false, _) => Delivery::NoRoom,
-            (_, "retained") => self.session.deliver_retained(now, &r, &mut out),
+            (_, "retained") => {
+                let page = self.session.page_next().cloned();
+                let delivery = self.session.deliver_retained(now, &r, &mut out);
+                assert_eq!(self.session.page_next(), page.as_ref(), "the shell goes on with the page that it has");
+                delivery
+            }
             _ => loop {
                 let delivery = self.session.deliver(now, nth, &r, &mut out);
                 if delivery != Delivery::More {
