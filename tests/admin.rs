@@ -331,6 +331,59 @@ fn explain_says_where_the_messages_of_a_client_are() {
     assert_eq!(explain(weir.admin, "nobody"), "weir: there is no session of nobody\n");
 }
 
+/// The place of a session says from where on something may wait; most of what is there is not for it.
+#[test]
+fn a_session_whose_filter_is_quiet_is_not_behind() {
+    let dir = dir();
+    let mut weir = Weir::start(dir.path());
+    let connect = |port: u16, id: &str, qos: u8| {
+        let mut c = Raw::connect_with(port, Version::V311, id, false, &[]);
+        c.subscribe("quiet/#", qos);
+        c
+    };
+    drop([connect(weir.mqtt, "quiet", 1), connect(weir.mqtt, "never", 0)]);
+    let behind = |admin: u16, id: &str| json(admin, &format!("/api/v1/sessions/{id}"))["places"][0]["behind_ms"].as_u64();
+    eventually("they have gone", Duration::from_secs(5), || {
+        ["quiet", "never"].iter().all(|id| json(weir.admin, &format!("/api/v1/sessions/{id}"))["connected"] == false)
+    });
+    let mut p = Raw::connect_with(weir.mqtt, Version::V311, "p", true, &[]);
+    let busy = |p: &mut Raw| {
+        (1..=200).for_each(|n| p.publish(1, false, n, "busy/x", &"x".repeat(2_000)));
+        (1..=200).for_each(|n| assert_eq!(p.expect_ack(PUBACK, n), 0));
+    };
+    busy(&mut p);
+    // QoS 0 waits for nobody who is away.
+    p.publish(0, false, 0, "quiet/x", "x");
+    busy(&mut p);
+    assert_eq!((behind(weir.admin, "quiet"), behind(weir.admin, "never")), (None, None));
+    let words = said(&ask(weir.admin, &["explain", "quiet"]));
+    assert!(words.contains("none of the 401 records from 0 to the end is for it"), "{words}");
+    p.publish(1, false, 1, "quiet/x", "x");
+    p.expect_ack(PUBACK, 1);
+    std::thread::sleep(Duration::from_millis(300));
+    busy(&mut p);
+    let waits = || {
+        let ms = behind(weir.admin, "quiet").expect("a message waits");
+        assert!((300..20_000).contains(&ms), "{ms}");
+        assert_eq!(behind(weir.admin, "never"), None);
+    };
+    // The second time it is known.
+    waits();
+    waits();
+    let ports = weir.ports();
+    weir.kill();
+    weir = Weir::start_on(dir.path(), ports);
+    assert!(behind(weir.admin, "quiet").is_some_and(|ms| (300..60_000).contains(&ms)));
+    let mut c = Raw::connect_with(weir.mqtt, Version::V311, "quiet", false, &[]);
+    let m = c.expect_publish();
+    c.ack(PUBACK, m.id);
+    drop(c);
+    eventually("nothing waits", Duration::from_secs(5), || {
+        let session = json(weir.admin, "/api/v1/sessions/quiet");
+        session["connected"] == false && session["places"][0]["behind_ms"].is_null()
+    });
+}
+
 fn weir_says(weir: &Weir, args: &[&str]) -> (bool, String) {
     let out = Command::new(binary()).args(args).args(["--admin", &format!("127.0.0.1:{}", weir.admin)]).output().unwrap();
     (out.status.success(), String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap())

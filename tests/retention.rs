@@ -112,7 +112,7 @@ fn p6_the_log_is_a_ring_who_comes_late_is_told_the_range_and_what_is_retained_ou
         p.expect_ack(PUBACK, id);
         std::thread::sleep(Duration::from_millis(500));
     }
-    let foreseen = || explain("waits").contains("if it reads no further, retention takes that record about 20");
+    let foreseen = || explain("waits").contains("if it reads no further, retention takes the first that waits for it about 20");
     eventually("a loss is foreseen", Duration::from_secs(80), foreseen);
     // Who asks for what is gone is told the range on the wire.
     let mut past = std::process::Command::new(binary());

@@ -296,7 +296,8 @@ impl Streams {
 
 /// Records, over all partitions that it reads; `None`: it reads nothing.
 fn behind(s: &SessionInfo) -> Option<u64> {
-    let lag = |p: &PlaceInfo| if p.live { 0 } else { p.end.saturating_sub(p.next.max(p.start)) };
+    // Nothing of what it has not read may be for it.
+    let lag = |p: &PlaceInfo| if p.behind_ms.is_none() { 0 } else { p.end.saturating_sub(p.next.max(p.start)) };
     (!s.places.is_empty()).then(|| s.places.iter().map(lag).sum())
 }
 
@@ -595,7 +596,7 @@ fn explain(s: &SessionInfo) -> String {
 fn loss(p: &PlaceInfo) -> String {
     p.loss_at_ms.map_or_else(String::new, |at| {
         let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at));
-        format!("; if it reads no further, retention takes that record about {at}")
+        format!("; if it reads no further, retention takes the first that waits for it about {at}")
     })
 }
 
@@ -614,6 +615,7 @@ fn whereabouts(p: &PlaceInfo) -> String {
     }
     match p.end.saturating_sub(p.next) {
         0 => format!("at the end, record {}", p.end),
+        behind if p.behind_ms.is_none() => format!("none of the {behind} records from {} to the end is for it", p.next),
         behind => format!("reads record {} next, {behind} before the end; retention is at {}{}", p.next, p.start, loss(p)),
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     retention::{Hold, Retention},
     sockets::Sockets,
     tail, tcp,
+    waiting::Waiting,
 };
 use dashmap::DashMap;
 use parking_lot::RwLock;
@@ -74,6 +75,7 @@ pub(crate) struct Gateway {
     /// Per partition; nothing in the one of the gateway itself.
     pub cursors: Vec<Cursors>,
     pub departures: Departures,
+    pub waiting: Waiting,
     /// Per partition.
     pub growth: Vec<Growth>,
     pub pressure: Pressure,
@@ -193,6 +195,7 @@ impl Gateway {
             retained: p.retained,
             cursors,
             departures: Departures::default(),
+            waiting: Waiting::default(),
             growth,
             pressure: Pressure::default(),
             hold: AtomicU8::new(Hold::Nobody as u8),

@@ -54,6 +54,7 @@ mod tcp;
 pub mod terminal;
 mod visitor;
 mod vital;
+mod waiting;
 mod websocket;
 
 pub use fleet::FleetLimits;

@@ -128,7 +128,7 @@ pub(crate) struct Idle {
         (status = 404, description = "There is no such session."), (status = 409, description = "Somebody was connected to it since then."),
         (status = 503, description = "Its connection did not end in time.")))]
 pub(crate) async fn forget(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<String>, Query(idle): Query<Idle>) -> Response {
-    match sessions::look(&gateway, &[], &client_id).await {
+    match sessions::look(&gateway, &[], &client_id, tokio::time::Instant::now()).await {
         Ok(Some(session)) if idle.idle_since_ms.is_some_and(|since| session.since_ms.is_none_or(|away| away > since)) => {
             return (StatusCode::CONFLICT, format!("{client_id} was connected since then\n")).into_response();
         }

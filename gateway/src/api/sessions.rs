@@ -7,6 +7,7 @@ use super::{Part, heavy::json, unavailable};
 use crate::{
     clock::date_ms,
     gateway::{Gateway, session_key},
+    waiting::{First, Reader},
 };
 use axum::{
     Json,
@@ -18,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::JoinError, time::Instant};
 use utoipa::{IntoParams, ToSchema};
-use weir_bridge::feed::fetch;
 use weir_core::{
     session::{
         Session,
@@ -26,12 +26,14 @@ use weir_core::{
     },
     topic::{filter_matches, is_system, shared},
 };
-use weir_log::{Asker, Everything, Fetch, Offset, SegmentInfo, Wanted};
+use weir_log::{Offset, Partition, SegmentInfo};
 
 /// Of the filters in one answer; the next part goes on behind it.
 const BYTES_MAX: usize = 1 << 20;
 /// A connection describes its session when it has its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// So long the log is searched for what waits for the sessions of one answer; the next answer goes on there.
+const SEARCH: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SubscriptionInfo {
@@ -50,11 +52,11 @@ pub struct PlaceInfo {
     pub end: u64,
     /// It is given what comes as it comes.
     pub live: bool,
-    /// Milliseconds since the first record was written that it has not read, or not acknowledged while it takes no more; missing: it waits for nothing.
+    /// Milliseconds since the first message was written that waits for it; missing: none does.
     pub behind_ms: Option<u64>,
     /// Records below this are gone; a session whose next is below it loses some.
     pub start: u64,
-    /// When retention takes the record that it reads next, ms since 1970, if it reads no further and the log grows on as in the last minutes; missing: not foreseen.
+    /// When retention takes that message, ms since 1970, if it reads no further and the log grows on as in the last minutes; missing: not foreseen.
     pub loss_at_ms: Option<u64>,
 }
 
@@ -92,21 +94,25 @@ pub struct SessionInfo {
     responses((status = 200, body = SessionInfo), (status = 404, description = "There is no such session."),
         (status = 503, description = "Its connection did not answer, or the store cannot be read.")))]
 pub(crate) async fn session(State(gateway): State<Arc<Gateway>>, Path(client_id): Path<String>) -> Response {
-    match look(&gateway, &files(&gateway), &client_id).await {
+    match look(&gateway, &files(&gateway), &client_id, Instant::now() + SEARCH).await {
         Ok(Some(session)) => Json(session).into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, format!("there is no session of {client_id}\n")).into_response(),
         Err(words) => unavailable(words),
     }
 }
 
-/// Asks its connection, or the store. `None`: there is no such session.
-pub(super) async fn look(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: &str) -> Result<Option<SessionInfo>, String> {
-    let of = async |connected, description| {
-        let mut session = info(gateway, files, client_id.to_owned(), connected, description);
-        // One that takes no more is not live, whatever it is offered.
-        let full = session.in_flight >= session.in_flight_max;
-        for place in session.places.iter_mut().filter(|p| (full || !p.live) && p.next < p.end) {
-            place.behind_ms = age(gateway, place).await;
+/// Asks its connection, or the store. `None`: there is no such session. What waits for it is looked for in the log until `until`.
+pub(super) async fn look(
+    gateway: &Gateway,
+    files: &[Vec<SegmentInfo>],
+    client_id: &str,
+    until: Instant,
+) -> Result<Option<SessionInfo>, String> {
+    let of = async |connected, description: Description| {
+        let waiting = waits(gateway, files, client_id, connected, &description, until).await;
+        let mut session = info(gateway, client_id.to_owned(), connected, description);
+        for (place, waits) in session.places.iter_mut().zip(waiting) {
+            (place.behind_ms, place.loss_at_ms) = waits;
         }
         Ok(Some(session))
     };
@@ -133,17 +139,6 @@ pub(super) async fn look(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_i
         Ok(Err(e)) => Err(format!("the state store: {e}")),
         Err(_) => Err("the log stops".into()),
     }
-}
-
-/// How long ago the next record of a place was written. `None`: it cannot be read; who reads the log is told why.
-async fn age(gateway: &Gateway, place: &PlaceInfo) -> Option<u64> {
-    let known = gateway.engine.partitions().iter().find(|p| p.stream == place.stream && p.number == place.partition)?;
-    let from = Offset(place.next.max(place.start));
-    let wanted = Wanted::Range { from, to: from.plus(1), select: Arc::new(Everything) };
-    let found =
-        fetch(&*gateway.engine, &Asker::browser(), Fetch { partition: known.id, wanted, records_max: 1, bytes_max: 1 }).await.ok()?;
-    let written = found.batch.iter().next()?.time_ms;
-    Some(gateway.now().wall_ms.saturating_sub(written))
 }
 
 #[derive(Clone, Debug, Deserialize, IntoParams)]
@@ -179,13 +174,14 @@ pub(crate) async fn sessions(State(gateway): State<Arc<Gateway>>, Query(which): 
     names.dedup();
     let more = names.len() > limit;
     names.truncate(limit);
+    let until = Instant::now() + SEARCH;
     let (mut sessions, files, mut bytes, mut looked_at) = (Vec::new(), files(&gateway), 0, None);
     for name in &names {
         if bytes > BYTES_MAX {
             return json(&SessionsInfo { sessions, after: looked_at });
         }
         looked_at = Some(name.clone());
-        match look(&gateway, &files, name).await {
+        match look(&gateway, &files, name, until).await {
             Ok(Some(session)) if which.topic.as_ref().is_none_or(|topic| gets(&session, topic)) => {
                 bytes += session.subscriptions.iter().map(|s| s.filter.len() + 32).sum::<usize>();
                 sessions.push(session);
@@ -217,24 +213,55 @@ fn files(gateway: &Gateway) -> Vec<Vec<SegmentInfo>> {
     gateway.engine.partitions().iter().map(|p| gateway.engine.segments(p.id).unwrap_or_default()).collect()
 }
 
-fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connected: bool, d: Description) -> SessionInfo {
-    // A group reads for its members.
+/// Places in partitions that its own filters read; a group reads for its members.
+fn own_places<'a>(gateway: &'a Gateway, d: &'a Description) -> impl Iterator<Item = (&'a Place, &'a Partition)> {
     let reads = |system: bool| d.subscriptions.iter().any(|s| shared(&s.filter).is_none() && is_system(&s.filter) == system);
-    let place = |p: &Place| {
-        let (known, files) = gateway.engine.partitions().iter().zip(files).find(|(known, _)| known.id.0 == p.partition.0)?;
-        let (span, live) = (gateway.engine.span(known.id), connected && p.live);
-        let waits = (!live || d.in_flight >= d.in_flight_max) && p.next.0 < span.durable.0;
-        let loss_at = || gateway.loss_at(p.partition, files, Offset(p.next.0).max(span.start));
-        reads(gateway.is_system(p.partition)).then(|| PlaceInfo {
+    let [messages, system] = [reads(false), reads(true)];
+    d.places.iter().filter_map(move |p| {
+        let known = gateway.engine.partitions().iter().find(|known| known.id.0 == p.partition.0)?;
+        (if gateway.is_system(p.partition) { system } else { messages }).then_some((p, known))
+    })
+}
+
+/// Of each of its places: for how long something has waited for it, and when that is lost.
+async fn waits(
+    gateway: &Gateway,
+    files: &[Vec<SegmentInfo>],
+    client_id: &str,
+    connected: bool,
+    d: &Description,
+    until: Instant,
+) -> Vec<(Option<u64>, Option<u64>)> {
+    let mut all = Vec::new();
+    let own = d.subscriptions.iter().filter(|s| shared(&s.filter).is_none());
+    let filters: Vec<_> = own.map(|s| (&*s.filter, s.qos)).collect();
+    for (p, known) in own_places(gateway, d) {
+        // One that takes no more is not live, whatever it is offered.
+        let reads_no_further = !(connected && p.live) || d.in_flight >= d.in_flight_max;
+        let (next, kept_until) = (Offset(p.next.0), Offset(p.kept_until.0));
+        let reader = Reader { client_id, connected, filters: &filters, next, kept_until };
+        let first = if reads_no_further { gateway.waiting.first(gateway, known.id, &reader, until).await } else { None };
+        let files = gateway.partitions.iter().position(|q| *q == p.partition).and_then(|nth| files.get(nth));
+        let loss_at = |first: First| gateway.loss_at(p.partition, files?, first.at);
+        all.push((first.map(|first| gateway.now().wall_ms.saturating_sub(first.time_ms)), first.and_then(loss_at)));
+    }
+    all
+}
+
+/// What waits for it is not known yet.
+fn info(gateway: &Gateway, client_id: String, connected: bool, d: Description) -> SessionInfo {
+    let place = |(p, known): (&Place, &Partition)| {
+        let span = gateway.engine.span(known.id);
+        PlaceInfo {
             stream: known.stream.clone(),
             partition: known.number,
             next: p.next.0,
             end: span.durable.0,
-            live,
+            live: connected && p.live,
             behind_ms: None,
             start: span.start.0,
-            loss_at_ms: waits.then(loss_at).flatten(),
-        })
+            loss_at_ms: None,
+        }
     };
     let partition = d.oldest_in_flight.and_then(|(p, _)| gateway.partitions.iter().position(|q| *q == p));
     let oldest_in = partition.and_then(|nth| gateway.streams.get(nth));
@@ -246,7 +273,7 @@ fn info(gateway: &Gateway, files: &[Vec<SegmentInfo>], client_id: String, connec
         version: d.version.to_string(),
         expiry_s: (d.expiry_s != u32::MAX).then_some(d.expiry_s),
         has_will: d.has_will,
-        places: d.places.iter().filter_map(place).collect(),
+        places: own_places(gateway, &d).map(place).collect(),
         subscriptions: d.subscriptions.into_iter().map(|s| SubscriptionInfo { filter: s.filter.into(), qos: s.qos }).collect(),
         in_flight: d.in_flight,
         in_flight_max: d.in_flight_max,

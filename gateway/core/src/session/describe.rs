@@ -3,7 +3,7 @@
 //! Invariant: says what is, changes nothing.
 //! Must not know: how it is shown.
 
-use super::Session;
+use super::{PartitionReader, Session};
 use crate::{
     ids::{Offset, PartitionId},
     packet::Version,
@@ -23,6 +23,8 @@ pub struct Place {
     pub partition: PartitionId,
     /// Everything before it was sent, or is not for it.
     pub next: Offset,
+    /// Everything before it is given to it whatever its QoS.
+    pub kept_until: Offset,
     /// It is given what comes as it comes.
     pub live: bool,
 }
@@ -65,14 +67,15 @@ impl Session {
     #[must_use]
     pub fn describe(&self, ended_ms: u64) -> Description {
         let all = self.subscriptions.all.iter().chain(&self.subscriptions.shared);
-        let places = self.readers.iter().map(|r| Place { partition: r.id, next: r.reader.next, live: r.reader.is_live() });
+        let place =
+            |r: &PartitionReader| Place { partition: r.id, next: r.reader.next, kept_until: r.reader.kept_until, live: r.reader.is_live() };
         Description {
             version: self.version,
             expiry_s: self.expiry_s,
             has_will: self.will.is_some(),
             since_ms: self.away_since(ended_ms),
             subscriptions: all.map(|(filter, s)| Subscribed { filter: filter.clone(), qos: s.options.qos as u8 }).collect(),
-            places: places.collect(),
+            places: self.readers.iter().map(place).collect(),
             in_flight: self.outbound.window.len(),
             in_flight_max: self.outbound.window_max(),
             oldest_in_flight: self.oldest_in_flight(),
