@@ -224,6 +224,35 @@ fn an_unsubscribe_does_not_wait_for_a_client_without_room() {
     assert_eq!(count(0x30), 1, "as many as it takes");
 }
 
+/// The page of the subscription that has ended was taken for that of the next one, which begins behind the newer value.
+#[test]
+fn a_subscription_that_is_renewed_gets_the_newest_retained_value() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let mut retain = |topic: &str, payload: &str| {
+        p.publish_with(0x33, 1, topic, &[], payload);
+        p.expect_ack(PUBACK, 1);
+    };
+    retain("a", "old");
+    retain("z", "old");
+    // Receive Maximum 1, and the message that takes it is not acknowledged.
+    let mut c = Raw::connect_with(weir.mqtt, Version::V5, "c", true, &[0x21, 0, 1]);
+    c.subscribe("a", 1);
+    let first = c.expect_publish();
+    c.subscribe("z", 1);
+    // The page has been read, and waits.
+    std::thread::sleep(Duration::from_millis(200));
+    retain("z", "new");
+    c.in_one_write(|c| {
+        c.send_unsubscribe("z");
+        c.send_subscribe("z", 1);
+    });
+    assert_eq!((c.read().head, c.read().head), (0xB0, 0x90));
+    c.ack(PUBACK, first.id);
+    assert_eq!(c.expect_publish().payload, "new");
+}
+
 /// An acknowledgement opens the window for what stands behind it, in one write with it or not.
 #[test]
 fn an_unsubscribe_behind_an_acknowledgement_waits_for_what_that_has_made_room_for() {

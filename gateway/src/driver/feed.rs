@@ -181,7 +181,7 @@ impl Driver {
         if let Feed::Page(page) = &held.kind
             && session.page_next() != Some(&page.paging)
         {
-            // Unsubscribed meanwhile.
+            // Unsubscribed meanwhile, and perhaps subscribed to again.
             return true;
         }
         while let Some(r) = held.record() {
@@ -399,7 +399,7 @@ impl Driver {
     fn send_kept(&mut self, now: Now, mut page: Box<Page>, entry: Option<Entry>) -> bool {
         let Phase::Running(session) = &mut self.phase else { return false };
         if session.page_next() != Some(&page.paging) {
-            // Unsubscribed meanwhile.
+            // Unsubscribed meanwhile, and perhaps subscribed to again.
             return true;
         }
         // One that is newer, or gone, meanwhile comes as it is published, or does not come.

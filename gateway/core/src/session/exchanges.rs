@@ -118,19 +118,20 @@ impl Session {
         self.exchanges.open.iter().filter(|(_, o)| open(o)).map(|(id, o)| (*id, o.seq, o.partition)).collect()
     }
 
-    /// A PUBLISH with QoS 2 [MQTT-4.3.3-10]. `None`: it is known, nothing is appended. Else its mark, if anything of it outlives the connection.
-    pub(super) fn begin_exchange(&mut self, topic: &str, packet_id: PacketId) -> Option<Option<Mark>> {
-        if let Some(open) = self.exchanges.open.get(&packet_id) {
-            // In flight: the first one's PUBREC is on its way.
-            if self.is_durable(open) {
-                self.inbound.push(Until::Ready, Reply::Received(packet_id, ReasonCode::SUCCESS));
-            }
-            return None;
+    /// A PUBLISH of an exchange that is open: nothing is appended [MQTT-4.3.3-10].
+    pub(super) fn repeat_exchange(&mut self, packet_id: PacketId) {
+        // In flight: the first one's PUBREC is on its way.
+        if self.exchanges.open.get(&packet_id).is_some_and(|open| self.is_durable(open)) {
+            self.inbound.push(Until::Ready, Reply::Received(packet_id, ReasonCode::SUCCESS));
         }
+    }
+
+    /// A new PUBLISH with QoS 2. Gives its mark, if anything of it outlives the connection.
+    pub(super) fn begin_exchange(&mut self, topic: &str, packet_id: PacketId) -> Option<Mark> {
         let partition = self.readers.get(partition_of(topic, self.homes())).map_or(PartitionId(0), |r| r.id);
         let seq = self.exchanges.begin(packet_id, partition);
         self.inbound.push(Until::Appended, Reply::Received(packet_id, ReasonCode::SUCCESS));
-        Some((self.expiry_s > 0).then_some(Mark::Exchange(Exchange { sid: self.sid, packet_id, seq })))
+        (self.expiry_s > 0).then_some(Mark::Exchange(Exchange { sid: self.sid, packet_id, seq }))
     }
 
     /// A PUBREL: the note that says so is appended to the partition of the message, so that no order of reading mistakes one for the other.

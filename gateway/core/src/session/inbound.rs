@@ -200,6 +200,12 @@ impl Session {
                 _ => {}
             }
         }
+        // What was accepted once is not judged again: a refusal would say that its packet id is free, and that it is not in the log.
+        if let Some(id) = p.packet_id.filter(|id| p.qos == Qos::ExactlyOnce && self.exchanges.is_open(*id)) {
+            self.repeat_exchange(id);
+            self.release(out);
+            return Ok(None);
+        }
         // Behind its alias: that stands for this topic from now on, whatever becomes of the message.
         if let Some(limit) = self.limits.refuses_name(&topic) {
             return self.refuse_limit(p, limit, ReasonCode::TOPIC_NAME_INVALID, out);
@@ -215,8 +221,7 @@ impl Session {
         }
         // Too many of QoS 1 wait unread, for the disk ends that. An exchange of QoS 2 ends with the client's
         // PUBREL, which may stand behind this.
-        let known = p.qos != Qos::ExactlyOnce || p.packet_id.is_some_and(|id| self.exchanges.is_open(id));
-        if self.version == Version::V5 && !known && self.exchanges.len() >= usize::from(RECEIVE_MAXIMUM) {
+        if self.version == Version::V5 && p.qos == Qos::ExactlyOnce && self.exchanges.len() >= usize::from(RECEIVE_MAXIMUM) {
             return Err(Violation::new(
                 ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
                 "MQTT-3.3.4-9: more messages of QoS 2 in flight than the receive maximum",
@@ -232,13 +237,7 @@ impl Session {
             return Ok(None);
         }
         let mark = match p.packet_id {
-            Some(id) if p.qos == Qos::ExactlyOnce => match self.begin_exchange(&topic, id) {
-                Some(mark) => mark,
-                None => {
-                    self.release(out);
-                    return Ok(None);
-                }
-            },
+            Some(id) if p.qos == Qos::ExactlyOnce => self.begin_exchange(&topic, id),
             Some(id) => {
                 self.inbound.push(Until::Appended, Reply::Publish(id, ReasonCode::SUCCESS));
                 None

@@ -272,6 +272,8 @@ struct Lost {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paging {
     pub filter: Box<str>,
+    /// Which subscription with this filter: there may have been others.
+    pub subscription: SubscribeId,
     /// The filter was subscribed to before: what was delivered already is sent again [MQTT-3.8.4-3].
     pub again: bool,
     /// Index of the partition.

@@ -266,9 +266,10 @@ impl Session {
                 // No retained messages for shared subscriptions [MQTT 5, 3.8.3.1].
                 continue;
             }
+            let Some(subscription) = self.subscriptions.all.get(filter).map(|s| s.id) else { continue };
             let wanted = options.retain_handling == 0 || options.retain_handling == 1 && new.is_some();
             if wanted && !(known && ack.retained.iter().any(|p| &*p.filter == filter)) {
-                ack.retained.push(Paging { filter: filter.into(), again: new.is_none(), partition: 0, after: None });
+                ack.retained.push(Paging { filter: filter.into(), subscription, again: new.is_none(), partition: 0, after: None });
             }
         }
         self.subscriptions.changed();
@@ -480,7 +481,7 @@ impl Session {
     #[must_use]
     pub fn page_limit(&self, paging: &Paging) -> Option<Offset> {
         let reader = self.readers.get(paging.partition)?;
-        let subscription = self.subscriptions.all.get(&paging.filter)?;
+        let subscription = self.subscriptions.all.get(&paging.filter).filter(|s| s.id == paging.subscription)?;
         let start = subscription.start.iter().find(|(p, _)| *p == reader.id).map_or(Offset(0), |(_, start)| *start);
         Some(if paging.again { start.max(reader.reader.next) } else { start })
     }

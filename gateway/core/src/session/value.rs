@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     fanout::Reader,
-    ids::{Offset, PartitionId},
+    ids::{Offset, PartitionId, SubscribeId},
     message::{Message, WillMark},
     packet::{PacketId, Qos, SubscriptionOptions, Version, Will},
     property::{Properties, PropertiesBuf, Property},
@@ -321,7 +321,9 @@ impl Session {
             let again = f.int()? != 0;
             let partition = usize::try_from(f.int()?).ok()?;
             let after = f.text()?;
-            Some(Paging { filter, again, partition, after: (!after.is_empty()).then(|| after.into()) })
+            // One that was unsubscribed from before its answer has none: no id is so high.
+            let subscription = s.subscriptions.all.get(&filter).map_or(SubscribeId(u32::MAX), |s| s.id);
+            Some(Paging { filter, subscription, again, partition, after: (!after.is_empty()).then(|| after.into()) })
         })?;
         s.pages = paging.into_iter().map(BegunPage::from).collect();
         if flags & 2 != 0 {

@@ -322,6 +322,10 @@ impl World {
             "page-ended" => self.event(Event::PageEnded(None)),
             // For the next connection.
             "merge" => self.limits = Arc::new(Limits { overlapping: crate::limits::Overlapping::Merge, ..(*self.limits).clone() }),
+            "topic-bytes" => {
+                let topic_bytes = words[1].parse().expect("a number");
+                self.limits = Arc::new(Limits { topic_bytes, ..(*self.limits).clone() });
+            }
             "resend" => self.resend(number(words, "lost-below").map_or(0, u64::from), words.contains(&"retain")),
             "timeout" => self.event(Event::Timeout),
             "socket" => self.event(Event::Closed(Cause::Socket)),

@@ -258,6 +258,43 @@ fn qos_2_inbound_is_appended_once_and_released_by_a_note() {
     );
 }
 
+/// A refusal would say that its packet id is free: the next message with it would be taken for the first one.
+#[test]
+fn what_was_accepted_is_not_judged_again_by_limits_that_came_later() {
+    check5(
+        r#"
+        > CONNECT expiry=60
+        ! put
+        = put
+        < CONNACK 0x00
+        > PUBLISH a/b #1 q2 "x"
+        ! append p0 a/b "x"
+        = appended p0
+        < PUBREC #1
+        = socket
+        ! put
+        ! close
+        ! hand over
+        = topic-bytes 2
+        > CONNECT expiry=60
+        ! put
+        = put
+        < CONNACK 0x00 present
+        > PUBLISH a/b #1 q2 dup "x"
+        < PUBREC #1
+        > PUBLISH a/b #2 q2 "y"
+        ! refused topic_bytes
+        < PUBREC #2 0x90
+        > PUBREL #1
+        ! note p0 #1
+        = appended p0
+        < PUBCOMP #1
+        > PUBLISH z #1 q2 "new"
+        ! append p0 z "new"
+        "#,
+    );
+}
+
 #[test]
 fn who_reconnects_finds_every_step_of_qos_2_that_was_on_its_way() {
     for end in ["= socket", "= takeover", "= drain"] {
