@@ -257,9 +257,21 @@ impl Work {
         let Taking { retention, segments, now, trusted, .. } = taking;
         let cut = retention.cut(&segments, below, unread.map(|u| u.from), now.wall_ms, trusted);
         let by_bytes = retention.ageless().below(&segments, now.wall_ms) > start;
-        if cut.below > start && self.retire(nth, start..cut.below).await && by_bytes {
-            let lost = unread.filter(|u| u.from < cut.below);
-            self.gateway.made_room(nth, lost.map(|u| (u.from.max(start)..cut.below, u.readers)));
+        // One file after the other: what is retained in it needs room in the store first, and on a full disk there is as much as one file.
+        let mut at = start;
+        let ends = segments.iter().map(|s| Offset(s.base.0)).filter(|end| *end > start && *end < cut.below).chain([cut.below]);
+        for end in ends.filter(|end| *end > start) {
+            if !self.retire(nth, at..end).await {
+                break;
+            }
+            at = end;
+        }
+        if at > start {
+            tracing::info!("retention: partition {} begins at record {at} now", p.0);
+        }
+        if at > start && by_bytes {
+            let lost = unread.filter(|u| u.from < at);
+            self.gateway.made_room(nth, lost.map(|u| (u.from.max(start)..at, u.readers)));
         }
         if cut.held {
             if let Some(unread) = unread.filter(|_| self.held.insert(nth, now_ms).is_none()) {
@@ -355,7 +367,6 @@ impl Work {
         match rx.await {
             Ok(Ok(())) => {
                 self.trouble = None;
-                tracing::info!("retention: partition {} begins at record {below} now", p.0);
                 return true;
             }
             Ok(Err(e)) => {
