@@ -250,6 +250,42 @@ async fn sockets_end_with_a_close_frame_that_says_why() {
     assert_eq!(close_code(&mut feed).await, Some(1009));
 }
 
+#[test]
+fn who_is_taken_over_is_told_over_a_websocket_too() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    // Version 5.
+    let connect = support::slow::frame(b"\x10\x0E\0\x04MQTT\x05\x02\0\0\0\0\x01w");
+    let open = || {
+        let mut socket = support::slow::websocket(weir.http);
+        socket.write_all(&connect).unwrap();
+        let mut head = [0; 2];
+        socket.read_exact(&mut head).unwrap();
+        socket.read_exact(&mut vec![0; head[1].into()]).unwrap();
+        socket
+    };
+    let mut first = open();
+    let _second = open();
+    let mut said = Vec::new();
+    first.read_to_end(&mut said).unwrap();
+    assert_eq!(said, [0x82, 3, 0xE0, 1, 0x8E, 0x88, 2, 3, 0xF0], "DISCONNECT, and close 1008");
+}
+
+/// What stands behind a broken frame is not read; the close frame arrives all the same, and the end is no reset.
+#[test]
+fn a_broken_frame_with_much_behind_it_is_told() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    for header in [&[0x83, 0x80, 0, 0, 0, 0][..], &[0x89, 0xFE, 0x23, 0x28, 0, 0, 0, 0], &[0x82, 0]] {
+        let mut socket = support::slow::websocket_subscriber(weir.http, "breaks a rule");
+        socket.write_all(header).unwrap();
+        socket.write_all(&vec![0; 300_000]).unwrap();
+        let mut said = Vec::new();
+        socket.read_to_end(&mut said).unwrap_or_else(|e| panic!("{header:x?}: {e}"));
+        assert!(said.ends_with(&[0x88, 2, 3, 0xEA]), "{header:x?}: {said:x?}");
+    }
+}
+
 #[tokio::test]
 async fn two_large_packets_in_one_message_are_taken_and_one_above_the_limit_is_told() {
     let dir = dir();

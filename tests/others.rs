@@ -655,17 +655,33 @@ fn uploads_over_websocket_that_have_room_one_after_the_other_all_end() {
 fn a_gateway_that_stood_still_closes_nobody_for_it() {
     let _alone = alone();
     let dir = dir();
-    let weir = Weir::start(dir.path());
+    let weir = weir_with_inbound_bytes(dir.path(), "16MiB");
     let mut tcp = support::slow::subscriber(weir.mqtt, "tcp", 0);
     let mut websocket = support::slow::websocket_subscriber(weir.http, "websocket");
-    let frame = frame_of_publish(1_000_000, 1_000_000);
+    let frame = frame_of_publish(7_000_000, 7_000_000);
     let (begun, rest) = frame.split_at(200_000);
     tcp.write_all(&begun[14..]).unwrap();
     websocket.write_all(begun).unwrap();
-    support::eventually("both have room", Duration::from_secs(5), || metric(weir.admin, "weir_inbound_bytes") > 1.9e6);
+    support::eventually("both have room", Duration::from_secs(5), || metric(weir.admin, "weir_inbound_bytes") > 13.9e6);
+    // One that waits for the room of those, and one that says something meanwhile.
+    let mut waits = support::slow::subscriber(weir.mqtt, "waits", 0);
+    waits.write_all(&begun[14..]).unwrap();
+    let mut pings = support::slow::subscriber(weir.mqtt, "pings", 5);
+    let mut pings_too = support::slow::websocket(weir.http);
+    pings_too.write_all(&support::slow::frame(&support::slow::connect_packet("pings too", 5))).unwrap();
+    pings_too.read_exact(&mut [0; 6]).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
     support::signal(weir.process.0.id(), "STOP");
-    std::thread::sleep(Duration::from_millis(11_500));
+    std::thread::sleep(Duration::from_secs(5));
+    pings.write_all(b"\xC0\0").unwrap();
+    pings_too.write_all(&support::slow::frame(b"\xC0\0")).unwrap();
+    std::thread::sleep(Duration::from_millis(6_500));
     support::signal(weir.process.0.id(), "CONT");
+    let mut pong = [0; 4];
+    pings.read_exact(&mut pong[..2]).expect("an answer");
+    assert_eq!(&pong[..2], b"\xD0\0");
+    pings_too.read_exact(&mut pong).expect("an answer");
+    assert_eq!(&pong, b"\x82\x02\xD0\0");
     std::thread::sleep(Duration::from_secs(1));
     tcp.write_all(rest).unwrap();
     websocket.write_all(rest).unwrap();
@@ -674,6 +690,100 @@ fn a_gateway_that_stood_still_closes_nobody_for_it() {
     assert_eq!(&puback[..4], b"\x40\x02\0\x07");
     websocket.read_exact(&mut puback).expect("an acknowledgement");
     assert_eq!(&puback, b"\x82\x04\x40\x02\0\x07");
+    waits.write_all(rest).unwrap();
+    waits.read_exact(&mut puback[..4]).expect("an acknowledgement");
+    assert_eq!(&puback[..4], b"\x40\x02\0\x07");
+}
+
+/// One large packet behind the other kept the room for good: whoever waited for some was closed after ten seconds.
+#[test]
+fn who_sends_large_packets_all_the_time_leaves_room_to_others() {
+    let _alone = alone();
+    let dir = dir();
+    let weir = weir_with_inbound_bytes(dir.path(), "16MiB");
+    let end = std::time::Instant::now() + Duration::from_secs(14);
+    let streams: Vec<_> = (0..2)
+        .map(|n| {
+            let mut socket = support::slow::subscriber(weir.mqtt, &format!("stream {n}"), 0);
+            let packets = frame_of_publish(7_300_000, 7_300_000)[14..].repeat(10);
+            std::thread::spawn(move || {
+                // About 5 MB/s; the end of a packet and the beginning of the next come together.
+                for part in packets.chunks(100_000).take_while(|_| std::time::Instant::now() < end) {
+                    socket.write_all(part).expect("it is not closed");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            })
+        })
+        .collect();
+    support::eventually("they have all the room", Duration::from_secs(5), || metric(weir.admin, "weir_inbound_bytes") > 14e6);
+    let others: Vec<_> = (0..4)
+        .map(|n| {
+            let mut socket = support::slow::subscriber(weir.mqtt, &format!("other {n}"), 0);
+            std::thread::spawn(move || {
+                socket.write_all(&frame_of_publish(2_000_000, 2_000_000)[14..]).unwrap();
+                let mut puback = [0; 4];
+                socket.read_exact(&mut puback).expect("an acknowledgement");
+                assert_eq!(&puback, b"\x40\x02\0\x07");
+            })
+        })
+        .collect();
+    others.into_iter().for_each(|other| other.join().unwrap());
+    streams.into_iter().for_each(|stream| stream.join().unwrap());
+}
+
+/// A thousand frames of one byte are read at once, and then others have their turn.
+#[test]
+fn tiny_frames_hold_up_nobody() {
+    let _alone = alone();
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    let end = std::time::Instant::now() + Duration::from_secs(4);
+    let puback = support::slow::frame(b"\x40\x02\x12\x34").repeat(10_000);
+    let senders: Vec<_> = (0..8)
+        .map(|n| {
+            let (mut socket, puback) = (support::slow::websocket_subscriber(weir.http, &format!("tiny {n}")), puback.clone());
+            std::thread::spawn(move || {
+                while std::time::Instant::now() < end {
+                    socket.write_all(&puback).expect("it is not closed");
+                }
+            })
+        })
+        .collect();
+    let mut socket = support::slow::subscriber(weir.mqtt, "pings", 0);
+    let mut slowest = Duration::ZERO;
+    while std::time::Instant::now() < end {
+        let began = std::time::Instant::now();
+        socket.write_all(b"\xC0\0").unwrap();
+        socket.read_exact(&mut [0; 2]).unwrap();
+        slowest = slowest.max(began.elapsed());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
+    assert!(slowest < Duration::from_millis(150), "{slowest:?}");
+}
+
+/// The buffer of a large packet stayed, with no room for it, when the next packet had begun behind it.
+#[test]
+fn who_has_sent_a_large_packet_keeps_none_of_its_memory() {
+    let _alone = alone();
+    let dir = dir();
+    let weir = weir_with_inbound_bytes(dir.path(), "16MiB");
+    let frame = frame_of_publish(7_000_000, 7_000_000);
+    let upload = |n: u32| {
+        let mut socket = support::slow::subscriber(weir.mqtt, &format!("upload {n}"), 0);
+        let (begun, rest) = frame[14..].split_at(3_000_000);
+        socket.write_all(begun).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        socket.write_all(&[rest, b"\x32"].concat()).unwrap();
+        socket.read_exact(&mut [0; 4]).expect("an acknowledgement");
+        socket
+    };
+    let mut sockets: Vec<_> = (0..5).map(upload).collect();
+    let before = memory(&weir);
+    sockets.extend((5..35).map(upload));
+    let more = memory(&weir).saturating_sub(before) >> 20;
+    assert!(more < 60, "{more} MiB more for 30 clients that have one byte each unsaid");
+    drop(sockets);
 }
 
 /// The room of a message went back when it was whole, and the beginning of a packet in it lay in

@@ -177,8 +177,10 @@ async fn serve(socket: Socket, feed: Arc<Feed>, _here: Here) {
             return;
         }
     };
+    // With its tasks ends whatever they were sending.
+    browser.tasks.shutdown().await;
     drop(browser);
-    // Its tasks have ended, and with them whatever they were sending.
-    let mut sink = sink.lock().await;
-    close(&mut sink, &mut stream, code).await;
+    if let Some(sink) = Arc::into_inner(sink) {
+        close(sink.into_inner(), stream, code).await;
+    }
 }

@@ -8,7 +8,7 @@ use crate::fragmenter::Fragmenter;
 use axum::{
     body::Body,
     extract::Request,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -25,7 +25,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -90,9 +90,11 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded. No
-/// message of the feed is so large (`MESSAGE_BYTES`, `steps`), nor one of MQTT (`PIECE_BYTES`).
+/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded, and it
+/// answers pings whether or not anybody reads. No message of the feed is so large (`MESSAGE_BYTES`, `steps`).
 const WRITE_BYTES_MAX: usize = 2 << 20;
+/// The same where one message is on its way at a time, of 32 KiB at most.
+const STREAM_WRITE_BYTES_MAX: usize = 128 * 1024;
 /// Read at once, and held by every socket: the library's default is 128 KiB, which ten thousand browsers that say nothing would hold too.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
 
@@ -120,14 +122,19 @@ pub fn broken(e: &Error) -> Option<CloseCode> {
 }
 
 /// Ends a socket. `code`: why; `None`: the peer has sent a close frame, and the library answers it.
-pub async fn close(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<Socket>, code: Option<CloseCode>) {
+pub async fn close(to: SplitSink<Socket, Message>, from: SplitStream<Socket>, code: Option<CloseCode>) {
+    let Ok(mut socket) = to.reunite(from) else { return };
     let goodbyes = async {
-        let said = match code {
-            Some(code) => to.send(Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::default() }))).await,
-            None => to.flush().await,
-        };
-        // Unread bytes would end the connection with a reset, before the close frame has arrived.
-        while said.is_ok() && matches!(from.next().await, Some(Ok(_))) {}
+        match code {
+            Some(code) => socket.send(Message::Close(Some(CloseFrame { code, reason: Utf8Bytes::default() }))).await?,
+            None => socket.flush().await?,
+        }
+        while let Some(Ok(_)) = socket.next().await {}
+        // Unread bytes would end the connection with a reset, before the close frame has arrived; behind a broken frame the library reads none.
+        let io = socket.get_mut();
+        io.shutdown().await?;
+        tokio::io::copy(io, &mut tokio::io::sink()).await?;
+        Ok::<_, Error>(())
     };
     let _in_time = tokio::time::timeout(GOODBYE, goodbyes).await;
 }
@@ -145,6 +152,10 @@ where
 {
     let headers = request.headers();
     let refuse = |status: StatusCode, why: &'static str| (status, why).into_response();
+    if request.method() != Method::GET {
+        // RFC 6455, 4.1.
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "a websocket begins with GET\n").into_response();
+    }
     if !has(headers, header::UPGRADE, "websocket") || !has(headers, header::CONNECTION, "upgrade") {
         return refuse(StatusCode::UPGRADE_REQUIRED, "this address speaks websocket\n");
     }
@@ -167,9 +178,10 @@ where
     };
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let (message_bytes_max, fragmenter) = match messages {
-            Messages::Whole(bytes_max) => (bytes_max, None),
-            Messages::Stream => (READ_BUFFER_BYTES, Some(Fragmenter::default())),
+        let (message_bytes_max, write_bytes_max, fragmenter) = match messages {
+            Messages::Whole(bytes_max) => (bytes_max, WRITE_BYTES_MAX, None),
+            // As long as what is read at once.
+            Messages::Stream => (READ_BUFFER_BYTES, STREAM_WRITE_BYTES_MAX, Some(Fragmenter::default())),
         };
         let config = WebSocketConfig::default()
             .max_message_size(Some(message_bytes_max))
@@ -177,7 +189,7 @@ where
             .read_buffer_size(READ_BUFFER_BYTES)
             // A message is written when it is said.
             .write_buffer_size(0)
-            .max_write_buffer_size(WRITE_BYTES_MAX + message_bytes_max);
+            .max_write_buffer_size(write_bytes_max);
         let io = Io { io: TokioIo::new(upgraded), fragmenter };
         serve(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await).await;
     });

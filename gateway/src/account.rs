@@ -4,7 +4,10 @@
 //! Must not know: what it is for.
 
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+};
 
 /// Who has room and makes no progress for longer is closed when others wait for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,13 +73,19 @@ impl Account {
     }
 
     /// For as long as it takes.
-    pub async fn wait(&self, bytes: usize) -> Option<Room> {
+    async fn wait(&self, bytes: usize) -> Option<Room> {
         self.units.clone().acquire_many_owned(units(bytes)).await.ok().map(|permit| Room { permit })
     }
+}
 
-    /// `None`: there was none in time.
-    pub async fn room(&self, bytes: usize) -> Option<Room> {
-        tokio::time::timeout(PATIENCE, self.wait(bytes)).await.ok()?
+/// In line for room, until it is dropped.
+pub(crate) struct Waiter {
+    task: AbortHandle,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -126,21 +135,23 @@ impl Shared {
     }
 
     /// For as long as it takes.
-    pub async fn wait(&self, bytes: usize) -> Option<Room> {
-        let Some(small) = self.for_small(bytes, true) else { return self.all.wait(bytes).await };
+    async fn wait(&self, bytes: usize, may_use_it: bool) -> Option<Room> {
+        let Some(small) = self.for_small(bytes, may_use_it) else { return self.all.wait(bytes).await };
         tokio::select! {
             room = self.all.wait(bytes) => room,
             room = small.wait(bytes) => room,
         }
     }
 
-    /// `None`: there was none in time.
-    pub async fn room(&self, bytes: usize, may_use_it: bool) -> Option<Room> {
-        let Some(small) = self.for_small(bytes, may_use_it) else { return self.all.room(bytes).await };
-        tokio::select! {
-            room = self.all.room(bytes) => room,
-            room = small.room(bytes) => room,
-        }
+    /// Calls `then` with the room when there is some.
+    pub fn in_line(&self, bytes: usize, may_use_it: bool, then: impl FnOnce(Room) + Send + 'static) -> Waiter {
+        let account = self.clone();
+        let task = tokio::spawn(async move {
+            if let Some(room) = account.wait(bytes, may_use_it).await {
+                then(room);
+            }
+        });
+        Waiter { task: task.abort_handle() }
     }
 }
 
@@ -148,39 +159,50 @@ impl Shared {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn room_is_given_back_and_nobody_waits_for_it_for_ever() {
+    #[tokio::test]
+    async fn room_is_given_back() {
         let account = Account::new(1 << 20);
         let all = account.try_room(1 << 20).expect("room");
         assert!(account.is_short() && account.try_room(1).is_none());
         assert_eq!((account.taken(), all.bytes()), (1 << 20, 1 << 20));
-        assert!(account.room(1).await.is_none(), "after a while");
         let mut all = all;
         all.shrink(600_000);
         assert!(account.taken() >= 600_000 && account.taken() < 602_000 && account.try_room(400_000).is_some());
         drop(all);
-        assert!(!account.is_short() && account.room(500_000).await.is_some_and(|room| room.bytes() >= 500_000));
+        assert!(!account.is_short() && account.try_room(500_000).is_some_and(|room| room.bytes() >= 500_000));
         assert_eq!(account.taken(), 0);
     }
+
     #[tokio::test]
-    async fn what_is_small_has_room_of_its_own() {
+    async fn who_leaves_the_line_holds_up_nobody_behind() {
         let shared = Shared::new(16 << 20);
-        let large = shared.try_room(shared.most(), true).expect("all but the part for what is small");
-        assert!(shared.is_short() && shared.try_room(PART_BYTES + 1, true).is_none() && shared.try_room(1, false).is_none());
-        let small = shared.wait(PART_BYTES).await.expect("room");
-        assert_eq!(shared.taken(), large.bytes() + small.bytes());
+        let all = shared.try_room(shared.most(), true).expect("all of it");
+        let (tx, mut came) = tokio::sync::mpsc::unbounded_channel();
+        let line = |bytes: usize| {
+            let tx = tx.clone();
+            shared.in_line(bytes, true, move |room| drop(tx.send(room)))
+        };
+        let (most, half) = (line(shared.most()), line(shared.most() / 2));
+        tokio::task::yield_now().await;
+        assert!(came.try_recv().is_err());
+        drop(most);
+        let mut all = all;
+        all.shrink(shared.most() / 4);
+        let room = came.recv().await.expect("room for the second");
+        assert!((shared.most() / 2..shared.most()).contains(&room.bytes()));
+        drop((room, all, half));
+        assert_eq!(shared.taken(), 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn small_packets_have_room_when_large_ones_have_taken_all_of_theirs() {
         let shared = Shared::new(16 << 20);
         let large: Vec<_> = std::iter::from_fn(|| shared.try_room(1 << 20, true)).collect();
         assert_eq!((large.len(), shared.is_short(), shared.bytes()), (15, true, 16 << 20));
         let small = shared.try_room(PART_BYTES, true).expect("room for a small one");
         assert!(shared.try_room(PART_BYTES, false).is_none() && shared.try_room(PART_BYTES + 1, true).is_none());
-        let rest = shared.room(3 * PART_BYTES / 4, true).await.expect("more of it");
+        let rest = shared.wait(3 * PART_BYTES / 4, true).await.expect("more of it");
         assert_eq!(shared.taken(), (15 << 20) + 7 * PART_BYTES / 4);
-        assert!(shared.room(PART_BYTES, false).await.is_none(), "after a while");
         drop((small, rest, large));
         assert_eq!(shared.taken(), 0);
     }

@@ -13,7 +13,7 @@ use crate::{
     gateway::Gateway,
     hosts::{self, Hosts, ours},
     origins::{Origins, may_ask},
-    sockets::{self, Browser, HttpSocket, Sockets},
+    sockets::{self, Browser, HttpSocket, Probe, Sockets},
     websocket,
 };
 use axum::{
@@ -73,17 +73,19 @@ pub(crate) async fn serve(
         let (stream, address) = sockets::accept(&listener).await;
         let Ok(open) = gateway.as_ref().map_or(Ok(None), |gateway| gateway.admit(address)) else { continue };
         let routes = TowerToHyperService::new(router.clone());
-        let io = TokioIo::new(HttpSocket::new(stream, (place, open), browser.clone()));
+        let socket = HttpSocket::new(stream, (place, open), browser.clone());
+        let probe = socket.probe();
         tokio::spawn(async move {
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 request.extensions_mut().insert(browser.clone());
+                request.extensions_mut().insert(probe.clone());
                 request.extensions_mut().insert(ConnectInfo(address));
                 routes.call(request)
             });
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(IDLE);
             // Who leaves, says nothing or breaks the protocol is nobody's trouble.
-            let _ended = http.serve_connection(io, service).with_upgrades().await;
+            let _ended = http.serve_connection(TokioIo::new(socket), service).with_upgrades().await;
         });
     }
 }
@@ -174,23 +176,29 @@ fn offers_mqtt(request: &Request) -> bool {
 async fn by_subprotocol(
     State(gateway): State<Arc<Gateway>>,
     Extension(browser): Extension<Browser>,
+    Extension(probe): Extension<Probe>,
     request: Request,
     next: Next,
 ) -> Response {
     if offers_mqtt(&request) {
-        return mqtt(State(gateway), Extension(browser), request).await;
+        return mqtt(State(gateway), Extension(browser), Extension(probe), request).await;
     }
     next.run(request).await
 }
 
-async fn mqtt(State(gateway): State<Arc<Gateway>>, Extension(browser): Extension<Browser>, request: Request) -> Response {
+async fn mqtt(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(browser): Extension<Browser>,
+    Extension(probe): Extension<Probe>,
+    request: Request,
+) -> Response {
     if gateway.is_draining() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|from| from.0);
     upgrade(request, &SUBPROTOCOLS, Messages::Stream, move |socket| {
         browser.give_back();
-        websocket::serve(socket, address, gateway)
+        websocket::serve(socket, address, probe, gateway)
     })
 }
 

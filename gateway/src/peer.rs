@@ -53,9 +53,7 @@ pub(crate) struct Mail {
     /// Who wants to know what its session does.
     pub describe: Vec<oneshot::Sender<Description>>,
     pub drain: bool,
-    /// What came of its asking for room for a packet.
-    pub room: Option<Option<Room>>,
-    /// The same of a large message that it is sent.
+    /// Room for a large message that it is sent.
     pub out_room: Option<Room>,
 }
 

@@ -9,13 +9,17 @@ use crate::{
     refusals::{EVERY, is_due},
 };
 use parking_lot::Mutex;
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{Shutdown, shutdown},
+    process::{Resource, getrlimit},
+};
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Weak},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -235,7 +239,8 @@ impl Reading {
 
 /// A socket with its place.
 pub(crate) struct HttpSocket {
-    stream: TcpStream,
+    /// Whoever serves it may look at it: `Probe`.
+    stream: Arc<TcpStream>,
     reading: Reading,
     /// Until when the peer must have taken something; `None`: it has taken all there was.
     stall: Option<Pin<Box<Sleep>>>,
@@ -246,7 +251,21 @@ pub(crate) struct HttpSocket {
 
 impl HttpSocket {
     pub fn new(stream: TcpStream, place: (Place, addresses::Place), browser: Browser) -> Self {
-        Self { stream, reading: Reading::first(), stall: None, _place: place, _browser: browser }
+        Self { stream: Arc::new(stream), reading: Reading::first(), stall: None, _place: place, _browser: browser }
+    }
+
+    pub fn probe(&self) -> Probe {
+        Probe(Arc::downgrade(&self.stream))
+    }
+
+    fn write(&self, cx: &mut Context<'_>, write: impl Fn(&TcpStream) -> io::Result<usize>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match write(&self.stream) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
     /// What became of a write; one that waits does not wait for ever.
@@ -258,6 +277,34 @@ impl HttpSocket {
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
         stall.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
+}
+
+/// What is known of a socket without reading from it or writing to it.
+#[derive(Clone)]
+pub(crate) struct Probe(Weak<TcpStream>);
+
+impl Probe {
+    /// Something has come that nobody has read.
+    pub fn has_unread(&self) -> bool {
+        self.0.upgrade().is_some_and(|stream| is(&stream, PollFlags::IN))
+    }
+
+    /// The peer will send nothing more.
+    pub fn has_hung_up(&self) -> bool {
+        self.0.upgrade().is_none_or(|stream| is(&stream, PollFlags::RDHUP))
+    }
+
+    /// It would take more.
+    pub fn has_room(&self) -> bool {
+        self.0.upgrade().is_some_and(|stream| is(&stream, PollFlags::OUT))
+    }
+}
+
+/// Asks the system: what the runtime knows of a socket may be old.
+pub(crate) fn is(stream: &TcpStream, flags: PollFlags) -> bool {
+    let mut asked = [PollFd::new(stream, flags)];
+    let now = Timespec::default();
+    poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// A place among browsers, until the socket turns out to be none.
@@ -278,7 +325,15 @@ impl Browser {
 impl AsyncRead for HttpSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, into);
+        let read = loop {
+            match self.stream.poll_read_ready(cx) {
+                Poll::Ready(Ok(())) => match self.stream.try_read_buf(into) {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    read => break Poll::Ready(read.map(drop)),
+                },
+                other => break other,
+            }
+        };
         if read.is_ready() {
             self.reading.took(into.filled().get(before..).unwrap_or_default());
         } else if self.reading.waits(cx) {
@@ -291,26 +346,26 @@ impl AsyncRead for HttpSocket {
 impl AsyncWrite for HttpSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.reading.answers(bytes);
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let written = self.write(cx, |stream| stream.try_write(bytes));
         self.progress(cx, written)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.reading.answers(bytes.first().map_or(&[], |first| &**first));
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        let written = self.write(cx, |stream| stream.try_write_vectored(bytes));
         self.progress(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(shutdown(&self.stream, Shutdown::Write).map_err(Into::into))
     }
 }
 

@@ -11,9 +11,9 @@ use crate::{
     gateway::Gateway,
     metrics::Total,
     peer::Peer,
-    sockets::{self, Place},
+    sockets::{self, Place, is},
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::net::sockopt::set_tcp_quickack;
 use std::{
     cell::RefCell,
@@ -49,6 +49,8 @@ const TURN_BYTES: RangeInclusive<usize> = 16 * 1024..=ROUND_BYTES;
 pub(crate) const AT_ONCE: usize = 32;
 /// How long what was written last may take to leave before the socket is closed.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How often the runtime is asked again for what the system says has come, before a time that is over counts.
+pub(crate) const LOOKS: u32 = 20;
 
 thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
@@ -183,7 +185,7 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
     // What the timer is set to: seldom moved, since a deadline that only moves away is looked at again when the old one has come.
     let mut armed = None;
     let mut last_words = None;
-    let mut more = false;
+    let (mut more, mut looked) = (false, 0);
     // Not a part of this future: an idle connection would keep its place.
     let mut entering = Box::pin(enter(stream, &peer, &gateway, driver.deadline().map(|d| driver.instant(d)))).await;
     if entering.is_none() {
@@ -242,22 +244,22 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
         if ready.due {
             armed = None;
             if driver.is_due() {
-                driver.hung_up = !driver.wants_read() && has_hung_up(stream);
+                // After a pause of the gateway the time is over, and nobody has seen yet what has come meanwhile.
+                if looked < LOOKS && driver.wants_read() && is(stream, PollFlags::IN) {
+                    looked += 1;
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                driver.hung_up = !driver.wants_read() && is(stream, PollFlags::RDHUP);
                 driver.timeout();
             }
+            looked = 0;
         }
         more |= driver.take_turn_over();
         if !driver.is_entering() {
             drop(entering.take());
         }
     }
-}
-
-/// The peer will send nothing more: that is seen without reading what it has sent.
-fn has_hung_up(stream: &TcpStream) -> bool {
-    let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
-    let now = Timespec::default();
-    poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Tells the driver what there is, and gives how much. A read that did not fill the buffer is the last until there is news: it is not asked again for nothing, which

@@ -393,6 +393,7 @@ impl Driver {
         // Of a packet that takes longer than the keep-alive, too.
         self.heard(now);
         let (mut begun, mut bytes) = (std::mem::take(&mut self.rest), bytes);
+        let mut ended = false;
         // Only the packet that has begun is put together; what is behind it is decoded where it is.
         while !begun.is_empty() && !bytes.is_empty() && self.wants_more() {
             let missing = self.needs.checked_sub(begun.len()).filter(|n| *n > 0).unwrap_or(bytes.len());
@@ -401,12 +402,19 @@ impl Driver {
             bytes = behind;
             let used = self.packets(now, &begun);
             begun.drain(..used.min(begun.len()));
+            ended |= used > 0;
+        }
+        if begun.is_empty() {
+            // What was begun may have been large, and what begins now has no room for so much. An idle connection holds no buffer.
+            begun = Vec::new();
         }
         let used = if begun.is_empty() { self.packets(now, bytes) } else { 0 };
         begun.extend_from_slice(bytes.get(used..).unwrap_or_default());
-        // An idle connection holds no buffer.
-        self.rest = if begun.is_empty() { Vec::new() } else { begun };
+        self.rest = begun;
         self.end_pass(now);
+        if ended {
+            self.packet_ended();
+        }
         self.make_room(now);
         self.pump(now);
     }
@@ -645,7 +653,7 @@ impl Driver {
             let mut rest = std::mem::take(&mut self.rest);
             let used = self.packets(now, &rest);
             rest.drain(..used.min(rest.len()));
-            self.rest = rest;
+            self.rest = if rest.is_empty() { Vec::new() } else { rest };
             self.end_pass(now);
             // What they append may be durable already, and nobody says so again; a violation is to be told.
             self.work(now);
@@ -662,6 +670,7 @@ impl Driver {
     }
 
     fn work(&mut self, now: Now) {
+        self.take_room(now);
         self.read_mail(now);
         if self.full {
             self.submit(now);
@@ -734,9 +743,6 @@ impl Driver {
         if mail.taken_over {
             self.gateway.totals.add(Total::Takeovers, 1);
             self.end(now, Cause::TakenOver);
-        }
-        if let Some(room) = mail.room {
-            self.room_came(now, room);
         }
         if let Some(room) = mail.out_room {
             self.out_room_came(room);

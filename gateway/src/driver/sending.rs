@@ -5,8 +5,7 @@
 //! Must not know: sessions, what is in the message.
 
 use super::{Driver, OUT_BYTES_HIGH, feed::Feeding};
-use crate::account::{Room, STEP_BYTES};
-use tokio::task::AbortHandle;
+use crate::account::{Room, STEP_BYTES, Waiter};
 use weir_core::{
     ids::Now,
     limits::Limit,
@@ -23,17 +22,6 @@ pub(super) struct OutboundRoom {
     taken_ms: u64,
     taken: usize,
     waiter: Option<Waiter>,
-}
-
-/// In line for room, until it is dropped.
-pub(super) struct Waiter {
-    task: AbortHandle,
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// A client that takes less than a step in this time is closed when others wait. A socket says that it can take more when a third of its buffer is free, which may be a MiB.
@@ -66,12 +54,8 @@ impl Driver {
             self.may_go_on(room);
             return true;
         }
-        let (outbound, peer) = (self.gateway.outbound.clone(), self.peer.clone());
-        let waiter = tokio::spawn(async move {
-            let room = outbound.wait(wanted).await;
-            peer.tell(|m| m.out_room = room);
-        });
-        let waiter = Waiter { task: waiter.abort_handle() };
+        let peer = self.peer.clone();
+        let waiter = self.gateway.outbound.in_line(wanted, true, move |room| peer.tell(|m| m.out_room = Some(room)));
         self.sending.get_or_insert_default().waiter = Some(waiter);
         false
     }
