@@ -2,6 +2,7 @@
 
 mod support;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     io::{ErrorKind, Read, Write},
     net::TcpStream,
@@ -39,6 +40,32 @@ fn start_within(descriptors: u32, dir: &Path) -> Weir {
     let mut command = Command::new("sh");
     command.args(["-c", &run]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     Weir::spawn(command, ports)
+}
+
+/// Pages that are open take the places of browsers, and a device that speaks MQTT over websocket comes in all the same.
+#[test]
+fn browsers_take_no_place_of_mqtt_over_websocket() {
+    let dir = dir();
+    let weir = Weir::start(dir.path());
+    // A shell may allow a thousand.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let page = "GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let open = || {
+        let mut socket = TcpStream::connect(("127.0.0.1", weir.http)).unwrap();
+        socket.write_all(page.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        socket.read_exact(&mut status).unwrap();
+        (status[9..].to_vec(), socket)
+    };
+    let browsers: Vec<_> = (0..2_000).map(|_| open()).collect();
+    assert!(browsers.iter().all(|(status, _)| status != b"503"));
+    assert_eq!(open().0, b"503");
+    let mut device = support::slow::websocket_subscriber(weir.http, "device");
+    device.write_all(&support::slow::frame(b"\xC0\0")).unwrap();
+    device.read_exact(&mut [0; 4]).unwrap();
+    drop(browsers);
+    support::eventually("there is room again", Duration::from_secs(5), || open().0 != b"503");
 }
 
 /// Whoever looks after the gateway finds it when clients have taken every place that they can have.

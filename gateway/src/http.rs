@@ -22,7 +22,10 @@ use axum::{
     extract::{ConnectInfo, Request, State},
     http::{
         HeaderValue, StatusCode,
-        header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS},
+        header::{
+            CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+            X_FRAME_OPTIONS,
+        },
     },
     middleware::{Next, from_fn, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
@@ -50,6 +53,8 @@ use weir_bridge::{
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.
 const SOCKETS_MAX: usize = 2_000;
+/// More of them, whose first request shows whether they speak MQTT; others are told that there are too many.
+const BEYOND_MAX: usize = 256;
 /// Between two requests of a socket. The head of one has less: see `sockets::HttpSocket`.
 const IDLE: Duration = Duration::from_secs(60);
 /// For the body of a request, which is a setting or two.
@@ -66,9 +71,12 @@ pub(crate) async fn serve(
     gateway: Option<Arc<Gateway>>,
 ) {
     let router = router.fallback(unknown).layer(from_fn(whole)).layer(from_fn_with_state(hosts, ours)).layer(map_response(guarded));
-    let browsers = Sockets::exactly(SOCKETS_MAX);
+    let (browsers, beyond) = (Sockets::exactly(SOCKETS_MAX), Sockets::exactly(BEYOND_MAX));
     loop {
-        let browser = Browser::new(browsers.place(name).await);
+        let browser = match browsers.try_place() {
+            Some(place) => Browser::new(place, false),
+            None => Browser::new(beyond.place(name).await, true),
+        };
         let place = places.place(name).await;
         let (stream, address) = sockets::accept(&listener).await;
         let Ok(open) = gateway.as_ref().map_or(Ok(None), |gateway| gateway.admit(address)) else { continue };
@@ -80,7 +88,9 @@ pub(crate) async fn serve(
                 request.extensions_mut().insert(browser.clone());
                 request.extensions_mut().insert(probe.clone());
                 request.extensions_mut().insert(ConnectInfo(address));
-                routes.call(request)
+                let refused = browser.is_beyond() && !is_mqtt(&request);
+                let answer = routes.call(request);
+                async move { if refused { Ok(full()) } else { answer.await } }
             });
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(IDLE);
@@ -88,6 +98,11 @@ pub(crate) async fn serve(
             let _ended = http.serve_connection(TokioIo::new(socket), service).with_upgrades().await;
         });
     }
+}
+
+fn full() -> Response {
+    let words = format!("{SOCKETS_MAX} sockets of browsers are open, and that is as many as there may be\n");
+    (StatusCode::SERVICE_UNAVAILABLE, [(CONNECTION, "close")], words).into_response()
 }
 
 async fn unknown(request: Request) -> Response {
@@ -165,7 +180,12 @@ async fn may_ask_admin(State(admin): State<u16>, request: Request, next: Next) -
     response
 }
 
-fn offers_mqtt(request: &Request) -> bool {
+/// It becomes MQTT over websocket, if all is as it should be.
+fn is_mqtt<B>(request: &hyper::Request<B>) -> bool {
+    matches!(request.uri().path(), "/mqtt" | "/mqtt/") || offers_mqtt(request)
+}
+
+fn offers_mqtt<B>(request: &hyper::Request<B>) -> bool {
     let headers = request.headers();
     matches!(request.uri().path(), "/" | "/ws")
         && has(headers, UPGRADE, "websocket")

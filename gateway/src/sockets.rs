@@ -116,10 +116,15 @@ impl Sockets {
         self.most().saturating_sub(self.0.free.available_permits())
     }
 
+    /// `None`: all are taken.
+    pub fn try_place(&self) -> Option<Place> {
+        self.0.free.clone().try_acquire_owned().ok().map(Place)
+    }
+
     /// Waits for a place.
     pub async fn place(&self, listener: &'static str) -> Place {
-        if let Ok(place) = self.0.free.clone().try_acquire_owned() {
-            return Place(place);
+        if let Some(place) = self.try_place() {
+            return place;
         }
         loop {
             self.say(listener);
@@ -309,16 +314,24 @@ pub(crate) fn is(stream: &TcpStream, flags: PollFlags) -> bool {
 
 /// A place among browsers, until the socket turns out to be none.
 #[derive(Clone)]
-pub(crate) struct Browser(Arc<Mutex<Option<Place>>>);
+pub(crate) struct Browser {
+    place: Arc<Mutex<Option<Place>>>,
+    beyond: bool,
+}
 
 impl Browser {
-    pub fn new(place: Place) -> Self {
-        Self(Arc::new(Mutex::new(Some(place))))
+    /// `beyond`: there are as many browsers as there may be.
+    pub fn new(place: Place, beyond: bool) -> Self {
+        Self { place: Arc::new(Mutex::new(Some(place))), beyond }
+    }
+
+    pub fn is_beyond(&self) -> bool {
+        self.beyond
     }
 
     /// It speaks MQTT: its place is free.
     pub fn give_back(&self) {
-        self.0.lock().take();
+        self.place.lock().take();
     }
 }
 
