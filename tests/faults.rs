@@ -208,6 +208,36 @@ fn fill(weir: &Weir) {
     assert!(http_get(weir.admin, "/metrics").contains("weir_log_stalled 1"));
 }
 
+/// What is retained in a file that goes needs room in the store first, and the disk has room for one file more.
+#[test]
+fn p8_retained_messages_do_not_keep_a_full_disk_full() {
+    let (dir, ports) = (dir(), ports());
+    let config = dir.path().join("weir.toml");
+    std::fs::write(&config, "").unwrap();
+    let mount = Mount::new(dir.path().join("disk"), "1000m");
+    let data = mount.0.join("data");
+    let mut run = command(&binary(), &data, ports);
+    run.arg("-c").arg(&config);
+    let weir = Weir::spawn(run, ports);
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    let padding = "x".repeat(200_000);
+    for n in 1..=1_500 {
+        p.publish_with(0x33, n, &format!("kept/{n}"), &[], &format!("{n}:{padding}"));
+        p.expect_ack(PUBACK, n);
+    }
+    fill(&weir);
+    std::fs::write(&config, "[log]\nretention_bytes = \"64MiB\"\n").unwrap();
+    support::signal(weir.process.0.id(), "HUP");
+    let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
+    p.publish(1, false, 1, "a/b", "when there is room");
+    assert!(p.next(Duration::from_secs(20)).is_some_and(|a| a.head == PUBACK), "retention makes room");
+    let mut late = Raw::connect_with(weir.mqtt, Version::V5, "late", true, &[]);
+    for n in [1, 700, 1_500] {
+        late.subscribe(&format!("kept/{n}"), 0);
+        assert!(late.expect_publish().payload.starts_with(&format!("{n}:")));
+    }
+}
+
 /// Somebody else has taken what was left, too: the log is opened without any room, again and again, and what retention takes is room.
 #[test]
 fn p8_a_start_on_a_full_disk_serves_what_is_there_and_retention_makes_room() {

@@ -606,7 +606,13 @@ impl<S: Storage> Engine for LogEngine<S> {
                 starts.extend(put.is_ok().then_some((p, start)));
                 put
             };
-            put.and_then(|receipt| state.wait_durable(receipt)).and_then(|()| segments.retire(&*storage, below))
+            put.and_then(|receipt| state.wait_durable(receipt)).and_then(|()| segments.retire(&*storage, below))?;
+            // On a full disk the store is first: the next file can go when what is retained in it has room there.
+            if state.lacks_reserve() {
+                segments.spares.give_back(&*storage)?;
+                state.keep_reserve();
+            }
+            Ok(())
         };
         let mut once = Some((retire, done));
         let job = move |turn| {

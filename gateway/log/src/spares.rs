@@ -121,6 +121,16 @@ impl<F: File> Spares<F> {
         }
     }
 
+    pub fn has_reserve(&self) -> bool {
+        self.state.lock().reserve.is_some()
+    }
+
+    /// Gives files of retired segments back to the disk: somebody else needs the room more.
+    pub fn give_back<S: Storage<File = F>>(&self, storage: &S) -> io::Result<()> {
+        let retired = std::mem::take(&mut self.state.lock().retired);
+        retired.into_iter().map(|spare| storage.remove_if_there(spare.name)).fold(Ok(()), io::Result::and)
+    }
+
     /// There was no room for a reserve.
     pub fn is_short(&self) -> bool {
         self.state.lock().short

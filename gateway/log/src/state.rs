@@ -344,9 +344,18 @@ impl<S: Storage> StateStore<S> {
         Ok(Self { inner, keeper: Mutex::new(keeper) })
     }
 
+    pub(crate) fn lacks_reserve(&self) -> bool {
+        !self.inner.partition.segments.spares.has_reserve()
+    }
+
+    /// Takes room for the next file now, if there is any; it is tried once a second anyhow.
+    pub(crate) fn keep_reserve(&self) {
+        let _short = self.inner.partition.segments.spares.keep_reserve(&*self.inner.storage);
+    }
+
     #[cfg(any(test, feature = "sim"))]
     pub fn step(&self) -> bool {
-        let _short = self.inner.partition.segments.spares.keep_reserve(&*self.inner.storage);
+        self.keep_reserve();
         self.inner.partition.step()
     }
 
