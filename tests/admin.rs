@@ -305,7 +305,7 @@ fn explain_says_where_the_messages_of_a_client_are() {
     slow.expect_publish();
     let text = explain(weir.admin, "slow");
     assert!(
-        text.starts_with("slow, MQTT 5: connected; its session outlives the connection by 3600 s\n  subscribes to jobs/# with QoS 1\n"),
+        text.starts_with("slow, MQTT 5: connected; its session outlives the connection by 1h\n  subscribes to jobs/# with QoS 1\n"),
         "{text}"
     );
     assert!(
@@ -317,7 +317,7 @@ fn explain_says_where_the_messages_of_a_client_are() {
     assert_eq!(json(weir.admin, "/api/v1/sessions/wide")["in_flight_max"], 1_024);
     drop(slow);
     eventually("it is offline", Duration::from_secs(5), || {
-        explain(weir.admin, "slow").contains("not connected; its session ends 3600 s after")
+        explain(weir.admin, "slow").contains("not connected; its session ends 1h after")
     });
     // After a crash the store says the same.
     let ports = weir.ports();

@@ -1,7 +1,7 @@
 //! From an HTTP request to a websocket (RFC 6455, 4.2).
 //!
-//! Invariant: no more of a message is in memory than its limit, and a socket ends with a close frame
-//! of each side (5.5.1, 7.1).
+//! Invariant: no more of a whole message is in memory than its limit, and of a stream no more than one
+//! read; a socket ends with a close frame of each side (5.5.1, 7.1).
 //! Must not know: what is said over it, or whose page may ask (`origins`).
 
 use crate::fragmenter::Fragmenter;
@@ -43,7 +43,7 @@ pub type Socket = WebSocketStream<Io>;
 pub enum Messages {
     /// Whole, of so many bytes at most.
     Whole(usize),
-    /// As their bytes come: see `fragmenter`. Text is an empty message.
+    /// As their bytes come: see `fragmenter`. A text message arrives empty: that it is text is enough to refuse it.
     Stream,
 }
 

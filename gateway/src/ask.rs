@@ -558,15 +558,20 @@ fn cannot_take(s: &SessionInfo, r: &RecordInfo) -> String {
     )
 }
 
+/// As they are configured: 30days, 12h, 90s.
+fn seconds(n: u32) -> String {
+    humantime::format_duration(Duration::from_secs(n.into())).to_string()
+}
+
 fn explain(s: &SessionInfo) -> String {
     let mut text = String::new();
     let mut say = |line: String| text += &(line + "\n");
     let life = match (s.connected, s.expiry_s) {
         (true, None) => "connected; its session never ends".into(),
         (true, Some(0)) => "connected; its session ends with the connection".into(),
-        (true, Some(n)) => format!("connected; its session outlives the connection by {n} s"),
+        (true, Some(n)) => format!("connected; its session outlives the connection by {}", seconds(n)),
         (false, None) => "not connected; its session waits for ever".into(),
-        (false, Some(n)) => format!("not connected; its session ends {n} s after its connection did"),
+        (false, Some(n)) => format!("not connected; its session ends {} after its connection did", seconds(n)),
     };
     say(format!("{}, MQTT {}: {life}", s.client_id, s.version));
     for f in &s.subscriptions {

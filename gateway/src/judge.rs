@@ -114,14 +114,22 @@ pub(crate) fn words(kind: &Kind, default: &Value) -> String {
     }
 }
 
+/// What lines of Weir's own come from.
+const CRATES: [&str; 4] = ["weir", "weir_log", "weir_core", "weir_bridge"];
+
 /// Levels of log lines. A module without a level would silence all others.
 pub fn levels(text: &str) -> Result<EnvFilter, String> {
     let hint = "as in info, or info,weir_log=debug; there are error, warn, info, debug, trace, off";
     let wrong = |part: &str| format!("{part}: not a level; {hint}");
+    // A name with a slip would silence nothing and show nothing.
+    let is_alien = |name: &str| name.starts_with("weir") && !CRATES.contains(&name.split("::").next().unwrap_or(name));
     let parts: Vec<_> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     let mut has_one = false;
     for part in &parts {
-        let level = part.rsplit_once('=').map_or(*part, |(_, level)| level);
+        let (name, level) = part.rsplit_once('=').unwrap_or(("", part));
+        if is_alien(name) {
+            return Err(format!("{part}: no module of Weir has this name; there are {}; {hint}", CRATES.join(", ")));
+        }
         level.parse::<LevelFilter>().map_err(|_| wrong(part))?;
         has_one |= !part.contains('=');
     }
@@ -242,10 +250,10 @@ mod tests {
 
     #[test]
     fn a_level_is_one_and_not_the_name_of_a_module() {
-        for good in ["info", "off", "warn,weir_log=debug", " debug , weir=trace"] {
+        for good in ["info", "off", "warn,weir_log=debug", " debug , weir=trace", "info,weir::driver=debug,hyper=warn"] {
             assert!(levels(good).is_ok(), "{good}");
         }
-        for bad in ["loud", "", "weir_log=debug", "info,weir_log", "info,weir_log=loud", "a=b=c"] {
+        for bad in ["loud", "", "weir_log=debug", "info,weir_log", "info,weir_log=loud", "a=b=c", "info,weir_lgo=debug"] {
             assert!(levels(bad).is_err(), "{bad}");
         }
     }

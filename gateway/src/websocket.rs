@@ -65,8 +65,9 @@ fn code(cause: Cause) -> End {
         Cause::Socket => return End::Gone,
         Cause::Disconnect { .. } => CloseCode::Normal,
         Cause::Violation(v) if v.reason == ReasonCode::PACKET_TOO_LARGE => CloseCode::Size,
+        Cause::Violation(v) if matches!(v.reason, ReasonCode::SERVER_BUSY | ReasonCode::SERVER_UNAVAILABLE) => CloseCode::Again,
         // It broke no rule of the protocol.
-        Cause::Violation(v) if v.reason == ReasonCode::QUOTA_EXCEEDED => CloseCode::Policy,
+        Cause::Violation(v) if matches!(v.reason, ReasonCode::QUOTA_EXCEEDED | ReasonCode::SESSION_TAKEN_OVER) => CloseCode::Policy,
         Cause::Violation(_) => CloseCode::Protocol,
         Cause::KeepAlive | Cause::TakenOver | Cause::Dismissed => CloseCode::Policy,
         Cause::Drain => CloseCode::Away,

@@ -145,6 +145,7 @@ pub struct Reader {
     fetching: bool,
     /// It has asked to join, when `asked` joins had been answered.
     joining: bool,
+    /// Means nothing while it has not.
     asked: u64,
     live: bool,
     /// Joins seen.

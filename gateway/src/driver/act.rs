@@ -3,7 +3,7 @@
 //! Invariant: actions are carried out in order; a put that finds no room holds up those behind it.
 //! Must not know: packets, sockets.
 
-use super::{Deferred, Driver, PUT_AHEAD_MS, PUT_BYTES_PER_MS, Phase, feed::Feeding, log_id, submit::Pass};
+use super::{DeferredPut, Driver, PUT_AHEAD_MS, PUT_BYTES_PER_MS, Phase, feed::Feeding, log_id, submit::Pass};
 use crate::{
     gateway::{encode, session_key},
     group::{self, Groups},
@@ -116,7 +116,7 @@ impl Driver {
         let goes_on = self.close.is_none() && matches!(self.phase, Phase::Running(_));
         let Some(session) = self.phase.session() else { return };
         if goes_on && self.paid_ms > now.monotonic_ms + PUT_AHEAD_MS {
-            self.put = Some(Box::new(Deferred { action, due: Some(self.paid_ms - PUT_AHEAD_MS) }));
+            self.put = Some(Box::new(DeferredPut { action, due: Some(self.paid_ms - PUT_AHEAD_MS) }));
             return;
         }
         let value = (action == Action::PutValue).then(|| session.value());
@@ -132,7 +132,7 @@ impl Driver {
                 }
                 self.event(now, Event::PutSubmitted(Receipt(receipt.0)));
             }
-            Err(AppendError::Full) => self.put = Some(Box::new(Deferred { action, due: None })),
+            Err(AppendError::Full) => self.put = Some(Box::new(DeferredPut { action, due: None })),
             Err(AppendError::TooLarge { bytes, .. }) => {
                 tracing::error!(client = short(session.client_id()), bytes, "the session's value is too large to be stored");
                 self.event(now, Event::Closed(Cause::LogFailed));

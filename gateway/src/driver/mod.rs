@@ -90,7 +90,7 @@ impl Phase {
 }
 
 /// A put that found no room, or came too soon after others.
-struct Deferred {
+struct DeferredPut {
     action: Action,
     /// In `Now::monotonic_ms`; `None`: when there is room.
     due: Option<u64>,
@@ -156,7 +156,7 @@ pub(crate) struct Driver {
     registered: Registration,
     /// An append found no room.
     full: bool,
-    put: Option<Box<Deferred>>,
+    put: Option<Box<DeferredPut>>,
     /// Until when what it has put is paid for, in `Now::monotonic_ms`.
     paid_ms: u64,
     seen: Box<[Receipt]>,
@@ -489,6 +489,7 @@ impl Driver {
             let is_first = matches!(self.phase, Phase::FirstPacket { .. });
             let max = if is_first { self.gateway.client_limits().will_bytes + FIRST_PACKET_MORE } else { PACKET_BYTES_MAX };
             let rest = bytes.get(used..).unwrap_or_default();
+            // Looked at where it is: moving it cost 3 % of a message.
             match &decode_of(rest, self.version, self.is_31, max) {
                 Ok(Decoded::Incomplete(needs)) => {
                     self.needs = *needs;

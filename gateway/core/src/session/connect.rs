@@ -118,7 +118,7 @@ impl ConnectRequest {
         for property in c.properties.iter() {
             match property {
                 Property::SessionExpiryInterval(s) => request.expiry_s = s,
-                Property::ReceiveMaximum(n) => request.receive_maximum = n.min(INFLIGHT_MAX),
+                Property::ReceiveMaximum(n) => request.receive_maximum = n,
                 Property::MaximumPacketSize(n) => request.maximum_packet_size = n,
                 Property::TopicAliasMaximum(n) => request.topic_aliases_max = n,
                 Property::AuthenticationMethod(_) => return Err(refusal(ReasonCode::BAD_AUTHENTICATION_METHOD)),
@@ -234,7 +234,7 @@ impl Session {
         self.moved = None;
         self.keep_alive_s = request.keep_alive_s;
         self.heard_ms = now.monotonic_ms;
-        self.outbound.receive_maximum = request.receive_maximum;
+        self.outbound.receive_maximum = request.receive_maximum.min(INFLIGHT_MAX);
         self.outbound.maximum_packet_size = request.maximum_packet_size;
         self.held = Held::default();
         self.position = request.position;

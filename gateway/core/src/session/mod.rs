@@ -489,14 +489,14 @@ impl Session {
     /// When `Event::Timeout` is due, in `Now::monotonic_ms`.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        let keep_alive = (self.keep_alive_s > 0 && self.life == Life::Connected).then(|| self.silent_at());
+        let keep_alive = self.keep_alive_deadline().filter(|_| self.life == Life::Connected);
         let checkpoint = self.moved.filter(|_| self.life == Life::Connected).map(|at| at + CHECKPOINT_MS);
         keep_alive.into_iter().chain(checkpoint).min()
     }
 
-    /// When it counts as gone: after one and a half times its keep-alive [MQTT-3.1.2-22].
-    fn silent_at(&self) -> u64 {
-        self.heard_ms + u64::from(self.keep_alive_s) * 1_500
+    /// When it counts as gone, if it says nothing: after one and a half times its keep-alive [MQTT-3.1.2-22].
+    fn keep_alive_deadline(&self) -> Option<u64> {
+        (self.keep_alive_s > 0).then(|| self.heard_ms + u64::from(self.keep_alive_s) * 1_500)
     }
 
     pub fn poll_action(&mut self) -> Option<Action> {
@@ -609,7 +609,7 @@ impl Session {
     }
 
     fn timeout(&mut self, now: Now, out: &mut Vec<u8>) {
-        if self.keep_alive_s > 0 && now.monotonic_ms >= self.silent_at() {
+        if self.keep_alive_deadline().is_some_and(|at| now.monotonic_ms >= at) {
             self.close(now, Cause::KeepAlive, out);
         } else if self.moved.is_some_and(|at| now.monotonic_ms >= at + CHECKPOINT_MS) {
             self.put_wanted = true;
