@@ -230,7 +230,7 @@ fn p8_retained_messages_do_not_keep_a_full_disk_full() {
     support::signal(weir.process.0.id(), "HUP");
     let mut p = Raw::connect_with(weir.mqtt, Version::V5, "p", true, &[]);
     p.publish(1, false, 1, "a/b", "when there is room");
-    assert!(p.next(Duration::from_secs(20)).is_some_and(|a| a.head == PUBACK), "retention makes room");
+    assert!(p.next(Duration::from_secs(60)).is_some_and(|a| a.head == PUBACK), "retention makes room");
     let mut late = Raw::connect_with(weir.mqtt, Version::V5, "late", true, &[]);
     for n in [1, 700, 1_500] {
         late.subscribe(&format!("kept/{n}"), 0);

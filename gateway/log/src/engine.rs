@@ -609,7 +609,12 @@ impl<S: Storage> Engine for LogEngine<S> {
             put.and_then(|receipt| state.wait_durable(receipt)).and_then(|()| segments.retire(&*storage, below))?;
             // On a full disk the store is first: the next file can go when what is retained in it has room there.
             if state.lacks_reserve() {
-                segments.spares.give_back(&*storage)?;
+                state.keep_reserve();
+            }
+            if state.lacks_reserve() {
+                if let Err(e) = segments.spares.give_back(&*storage) {
+                    eprintln!("{}: giving files back: {e}; the next start does", storage.describe());
+                }
                 state.keep_reserve();
             }
             Ok(())

@@ -60,6 +60,8 @@ struct State<F> {
     prepared: Prepared<F>,
     /// For a disk that is full.
     reserve: Option<Spare<F>>,
+    /// It is being made.
+    making: bool,
     /// There was no room for it when it was tried last.
     short: bool,
 }
@@ -79,7 +81,7 @@ pub(crate) fn is_fast(bytes: u64, time: Duration) -> bool {
 
 impl<F: File> Spares<F> {
     pub fn new(segment_bytes: u32, recycles: bool) -> Self {
-        let state = State { retired: Vec::new(), keeping: 0, prepared: Prepared::Nothing, reserve: None, short: false };
+        let state = State { retired: Vec::new(), keeping: 0, prepared: Prepared::Nothing, reserve: None, making: false, short: false };
         Self { segment_bytes, recycles, number: AtomicU32::new(0), state: Mutex::new(state) }
     }
 
@@ -102,13 +104,21 @@ impl<F: File> Spares<F> {
 
     /// Keeps room for one more segment, whatever others do with the disk.
     pub fn keep_reserve<S: Storage<File = F>>(&self, storage: &S) -> io::Result<()> {
-        if self.state.lock().reserve.is_some() {
-            return Ok(());
+        {
+            let mut state = self.state.lock();
+            if state.reserve.is_some() {
+                state.short = false;
+                return Ok(());
+            }
+            // Another thread does.
+            if std::mem::replace(&mut state.making, true) {
+                return Ok(());
+            }
         }
         let name = self.fresh_name();
         let made = storage.create(name, u64::from(self.segment_bytes));
         let mut state = self.state.lock();
-        state.short = made.is_err();
+        (state.making, state.short) = (false, made.is_err());
         match made {
             Ok(file) => {
                 state.reserve = Some(Spare { name, file, prepared: false });

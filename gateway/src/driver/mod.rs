@@ -664,8 +664,9 @@ impl Driver {
             }
             stood &= used == 0;
         }
-        if self.rest.is_empty() {
-            self.room = None;
+        if self.rest.is_empty() || self.close.is_some() {
+            // Behind the end nothing more is taken, however long the session takes.
+            (self.rest, self.waiting, self.room) = (Vec::new(), false, None);
         }
         self.tell();
     }

@@ -70,7 +70,7 @@ impl Driver {
         if let Some(For::Has { room, heard_ms, bytes }) = self.room.as_deref_mut()
             && room.bytes() >= wanted
         {
-            if !is_short || begun >= *bytes + STEP_BYTES {
+            if !is_short || begun >= *bytes + STEP_BYTES || begun < *bytes {
                 (*heard_ms, *bytes) = (now.monotonic_ms, begun);
             }
             return;
