@@ -331,7 +331,8 @@ fn explain_says_where_the_messages_of_a_client_are() {
     assert_eq!(explain(weir.admin, "nobody"), "weir: there is no session of nobody\n");
 }
 
-/// The place of a session says from where on something may wait; most of what is there is not for it.
+/// The place of a session says from where on something may wait; most of what is there is not for
+/// it.
 #[test]
 fn a_session_whose_filter_is_quiet_is_not_behind() {
     let dir = dir();

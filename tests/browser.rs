@@ -271,7 +271,8 @@ fn who_is_taken_over_is_told_over_a_websocket_too() {
     assert_eq!(said, [0x82, 3, 0xE0, 1, 0x8E, 0x88, 2, 3, 0xF0], "DISCONNECT, and close 1008");
 }
 
-/// What stands behind a broken frame is not read; the close frame arrives all the same, and the end is no reset.
+/// What stands behind a broken frame is not read; the close frame arrives all the same, and the end
+/// is no reset.
 #[test]
 fn a_broken_frame_with_much_behind_it_is_told() {
     let dir = dir();

@@ -208,7 +208,8 @@ fn fill(weir: &Weir) {
     assert!(http_get(weir.admin, "/metrics").contains("weir_log_stalled 1"));
 }
 
-/// What is retained in a file that goes needs room in the store first, and the disk has room for one file more.
+/// What is retained in a file that goes needs room in the store first, and the disk has room for
+/// one file more.
 #[test]
 fn p8_retained_messages_do_not_keep_a_full_disk_full() {
     let (dir, ports) = (dir(), ports());

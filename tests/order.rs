@@ -224,7 +224,8 @@ fn an_unsubscribe_does_not_wait_for_a_client_without_room() {
     assert_eq!(count(0x30), 1, "as many as it takes");
 }
 
-/// The page of the subscription that has ended was taken for that of the next one, which begins behind the newer value.
+/// The page of the subscription that has ended was taken for that of the next one, which begins
+/// behind the newer value.
 #[test]
 fn a_subscription_that_is_renewed_gets_the_newest_retained_value() {
     let dir = dir();

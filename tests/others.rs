@@ -695,7 +695,8 @@ fn a_gateway_that_stood_still_closes_nobody_for_it() {
     assert_eq!(&puback[..4], b"\x40\x02\0\x07");
 }
 
-/// One large packet behind the other kept the room for good: whoever waited for some was closed after ten seconds.
+/// One large packet behind the other kept the room for good: whoever waited for some was closed
+/// after ten seconds.
 #[test]
 fn who_sends_large_packets_all_the_time_leaves_room_to_others() {
     let _alone = alone();
@@ -764,7 +765,8 @@ fn tiny_frames_hold_up_nobody() {
     assert!(most < Duration::from_millis(100), "{most:?} of {} times", times.len());
 }
 
-/// The buffer of a large packet stayed, with no room for it, when the next packet had begun behind it.
+/// The buffer of a large packet stayed, with no room for it, when the next packet had begun behind
+/// it.
 #[test]
 fn who_has_sent_a_large_packet_keeps_none_of_its_memory() {
     let _alone = alone();

@@ -42,7 +42,8 @@ fn start_within(descriptors: u32, dir: &Path) -> Weir {
     Weir::spawn(command, ports)
 }
 
-/// Pages that are open take the places of browsers, and a device that speaks MQTT over websocket comes in all the same.
+/// Pages that are open take the places of browsers, and a device that speaks MQTT over websocket
+/// comes in all the same.
 #[test]
 fn browsers_take_no_place_of_mqtt_over_websocket() {
     let dir = dir();

@@ -104,7 +104,8 @@ impl Fragmenter {
                 Frame::Refused
             }
             OpCode::Control(_) if length > CONTROL_BYTES_MAX => {
-                // The library looks at the length when it has all of it, and refuses an unknown frame before.
+                // The library looks at the length when it has all of it, and refuses an unknown
+                // frame before.
                 header.opcode = OpCode::Control(Control::Reserved(0xB));
                 self.write_header(&header, 0, into);
                 Frame::Refused

@@ -1,6 +1,7 @@
 //! From an HTTP request to a websocket (RFC 6455, 4.2).
 //!
-//! Invariant: no more of a whole message is in memory than its limit, and of a stream no more than one
+//! Invariant: no more of a whole message is in memory than its limit, and of a stream no more than
+//! one
 //! read; a socket ends with a close frame of each side (5.5.1, 7.1).
 //! Must not know: what is said over it, or whose page may ask (`origins`).
 
@@ -43,7 +44,8 @@ pub type Socket = WebSocketStream<Io>;
 pub enum Messages {
     /// Whole, of so many bytes at most.
     Whole(usize),
-    /// As their bytes come: see `fragmenter`. A text message arrives empty: that it is text is enough to refuse it.
+    /// As their bytes come: see `fragmenter`. A text message arrives empty: that it is text is
+    /// enough to refuse it.
     Stream,
 }
 
@@ -90,8 +92,10 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded, and it
-/// answers pings whether or not anybody reads. No message of the feed is so large (`MESSAGE_BYTES`, `steps`).
+/// Unsent bytes of one socket before it counts as broken; the library's default is unbounded, and
+/// it
+/// answers pings whether or not anybody reads. No message of the feed is so large (`MESSAGE_BYTES`,
+/// `steps`).
 const WRITE_BYTES_MAX: usize = 2 << 20;
 /// The same where one message is on its way at a time, of 32 KiB at most.
 const STREAM_WRITE_BYTES_MAX: usize = 128 * 1024;
@@ -130,7 +134,8 @@ pub async fn close(to: SplitSink<Socket, Message>, from: SplitStream<Socket>, co
             None => socket.flush().await?,
         }
         while let Some(Ok(_)) = socket.next().await {}
-        // Unread bytes would end the connection with a reset, before the close frame has arrived; behind a broken frame the library reads none.
+        // Unread bytes would end the connection with a reset, before the close frame has arrived;
+        // behind a broken frame the library reads none.
         let io = socket.get_mut();
         io.shutdown().await?;
         tokio::io::copy(io, &mut tokio::io::sink()).await?;

@@ -257,7 +257,8 @@ impl Work {
         let Taking { retention, segments, now, trusted, .. } = taking;
         let cut = retention.cut(&segments, below, unread.map(|u| u.from), now.wall_ms, trusted);
         let by_bytes = retention.ageless().below(&segments, now.wall_ms) > start;
-        // One file after the other: what is retained in it needs room in the store first, and on a full disk there is as much as one file.
+        // One file after the other: what is retained in it needs room in the store first, and on a
+        // full disk there is as much as one file.
         let mut at = start;
         let ends = segments.iter().map(|s| Offset(s.base.0)).filter(|end| *end > start && *end < cut.below).chain([cut.below]);
         for end in ends.filter(|end| *end > start) {

@@ -53,7 +53,7 @@ use weir_bridge::{
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// Sockets of the port for browsers: pages with their feeds, and people. MQTT over websocket is no part of them.
 const SOCKETS_MAX: usize = 2_000;
-/// More of them, whose first request shows whether they speak MQTT; others are told that there are too many.
+/// More of them, whose first request shows whether they speak MQTT; others get 503.
 const BEYOND_MAX: usize = 256;
 /// Between two requests of a socket. The head of one has less: see `sockets::HttpSocket`.
 const IDLE: Duration = Duration::from_secs(60);

@@ -49,7 +49,8 @@ const TURN_BYTES: RangeInclusive<usize> = 16 * 1024..=ROUND_BYTES;
 pub(crate) const AT_ONCE: usize = 32;
 /// How long what was written last may take to leave before the socket is closed.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How often the runtime is asked again for what the system says has come, before a time that is over counts.
+/// How often the runtime is asked again for what the system says has come, before a time that is
+/// over counts.
 pub(crate) const LOOKS: u32 = 20;
 
 thread_local! {
@@ -244,7 +245,8 @@ async fn converse(stream: &mut TcpStream, driver: &mut Driver) -> bool {
         if ready.due {
             armed = None;
             if driver.is_due() {
-                // After a pause of the gateway the time is over, and nobody has seen yet what has come meanwhile.
+                // After a pause of the gateway the time is over, and nobody has seen yet what has
+                // come meanwhile.
                 if looked < LOOKS && driver.wants_read() && is(stream, PollFlags::IN) {
                     looked += 1;
                     tokio::task::yield_now().await;

@@ -1,9 +1,11 @@
-//! The first record that waits for a session. Its place in a partition says only from where on one may: a quiet filter leaves it far behind with
+//! The first record that waits for a session. Its place in a partition says only from where on one
+//! may: a quiet filter leaves it far behind with
 //! nothing to come.
 //!
-//! Invariant: while a session stands still no record is looked at twice for it; a question reads the log once per partition, as long as it has
+//! Invariant: while a session stands still no record is looked at twice for it; a question reads
+//! the log once per partition, as long as it has
 //! time. At most so many places are noted; when there are more, all are forgotten and found again.
-//! Must not know: who asks.
+//! Must not know: the API.
 
 use crate::gateway::{Gateway, stored};
 use parking_lot::Mutex;
@@ -26,7 +28,7 @@ pub(crate) struct Reader<'a> {
     /// Its own filters, not those that groups read for it, and the QoS of each.
     pub filters: &'a [(&'a str, u8)],
     pub next: Offset,
-    /// Records below this are given to it whatever their QoS.
+    /// Messages of QoS 0 below this are sent too.
     pub kept_until: Offset,
 }
 
@@ -76,8 +78,9 @@ struct Known {
 pub(crate) struct Waiting(Mutex<HashMap<(Box<str>, PartitionId), Known>>);
 
 impl Waiting {
-    /// `None`: nothing waits, or the log cannot be read; who reads it is told why. The log is searched until `until`: what was not looked at
-    /// by then counts as waiting.
+    /// `None`: nothing waits, or the log cannot be read. The log is read once, unless it is later
+    /// than
+    /// `until`: what was not looked at counts as waiting, and the next question goes on there.
     pub async fn first(&self, gateway: &Gateway, p: PartitionId, reader: &Reader<'_>, until: Instant) -> Option<First> {
         let span = gateway.engine.span(p);
         let from = reader.next.max(span.start);

@@ -87,7 +87,7 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
         match driver.close() {
             Some(Cause::TakenOver) => {
                 let behind = driver.out.unsent().get(piece.map_or(0, |(bytes, _)| bytes)..).unwrap_or_default();
-                // Who has not taken more than that does not take it now.
+                // A peer that has so much unread does not take it now.
                 return End::TakenOver(Bytes::copy_from_slice(if behind.len() > PIECE_BYTES { &[] } else { behind }));
             }
             Some(_) if last_words.is_none() => last_words = Some(Instant::now() + tcp::LAST_WORDS),
@@ -105,7 +105,8 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
         }
         let until = last_words.into_iter().chain(piece.map(|(_, until)| until)).min();
         let deadline = driver.deadline().map(|d| driver.instant(d)).filter(|_| driver.close().is_none());
-        // In this order: after a pause of the gateway a time that is over says nothing of a peer that has sent or taken something meanwhile.
+        // In this order: after a pause of the gateway a time that is over says nothing of a peer
+        // that has sent or taken something meanwhile.
         tokio::select! {
             biased;
             left = to.flush(), if piece.is_some() => {
@@ -113,7 +114,7 @@ async fn converse(to: &mut SplitSink<Socket, Message>, from: &mut SplitStream<So
                 driver.written(piece.take().map_or(0, |(bytes, _)| bytes));
                 pieces += 1;
                 more = pieces.is_multiple_of(PIECES_AT_ONCE);
-                // Who takes as fast as it is written to is heard all the same.
+                // A peer that takes as fast as it is written to is read all the same.
                 if driver.wants_read()
                     && let Some(message) = from.next().now_or_never()
                 {
@@ -158,7 +159,8 @@ fn gone(driver: &mut Driver) -> End {
     End::Gone
 }
 
-/// Takes a message, and what has come behind it already. Gives how it ends, if it does with this, and whether there may be more.
+/// Takes a message, and what has come behind it already. Gives how it ends, if it does with this,
+/// and whether there may be more.
 fn hear(message: Read, from: &mut SplitStream<Socket>, driver: &mut Driver) -> (Option<End>, bool) {
     let (bytes, other, more) = gather(message, from, driver);
     if bytes.is_empty() {
@@ -170,7 +172,8 @@ fn hear(message: Read, from: &mut SplitStream<Socket>, driver: &mut Driver) -> (
     (other.and_then(|other| take(other, driver)), more)
 }
 
-/// Binary messages that have come already, as one: a pass of the driver costs more than a short one. Then what comes behind them, and whether
+/// Binary messages that have come already, as one: a pass of the driver costs more than a short
+/// one. Then what comes behind them, and whether
 /// there may be more.
 fn gather(first: Read, from: &mut SplitStream<Socket>, driver: &Driver) -> (Bytes, Option<Read>, bool) {
     let Some(Ok(Message::Binary(first))) = first else { return (Bytes::new(), Some(first), true) };

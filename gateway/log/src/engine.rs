@@ -607,7 +607,8 @@ impl<S: Storage> Engine for LogEngine<S> {
                 put
             };
             put.and_then(|receipt| state.wait_durable(receipt)).and_then(|()| segments.retire(&*storage, below))?;
-            // On a full disk the store is first: the next file can go when what is retained in it has room there.
+            // On a full disk the store is first: the next file can go when what is retained in it
+            // has room there.
             if state.lacks_reserve() {
                 state.keep_reserve();
             }

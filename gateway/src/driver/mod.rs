@@ -135,7 +135,7 @@ pub(crate) struct Driver {
     /// The same of those that wait for the session's value.
     delivered_held: u32,
     pub out: Out,
-    /// Of who publishes and wants to know whether anybody subscribes.
+    /// Of a publisher whose PUBACK says whether anybody subscribes.
     asked: Option<Box<Asked>>,
     /// Not counted yet.
     bytes_in: u64,
@@ -405,7 +405,8 @@ impl Driver {
             ended |= used > 0;
         }
         if begun.is_empty() {
-            // What was begun may have been large, and what begins now has no room for so much. An idle connection holds no buffer.
+            // What was begun may have been large, and what begins now has no room for so much. An
+            // idle connection holds no buffer.
             begun = Vec::new();
         }
         let used = if begun.is_empty() { self.packets(now, bytes) } else { 0 };

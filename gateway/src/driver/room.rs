@@ -49,7 +49,8 @@ impl Driver {
         }
     }
 
-    /// What it had room for has been taken; for what begins behind it, it stands in line like all others.
+    /// What it had room for has been taken; for what begins behind it, it stands in line like all
+    /// others.
     pub(super) fn packet_ended(&mut self) {
         self.room = None;
     }
@@ -108,7 +109,8 @@ impl Driver {
         }
     }
 
-    /// Others may wait for the room that it has, and it sends no more of its packet; or there is none for it.
+    /// Others may wait for the room that it has, and it sends no more of its packet; or there is
+    /// none for it.
     pub(super) fn is_stuck_in_a_packet(&mut self, now: Now) -> bool {
         let Some(at) = self.room_deadline().filter(|at| *at <= now.monotonic_ms) else { return false };
         let stood_still = now.monotonic_ms >= at + LATE_MS;

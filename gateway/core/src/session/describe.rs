@@ -23,7 +23,7 @@ pub struct Place {
     pub partition: PartitionId,
     /// Everything before it was sent, or is not for it.
     pub next: Offset,
-    /// Everything before it is given to it whatever its QoS.
+    /// Messages of QoS 0 before it are sent too.
     pub kept_until: Offset,
     /// It is given what comes as it comes.
     pub live: bool,

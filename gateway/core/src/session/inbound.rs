@@ -200,7 +200,8 @@ impl Session {
                 _ => {}
             }
         }
-        // What was accepted once is not judged again: a refusal would say that its packet id is free, and that it is not in the log.
+        // What was accepted once is not judged again: a refusal would say that its packet id is
+        // free, and that it is not in the log.
         if let Some(id) = p.packet_id.filter(|id| p.qos == Qos::ExactlyOnce && self.exchanges.is_open(*id)) {
             self.repeat_exchange(id);
             self.release(out);

@@ -221,7 +221,8 @@ enum Life {
     Ended,
 }
 
-/// Counted since the shell took them last, which is after every turn: 32 bits are plenty for messages.
+/// Counted since the shell took them last, which is after every turn: 32 bits are plenty for
+/// messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// QoS 0 messages that were not sent because the reader was behind.
@@ -494,7 +495,8 @@ impl Session {
         keep_alive.into_iter().chain(checkpoint).min()
     }
 
-    /// When it counts as gone, if it says nothing: after one and a half times its keep-alive [MQTT-3.1.2-22].
+    /// When it counts as gone, if it says nothing: after one and a half times its keep-alive
+    /// [MQTT-3.1.2-22].
     fn keep_alive_deadline(&self) -> Option<u64> {
         (self.keep_alive_s > 0).then(|| self.heard_ms + u64::from(self.keep_alive_s) * 1_500)
     }

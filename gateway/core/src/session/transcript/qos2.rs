@@ -258,7 +258,8 @@ fn qos_2_inbound_is_appended_once_and_released_by_a_note() {
     );
 }
 
-/// A refusal would say that its packet id is free: the next message with it would be taken for the first one.
+/// A refusal would say that its packet id is free: the next message with it would be taken for the
+/// first one.
 #[test]
 fn what_was_accepted_is_not_judged_again_by_limits_that_came_later() {
     check5(
